@@ -1,0 +1,43 @@
+"""What this package raises.
+
+Every error says what was expected, what was got, and what to do. The children also derive from the built-in exception a
+caller would expect, so that ``except ValueError`` keeps working.
+"""
+
+from __future__ import annotations
+
+
+class DevinterpError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InvalidInputError(DevinterpError, ValueError):
+    """An argument, a dataset or a model cannot be used as given."""
+
+
+class MissingDataError(DevinterpError, KeyError):
+    """A tree lacks variables that an analysis needs."""
+
+    def __str__(self) -> str:
+        # KeyError would print the repr of the message.
+        return str(self.args[0]) if self.args else ""
+
+
+class BrokenChainsError(DevinterpError, ValueError):
+    """A tree holds chains that diverged or did not finish, and nobody said what to do about them."""
+
+
+class StoreError(DevinterpError, OSError):
+    """A store cannot be read, or cannot be written."""
+
+
+class StoreMismatchError(StoreError):
+    """An existing store holds another run than the one asked for."""
+
+
+class PluginError(DevinterpError, RuntimeError):
+    """A plugin cannot be loaded, or two plugins provide the same name."""
+
+
+class PluginWarning(UserWarning):
+    """A plugin was left out because it cannot be loaded; the rest work."""

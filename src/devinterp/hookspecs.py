@@ -1,0 +1,34 @@
+"""The hooks a plugin may implement, one for each kind of thing. They take nothing and return lists of objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pluggy
+
+from devinterp.types import Analysis, Kernel, ModelAdapter, Plot
+
+PROJECT = "devinterp"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def devinterp_analyses() -> Sequence[Analysis]:  # type: ignore[empty-body]
+    """Return analyses: functions of a tree, offered as ``tree.slt.<name>()``."""
+
+
+@hookspec
+def devinterp_model_adapters() -> Sequence[ModelAdapter]:  # type: ignore[empty-body]
+    """Return model adapters: how to run a family of models and where its components are."""
+
+
+@hookspec
+def devinterp_kernels() -> Sequence[Kernel]:  # type: ignore[empty-body]
+    """Return sampling kernels, chosen by ``sampling_method=``."""
+
+
+@hookspec
+def devinterp_plots() -> Sequence[Plot]:  # type: ignore[empty-body]
+    """Return plots: pictures of a tree, offered as ``tree.slt.plot.<name>()``."""

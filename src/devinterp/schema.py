@@ -1,0 +1,153 @@
+"""The names in a tree: groups, variables, dimensions, and what their presence means (schema version 1).
+
+This is the only place that spells them. ``docs/schema.md`` explains them to users.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+
+import xarray as xr
+
+from devinterp.errors import InvalidInputError, MissingDataError
+
+SCHEMA_VERSION = 1
+
+RESTRICTION, CHAIN, STEP, DRAW = "restriction", "chain", "step", "draw"
+BATCH, SEQUENCE, TOKEN, POSITION = "batch", "sequence", "token", "position"
+
+TRACE, OBSERVABLES, METRICS, STATUS = "trace", "observables", "metrics", "status"
+
+#: States of a chain, in ``status/state``.
+PENDING, RUNNING, FINISHED, DIVERGED, INTERRUPTED = "pending", "running", "finished", "diverged", "interrupted"
+STATES = (PENDING, RUNNING, FINISHED, DIVERGED, INTERRUPTED)
+
+#: Dimensions of every variable, by its path with ``*`` for a name the user chose.
+DIMS: dict[str, tuple[str, ...]] = {
+    "draw_step": (DRAW,),
+    "num_moving": (RESTRICTION,),
+    "trace/loss": (RESTRICTION, CHAIN, STEP, BATCH, POSITION),
+    "trace/sequence_id": (CHAIN, STEP, BATCH),
+    "trace/init_loss": (CHAIN, POSITION),
+    "trace/init_loss_se": (CHAIN, POSITION),
+    "trace/init_loss_mean_se": (CHAIN,),
+    "observables/*/loss": (RESTRICTION, CHAIN, DRAW, SEQUENCE, POSITION),
+    "observables/*/init_loss": (SEQUENCE, POSITION),
+    "observables/*/token_ids": (SEQUENCE, TOKEN),
+    "observables/*/sequence_id": (SEQUENCE,),
+    "metrics/*": (RESTRICTION, CHAIN, STEP),
+    "status/steps_done": (RESTRICTION, CHAIN),
+    "status/state": (RESTRICTION, CHAIN),
+    "status/error": (RESTRICTION, CHAIN),
+}
+
+
+def is_run(tree: xr.DataTree) -> bool:
+    """Say whether this very node is a sampling run."""
+    return "schema_version" in tree.attrs
+
+
+def runs(tree: xr.DataTree) -> dict[str, xr.DataTree]:
+    """Return the sampling runs at or below a node, by their path relative to it (``"."`` for the node itself)."""
+    if is_run(tree):
+        return {".": tree}
+    found: dict[str, xr.DataTree] = {}
+    for name, child in tree.children.items():
+        for path, run in runs(child).items():
+            found[name if path == "." else f"{name}/{path}"] = run
+    return found
+
+
+def variable_paths(tree: xr.DataTree) -> Iterator[str]:
+    """Yield the path of every variable of a run, relative to it."""
+    root = tree.path.rstrip("/")
+    for node in tree.subtree:
+        group = node.path[len(root) :].strip("/")
+        for name in node.to_dataset(inherit=False).variables:
+            yield f"{group}/{name}" if group else str(name)
+
+
+def missing(tree: xr.DataTree, requires: Iterable[str]) -> list[str]:
+    """Return those of the required paths that a run lacks; ``*`` stands for any one group or variable."""
+    have = [path.split("/") for path in variable_paths(tree)]
+
+    def present(pattern: str) -> bool:
+        parts = pattern.strip("/").split("/")
+        return any(
+            len(path) == len(parts) and all(fnmatchcase(a, b) for a, b in zip(path, parts, strict=True)) for path in have
+        )
+
+    return [pattern for pattern in requires if not present(pattern)]
+
+
+#: What to do about a missing group, by its first part.
+_ADVICE = {
+    OBSERVABLES: "sample with `observables=`",
+    METRICS: "sample with `save_metrics=True`",
+    TRACE: "sample with `devinterp.sample` or open a store written by it",
+}
+
+
+def check(tree: xr.DataTree, requires: Iterable[str], *, needed_by: str) -> None:
+    """Raise unless a run holds every required path.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        A sampling run.
+    requires : iterable of str
+        Paths such as ``"trace/loss"`` or ``"observables/*/loss"``.
+    needed_by : str
+        Name of the analysis, for the message.
+
+    Raises
+    ------
+    MissingDataError
+        If a path is missing; the message names it and says how to get it.
+    """
+    absent = missing(tree, requires)
+    if not absent:
+        return
+    names = ", ".join(f"`{path}`" for path in absent)
+    advice = dict.fromkeys(_ADVICE[path.split("/")[0]] for path in absent if path.split("/")[0] in _ADVICE)
+    hint = f": {'; '.join(advice)}" if advice else ""
+    raise MissingDataError(f"`{needed_by}` needs {names}; this tree has none{hint}.")
+
+
+def observable_names(tree: xr.DataTree) -> list[str]:
+    """Return the names of a run's observables, in the order they were given."""
+    return list(tree[OBSERVABLES].children) if OBSERVABLES in tree.children else []
+
+
+def check_names(names: Iterable[str], *, kind: str) -> None:
+    """Raise unless the names can be groups of a store side by side, on every file system.
+
+    Dots, spaces and Unicode are welcome. Slashes and control characters are refused, and so are two names that a
+    case-insensitive or Unicode-normalising file system would take for one.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the offending name, or the two that collide.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        bad = (
+            not isinstance(name, str)
+            or name.strip() != name
+            or name in ("", ".", "..", "zarr.json")
+            or name.startswith("__")
+            or any(c in "/\\:" or unicodedata.category(c) in ("Cc", "Cs") for c in name)
+            or len(name.encode()) > 200
+        )
+        if bad:
+            raise InvalidInputError(
+                f"{kind} name {name!r} cannot name a group of the store: use 1 to 200 bytes without '/', '\\', ':' or control "
+                "characters, not starting with '__', and without spaces at either end."
+            )
+        key = unicodedata.normalize("NFC", name).casefold()
+        if key in seen:
+            raise InvalidInputError(f"{kind} names {seen[key]!r} and {name!r} would be one on some file systems: rename one.")
+        seen[key] = name

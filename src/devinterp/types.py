@@ -1,0 +1,234 @@
+"""The objects that plugins return and that parts of the package hand to each other.
+
+Nothing here imports torch: analyses, stores and plots are used on machines without it.
+"""
+
+from __future__ import annotations
+
+import keyword
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+import xarray as xr
+
+from devinterp.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from devinterp.models.structure import Structure
+
+
+def _check_name(kind: str, name: str) -> None:
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        raise InvalidInputError(
+            f"{kind} name {name!r} must be a public Python identifier, because it becomes a method: for example 'wbic'."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """A function of a tree, offered as ``tree.slt.<name>()`` and as ``devinterp <name> STORE``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the method; a public Python identifier.
+    compute : callable
+        ``compute(tree, **options)`` returning an `xarray.Dataset`, `xarray.DataArray` or `xarray.DataTree`. Its signature
+        and docstring become those of the method and of the command.
+    requires : tuple of str, optional
+        Paths of the variables it reads, checked when the method is called. ``*`` stands for any one group, for example
+        ``"observables/*/loss"``.
+    """
+
+    name: str
+    compute: Callable[..., xr.Dataset | xr.DataArray | xr.DataTree]
+    requires: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_name("analysis", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A picture of a tree, offered as ``tree.slt.plot.<name>()``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the method; a public Python identifier.
+    draw : callable
+        ``draw(tree, **options)`` returning the figure or axes it drew on.
+    requires : tuple of str, optional
+        Paths of the variables it reads, as in `Analysis`.
+    """
+
+    name: str
+    draw: Callable[..., Any]
+    requires: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_name("plot", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    r"""The local tempered posterior that every kernel samples, :math:`p(w) \propto e^{-U(w)}`.
+
+    .. math:: U(w) = n\beta\, L(w) + \tfrac{\gamma}{2} |w - w_0|^2 + \tfrac{\lambda}{2} |w|^2
+
+    Parameters
+    ----------
+    n_beta : float
+        :math:`n\beta`, the inverse temperature times the sample size; at least 0. Zero samples the prior (a null control).
+    localization : float, default: 0.0
+        :math:`\gamma`, the strength of the pull towards the starting weights :math:`w_0`; at least 0.
+    weight_decay : float, default: 0.0
+        :math:`\lambda`, the strength of the pull towards zero; at least 0.
+    """
+
+    n_beta: float
+    localization: float = 0.0
+    weight_decay: float = 0.0
+
+
+class Transition(Protocol):
+    """One algorithm with its settings: what `Kernel.build` returns.
+
+    All lists are aligned: one entry for each parameter that moves, of shape ``(chain, *shape)``. The chain dimension is
+    always there and kernels never mix chains, so that the same code runs one chain or many at once.
+    """
+
+    def init(self, values: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Return the state at the start of a chain: named lists of tensors, empty for a memoryless kernel."""
+        ...
+
+    def update(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        origin: list[Tensor],
+        state: dict[str, list[Tensor]],
+        noise: Callable[[], list[Tensor]],
+    ) -> None:
+        """Move `values` and `state` one step, in place.
+
+        `gradients` are of the minibatch loss (not multiplied by ``n_beta``) and may be overwritten; `origin` holds the
+        starting weights; each call of ``noise()`` gives fresh normal noise shaped like `values`.
+        """
+        ...
+
+    def terms(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        origin: list[Tensor],
+        state: dict[str, list[Tensor]],
+        noise: list[Tensor],
+    ) -> dict[str, list[Tensor]]:
+        """Return the parts whose sum is the step that `update` would take, for the metrics; nothing is changed.
+
+        The names ``gradient``, ``localization``, ``weight_decay`` and ``noise`` are recorded under v2's metric names.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A stochastic-gradient MCMC algorithm, chosen by ``sampling_method=``.
+
+    Parameters
+    ----------
+    name : str
+        Its name, lower case.
+    build : callable
+        ``build(target, *, lr, **options)`` returning a `Transition`. Keyword parameters beyond ``lr`` are what
+        ``sampling_method_kwargs`` may hold; their defaults and the docstring are the user's documentation.
+    aliases : tuple of str, optional
+        Other names it answers to.
+    """
+
+    name: str
+    build: Callable[..., Transition]
+    aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.aliases):
+            _check_name("kernel", name)
+
+
+class ModelAdapter(ABC):
+    """How to run one family of models and where its components are.
+
+    An adapter with ``fallback = True`` is asked only when no other matches.
+    """
+
+    name: ClassVar[str]
+    fallback: ClassVar[bool] = False
+
+    @abstractmethod
+    def matches(self, model: nn.Module) -> bool:
+        """Say whether this adapter is for `model`; never raises and imports nothing heavy."""
+
+    @abstractmethod
+    def logits(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return next-token logits of shape ``(batch, token, vocabulary)`` for `input_ids` of shape ``(batch, token)``."""
+
+    def vocab_size(self, model: nn.Module) -> int | None:
+        """Return how many token ids the model accepts, or None where that is unknown."""
+        return None
+
+    def unembedding(self, model: nn.Module) -> str | None:
+        """Return the name of the submodule that maps last hidden states to logits, or None where there is none."""
+        return None
+
+    def structure(self, model: nn.Module) -> Structure:
+        """Return where the embeddings, layers, heads, MLPs and norms of `model` are."""
+        raise InvalidInputError(
+            f"adapter {self.name!r} does not describe the structure of {type(model).__name__}: pass `param_masks` (a dict of "
+            "parameter names to boolean masks), or write an adapter with a `structure` method."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What a chain hands to the store: a run of consecutive steps, and the losses at the draw that ends them, if one does.
+
+    Parameters
+    ----------
+    restriction, chain : int
+        Which chain of the run this belongs to.
+    first_step : int
+        Index of the first of the steps.
+    loss : numpy.ndarray
+        Minibatch losses before each step's update, float32 of shape ``(step, batch, position)``, nats per token.
+    sequence_id : numpy.ndarray
+        Rows of the dataset that made the minibatches, int64 of shape ``(step, batch)``.
+    metrics : dict of str to numpy.ndarray
+        Per-step metrics, float32 of shape ``(step,)``.
+    index : int or None
+        Index of the draw, or None when no draw ends these steps.
+    observables : dict of str to numpy.ndarray
+        Per-token losses at the draw, float32 of shape ``(sequence, position)``, by observable.
+    error : str or None
+        Why the chain ended here, when it diverged; None for a healthy chain.
+    """
+
+    restriction: int
+    chain: int
+    first_step: int
+    loss: np.ndarray
+    sequence_id: np.ndarray
+    metrics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    index: int | None = None
+    observables: Mapping[str, np.ndarray] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Return the number of steps in this record."""
+        return len(self.loss)
