@@ -1,0 +1,18 @@
+"""What holds for every test: no network, one torch thread, and types and shapes checked at run time."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports torch or huggingface_hub. One thread for each worker process: more only makes them wait for each
+# other, and results do not depend on how a sum was split.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"
+
+from jaxtyping import install_import_hook
+
+# Annotations of functions and dataclasses of this package, jaxtyping's shapes among them, are checked at every call.
+install_import_hook("devinterp", "tests.typecheck.check")
