@@ -15,4 +15,4 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 from jaxtyping import install_import_hook
 
 # Annotations of functions and dataclasses of this package, jaxtyping's shapes among them, are checked at every call.
-install_import_hook("devinterp", "tests.typecheck.check")
+install_import_hook("devinterp", "typecheck.check")
