@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import keyword
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -113,12 +113,13 @@ class Transition(Protocol):
         gradients: list[Tensor],
         origin: list[Tensor],
         state: dict[str, list[Tensor]],
-        noise: Callable[[], list[Tensor]],
+        noise: Iterable[Tensor],
     ) -> None:
         """Move `values` and `state` one step, in place.
 
         `gradients` are of the minibatch loss (not multiplied by ``n_beta``) and may be overwritten; `origin` holds the
-        starting weights; each call of ``noise()`` gives fresh normal noise shaped like `values`.
+        starting weights. Iterating `noise` once draws fresh normal noise for one parameter after another, so that no
+        more than one parameter's noise need be in memory; a tensor it gives may be overwritten too.
         """
         ...
 
@@ -206,8 +207,6 @@ class Draw:
         Index of the first of the steps.
     loss : numpy.ndarray
         Minibatch losses before each step's update, float32 of shape ``(step, batch, position)``, nats per token.
-    sequence_id : numpy.ndarray
-        Rows of the dataset that made the minibatches, int64 of shape ``(step, batch)``.
     metrics : dict of str to numpy.ndarray
         Per-step metrics, float32 of shape ``(step,)``.
     index : int or None
@@ -222,7 +221,6 @@ class Draw:
     chain: int
     first_step: int
     loss: np.ndarray
-    sequence_id: np.ndarray
     metrics: Mapping[str, np.ndarray] = field(default_factory=dict)
     index: int | None = None
     observables: Mapping[str, np.ndarray] = field(default_factory=dict)

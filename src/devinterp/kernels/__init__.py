@@ -1,0 +1,1 @@
+"""Sampling kernels: one stochastic-gradient MCMC algorithm a file, each a plugin."""

@@ -1,0 +1,1 @@
+"""Sampling: from a model and data to draws, chain by chain."""

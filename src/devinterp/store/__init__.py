@@ -1,0 +1,1 @@
+"""The store: creating, writing and opening. The only place that imports zarr."""

@@ -1,0 +1,124 @@
+r"""SGLD preconditioned as RMSprop does (pSGLD without the :math:`\Gamma` term).
+
+.. math::
+
+    V &\leftarrow \alpha V + (1 - \alpha) g^2, \qquad G = 1 / (\sqrt{V} + \mathrm{eps}) \\
+    w &\leftarrow w - \tfrac{\epsilon}{2} G \nabla U(w) + \sqrt{\epsilon G}\, \xi, \qquad \xi \sim N(0, \sigma^2)
+
+with :math:`g` the minibatch gradient of the loss (not multiplied by ``n_beta``) and :math:`V = 0` at the start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from devinterp.errors import InvalidInputError
+from devinterp.hookspecs import hookimpl
+from devinterp.types import Kernel, Target, Transition
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def build(target: Target, *, lr: float, alpha: float = 0.99, eps: float = 0.1) -> Transition:
+    r"""Build RMSprop-preconditioned SGLD [1]_.
+
+    Parameters
+    ----------
+    target : Target
+        The posterior to sample.
+    lr : float
+        Step size :math:`\epsilon > 0`.
+    alpha : float, default: 0.99
+        Decay of the running mean of squared gradients, in [0, 1).
+    eps : float, default: 0.1
+        Added to the root of that mean; positive. It bounds the preconditioner by ``1 / eps``.
+
+    Returns
+    -------
+    Transition
+        With state ``square_average``.
+
+    Raises
+    ------
+    InvalidInputError
+        If `alpha` or `eps` is out of range.
+
+    References
+    ----------
+    .. [1] C. Li, C. Chen, D. Carlson, L. Carin. Preconditioned stochastic gradient Langevin dynamics for deep neural
+       networks. AAAI 2016. arXiv:1512.07666.
+    """
+    if not 0 <= alpha < 1:
+        raise InvalidInputError(f"`alpha` (={alpha}) must be at least 0 and below 1.")
+    if not (eps > 0 and math.isfinite(eps)):
+        raise InvalidInputError(f"`eps` (={eps}) must be positive and finite.")
+    return RMSpropSGLD(target, lr, alpha, eps)
+
+
+@dataclass(frozen=True)
+class RMSpropSGLD:
+    """RMSprop-SGLD with its settings; see `build`."""
+
+    target: Target
+    lr: float
+    alpha: float
+    eps: float
+
+    def init(self, values: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Return the running mean of squared gradients, zero."""
+        return {"square_average": [value.new_zeros(value.shape) for value in values]}
+
+    def update(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        origin: list[Tensor],
+        state: dict[str, list[Tensor]],
+        noise: Iterable[Tensor],
+    ) -> None:
+        """Move `values` and the running mean one step, in place."""
+        half, target = self.lr / 2, self.target
+        averages = state["square_average"]
+        for value, gradient, start, average, xi in zip(values, gradients, origin, averages, noise, strict=True):
+            average.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
+            scale = average.sqrt().add_(self.eps).reciprocal_()
+            drift = gradient.mul_(target.n_beta)
+            if target.localization or target.weight_decay:
+                drift.add_(value, alpha=target.localization + target.weight_decay)
+            if target.localization:
+                drift.sub_(start, alpha=target.localization)
+            value.addcmul_(drift, scale, value=-half)
+            value.addcmul_(scale.sqrt_(), xi, value=math.sqrt(self.lr))
+
+    def terms(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        origin: list[Tensor],
+        state: dict[str, list[Tensor]],
+        noise: list[Tensor],
+    ) -> dict[str, list[Tensor]]:
+        """Return the preconditioned drifts and noise of the step that `update` would take."""
+        half, target = self.lr / 2, self.target
+        scale = [
+            1 / ((self.alpha * v + (1 - self.alpha) * g * g).sqrt() + self.eps)
+            for v, g in zip(state["square_average"], gradients, strict=True)
+        ]
+        return {
+            "gradient": [-half * target.n_beta * s * g for s, g in zip(scale, gradients, strict=True)],
+            "localization": [
+                -half * target.localization * s * (w - w0) for s, w, w0 in zip(scale, values, origin, strict=True)
+            ],
+            "weight_decay": [-half * target.weight_decay * s * w for s, w in zip(scale, values, strict=True)],
+            "noise": [(self.lr * s).sqrt() * xi for s, xi in zip(scale, noise, strict=True)],
+        }
+
+
+@hookimpl
+def devinterp_kernels() -> list[Kernel]:
+    """Register RMSprop-SGLD."""
+    return [Kernel(name="rmsprop_sgld", build=build)]

@@ -1,0 +1,95 @@
+r"""Stochastic gradient Langevin dynamics (SGLD).
+
+.. math:: w \leftarrow w - \tfrac{\epsilon}{2} \nabla U(w) + \sqrt{\epsilon}\, \xi, \qquad \xi \sim N(0, \sigma^2)
+
+with :math:`U` the local tempered posterior of `devinterp.Target`, its gradient estimated on a minibatch (arXiv 2308.12108).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from devinterp.hookspecs import hookimpl
+from devinterp.types import Kernel, Target, Transition
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def build(target: Target, *, lr: float) -> Transition:
+    r"""Build SGLD [1]_, the plain Euler discretisation of Langevin diffusion.
+
+    Parameters
+    ----------
+    target : Target
+        The posterior to sample.
+    lr : float
+        Step size :math:`\epsilon > 0`. The drift is :math:`(\epsilon/2)\nabla U`.
+
+    Returns
+    -------
+    Transition
+        Without state.
+
+    References
+    ----------
+    .. [1] M. Welling, Y. W. Teh. Bayesian learning via stochastic gradient Langevin dynamics. ICML 2011.
+    """
+    return SGLD(target, lr)
+
+
+@dataclass(frozen=True)
+class SGLD:
+    """SGLD with its settings; see `build`."""
+
+    target: Target
+    lr: float
+
+    def init(self, values: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Return no state: SGLD is memoryless."""
+        return {}
+
+    def update(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        origin: list[Tensor],
+        state: dict[str, list[Tensor]],
+        noise: Iterable[Tensor],
+    ) -> None:
+        """Move `values` one step, in place."""
+        half, target = self.lr / 2, self.target
+        shrink = 1 - half * (target.localization + target.weight_decay)
+        for value, gradient, start, xi in zip(values, gradients, origin, noise, strict=True):
+            if shrink != 1:
+                value.mul_(shrink)
+            if target.localization:
+                value.add_(start, alpha=half * target.localization)
+            value.add_(gradient, alpha=-half * target.n_beta)
+            value.add_(xi, alpha=math.sqrt(self.lr))
+
+    def terms(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        origin: list[Tensor],
+        state: dict[str, list[Tensor]],
+        noise: list[Tensor],
+    ) -> dict[str, list[Tensor]]:
+        """Return the drift of loss, localization and weight decay, and the noise, of the step that `update` would take."""
+        half, target = self.lr / 2, self.target
+        return {
+            "gradient": [-half * target.n_beta * g for g in gradients],
+            "localization": [-half * target.localization * (w - w0) for w, w0 in zip(values, origin, strict=True)],
+            "weight_decay": [-half * target.weight_decay * w for w in values],
+            "noise": [math.sqrt(self.lr) * xi for xi in noise],
+        }
+
+
+@hookimpl
+def devinterp_kernels() -> list[Kernel]:
+    """Register SGLD, also under the name v2 gave it."""
+    return [Kernel(name="sgld", build=build, aliases=("sgmcmc_sgld",))]

@@ -1,0 +1,80 @@
+"""Where a store is: a path, a URL or a zarr store object."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore, ZipStore
+
+from devinterp.errors import InvalidInputError, StoreError
+
+#: What `output_path=` and `open` take.
+StoreLike: TypeAlias = str | os.PathLike[str] | Store
+
+
+def is_url(location: StoreLike) -> bool:
+    """Say whether a location is a URL for fsspec rather than a path or a store object."""
+    return isinstance(location, str) and "://" in location
+
+
+def describe(location: StoreLike) -> str:
+    """Return a location as a person would write it, for messages."""
+    return str(location) if isinstance(location, (Store, str)) else os.fspath(location)
+
+
+def resolve(
+    location: StoreLike, *, read_only: bool = False, storage_options: Mapping[str, Any] | None = None
+) -> Store:
+    """Return the zarr store at a location.
+
+    Parameters
+    ----------
+    location : str, path or zarr.abc.store.Store
+        A path, a URL such as ``"s3://bucket/run.zarr"``, or a store object, which is returned as it is.
+    read_only : bool, default: False
+        Whether writing through the result must fail.
+    storage_options : mapping, optional
+        Passed to fsspec; only for URLs.
+
+    Raises
+    ------
+    InvalidInputError
+        If `location` is of another type, or `storage_options` are given for something that is not a URL.
+    StoreError
+        If a path is a file, or lies in a directory that cannot be made.
+    """
+    if storage_options and not is_url(location):
+        raise InvalidInputError(f"`storage_options` are for URLs such as 's3://...'; got {describe(location)!r}.")
+    if isinstance(location, Store):
+        return location
+    if is_url(location):
+        return FsspecStore.from_url(str(location), dict(storage_options or {}), read_only=read_only)
+    if not isinstance(location, (str, os.PathLike)):
+        raise InvalidInputError(f"expected a path, a URL or a zarr store; got {type(location).__name__}.")
+    path = Path(location).expanduser()
+    if path.is_file():
+        if path.suffix == ".zip" and read_only:
+            return ZipStore(path, read_only=True)
+        raise StoreError(f"{path} is a file; a store is a directory: choose another path.")
+    if not read_only:
+        check_writable(path)
+    return LocalStore(path, read_only=read_only)
+
+
+def check_writable(path: Path) -> None:
+    """Raise `StoreError` unless a directory can be written at `path`, creating it where needed.
+
+    A probe file is written and removed, because permission bits do not tell about read-only file systems, and do not bind
+    a superuser.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".devinterp-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise StoreError(f"cannot write to {path}: {error.strerror or error}. Choose another path.") from error
