@@ -1,4 +1,9 @@
-"""The hooks a plugin may implement, one for each kind of thing. They take nothing and return lists of objects."""
+"""The hooks a plugin may implement, one for each kind of thing. They take nothing and return lists of objects.
+
+Every installed plugin is imported when ``tree.slt`` is first used, on machines that only analyse too. So a module named
+by an entry point, and what it imports at its top level, must not import torch, transformers or anything as slow:
+kernels and model adapters do that inside their functions, and import classes for annotations ``if TYPE_CHECKING``.
+"""
 
 from __future__ import annotations
 

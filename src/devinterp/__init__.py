@@ -1,0 +1,77 @@
+"""Singular Learning Theory for neural networks: sample the posterior around trained weights, then analyse the samples.
+
+Importing this package registers the accessor ``tree.slt`` on `xarray.DataTree` and stays cheap: torch, zarr and the
+plugins are imported when something needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from devinterp import accessor as _accessor  # noqa: F401  (registers tree.slt)
+from devinterp.errors import (
+    BrokenChainsError,
+    DevinterpError,
+    InvalidInputError,
+    MissingDataError,
+    PluginError,
+    PluginWarning,
+    StoreError,
+    StoreMismatchError,
+)
+from devinterp.hookspecs import hookimpl
+from devinterp.types import Analysis, Draw, Kernel, ModelAdapter, Plot, Target
+
+if TYPE_CHECKING:
+    from devinterp.slt.sampling import sample
+    from devinterp.slt.weight_restrictions import create_param_masks, restrictions
+    from devinterp.store.open import open as open  # noqa: A004  # the name users expect: devinterp.open(path)
+
+    __version__: str
+
+# `open` is left out: a star import must not hide the built-in one.
+__all__ = [
+    "Analysis",
+    "BrokenChainsError",
+    "DevinterpError",
+    "Draw",
+    "InvalidInputError",
+    "Kernel",
+    "MissingDataError",
+    "ModelAdapter",
+    "Plot",
+    "PluginError",
+    "PluginWarning",
+    "StoreError",
+    "StoreMismatchError",
+    "Target",
+    "__version__",
+    "create_param_masks",
+    "hookimpl",
+    "restrictions",
+    "sample",
+]
+
+#: What is imported on first use, because it needs torch or zarr, and the module it is in.
+_LAZY = {
+    "create_param_masks": "devinterp.slt.weight_restrictions",
+    "open": "devinterp.store.open",
+    "restrictions": "devinterp.slt.weight_restrictions",
+    "sample": "devinterp.slt.sampling",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        value: object = getattr(import_module(_LAZY[name]), name)
+    elif name == "__version__":
+        value = import_module("importlib.metadata").version("devinterp")
+    else:
+        raise AttributeError(f"module 'devinterp' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY, "__version__"})

@@ -1,0 +1,123 @@
+"""``tree.slt``: every installed analysis as a method of any `xarray.DataTree`, and every plot under ``tree.slt.plot``.
+
+The accessor holds the tree and nothing else. Looking a method up never fails for want of data: what an analysis
+requires is checked when it is called.
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
+
+import xarray as xr
+
+from devinterp import overview, plugins, runs
+from devinterp.errors import DevinterpError
+from devinterp.types import Analysis, Plot
+
+Found = TypeVar("Found", bound=Analysis | Plot)
+
+
+class _Methods(Generic[Found]):
+    """Functions of a tree, offered as methods under their plugin's name."""
+
+    __slots__ = ("_tree",)
+
+    _path: ClassVar[str]
+    _kind: ClassVar[str]
+
+    def __init__(self, tree: xr.DataTree) -> None:
+        self._tree = tree
+
+    @staticmethod
+    @abstractmethod
+    def _installed() -> Mapping[str, Found]: ...
+
+    @abstractmethod
+    def _call(self, found: Found, *args: Any, **options: Any) -> Any: ...
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        # Notebooks and copy ask for many private names; that must not load the plugins.
+        installed: Mapping[str, Found] = {} if name.startswith("_") else self._installed()
+        if name in installed:
+            return self._method(installed[name])
+        close = difflib.get_close_matches(name, list(installed), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        known = f" Installed: {', '.join(installed)}." if installed else ""
+        raise AttributeError(f"no {self._kind} {name!r} is installed{hint}{known}", name=name, obj=self)
+
+    def __dir__(self) -> Iterable[str]:
+        try:
+            installed = list(self._installed())
+        except DevinterpError:  # completion stays quiet; looking a method up says what is wrong
+            installed = []
+        return [*super().__dir__(), *installed]
+
+    def _method(self, found: Found) -> Callable[..., Any]:
+        function = overview.function_of(found)
+
+        def method(*args: Any, **options: Any) -> Any:
+            return self._call(found, *args, **options)
+
+        method.__name__ = found.name
+        method.__qualname__ = f"{self._path}.{found.name}"
+        method.__module__ = getattr(function, "__module__", __name__)
+        method.__doc__ = function.__doc__
+        method.__wrapped__ = function  # type: ignore[attr-defined]
+        method.__signature__ = overview.options_of(function)  # type: ignore[attr-defined]
+        return method
+
+
+class PlotAccessor(_Methods[Plot]):
+    """The installed plots of a tree, ``tree.slt.plot``."""
+
+    __slots__ = ()
+
+    _path = "slt.plot"
+    _kind = "plot"
+    _installed = staticmethod(plugins.plots)
+
+    def _call(self, found: Plot, *args: Any, **options: Any) -> Any:
+        run = runs.only(self._tree, name=f"plot.{found.name}", requires=found.requires)
+        return found.draw(run, *args, **options)
+
+    def __repr__(self) -> str:
+        """Return the installed plots and what this tree lacks for them."""
+        return overview.text(self._tree, kinds=("plots",))
+
+    def _repr_html_(self) -> str:
+        return overview.html(self._tree, kinds=("plots",))
+
+
+@xr.register_datatree_accessor("slt")  # type: ignore[no-untyped-call]
+class SltAccessor(_Methods[Analysis]):
+    """The installed analyses of a tree, ``tree.slt``.
+
+    On a node with several sampling runs below it, an analysis is computed of each and the results are joined along a
+    dimension named after what differs between the runs (`devinterp.runs.join`).
+    """
+
+    __slots__ = ()
+
+    _path = "slt"
+    _kind = "analysis"
+    _installed = staticmethod(plugins.analyses)
+
+    def _call(self, found: Analysis, *args: Any, **options: Any) -> Any:
+        return runs.ask(
+            self._tree, lambda run: found.compute(run, *args, **options), name=found.name, requires=found.requires
+        )
+
+    @property
+    def plot(self) -> PlotAccessor:
+        """The installed plots of this tree."""
+        return PlotAccessor(self._tree)
+
+    def __repr__(self) -> str:
+        """Return the installed analyses and plots and what this tree lacks for them."""
+        return overview.text(self._tree)
+
+    def _repr_html_(self) -> str:
+        return overview.html(self._tree)

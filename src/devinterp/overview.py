@@ -1,0 +1,150 @@
+"""What can be asked of a tree, and what it lacks: how ``tree.slt`` is shown, and a part of ``devinterp info``."""
+
+from __future__ import annotations
+
+import html as html_text
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+
+from devinterp import plugins, schema
+from devinterp.errors import DevinterpError
+from devinterp.types import Analysis, Plot
+
+KINDS = ("analyses", "plots")
+_PREFIX = {"analyses": "tree.slt.", "plots": "tree.slt.plot."}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An installed analysis or plot, seen from one tree.
+
+    Parameters
+    ----------
+    name, options, summary : str
+        Its name, its options as they are written in a call, and the first line of its docstring.
+    provider : str
+        The distribution it comes from, with the version.
+    missing : tuple of str
+        Paths that it requires and some run lacks; empty when it can be computed.
+    """
+
+    name: str
+    options: str
+    summary: str
+    provider: str
+    missing: tuple[str, ...]
+
+
+def entries(tree: xr.DataTree, kind: str) -> list[Entry]:
+    """Return the installed analyses or plots, and what the runs at or below a node lack for each.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        Any node.
+    kind : {"analyses", "plots"}
+        Which.
+
+    Raises
+    ------
+    PluginError
+        As `devinterp.plugins.analyses`.
+    """
+    found = schema.runs(tree).values()
+    installed: Sequence[Analysis | Plot] = list(
+        (plugins.analyses() if kind == "analyses" else plugins.plots()).values()
+    )
+    return [
+        Entry(
+            name=each.name,
+            options=str(options_of(function_of(each)).replace(return_annotation=inspect.Signature.empty)),
+            summary=summary_of(function_of(each)),
+            provider=str(plugins.provider(each)),
+            missing=_lacking(list(found), each.requires),
+        )
+        for each in installed
+    ]
+
+
+def _lacking(found: list[xr.DataTree], requires: Sequence[str]) -> tuple[str, ...]:
+    lacking = dict.fromkeys(path for run in found for path in schema.missing(run, requires))
+    return tuple(lacking) if found else ("a sampling run",)
+
+
+def function_of(found: Analysis | Plot) -> Callable[..., Any]:
+    """Return the author's function."""
+    return found.compute if isinstance(found, Analysis) else found.draw
+
+
+def options_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a function of a tree without its first parameter, the tree."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions written in C tell nothing
+        return inspect.signature(lambda *args, **options: None)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def summary_of(function: Callable[..., Any]) -> str:
+    """Return the first line of a function's docstring."""
+    return (inspect.getdoc(function) or "").partition("\n")[0].strip()
+
+
+def text(tree: xr.DataTree, kinds: Sequence[str] = KINDS) -> str:
+    """Return the text representation of ``tree.slt``."""
+    lines = [_heading(tree)]
+    for kind, rows in _tables(tree, kinds):
+        lines += ["", f"{kind.capitalize()}: {_PREFIX[kind]}<name>()"]
+        if isinstance(rows, str):
+            lines.append(f"  {rows}")
+            continue
+        width = max(len(row.name) for row in rows)
+        lines += [f"  {'-' if row.missing else '+'} {row.name:<{width}}  {_remark(row)}" for row in rows]
+    return "\n".join(lines)
+
+
+def html(tree: xr.DataTree, kinds: Sequence[str] = KINDS) -> str:
+    """Return the notebook representation of ``tree.slt``."""
+    parts = [f"<div><strong>{html_text.escape(_heading(tree))}</strong>"]
+    for kind, rows in _tables(tree, kinds):
+        parts.append(f"<div style='margin-top:0.6em'>{kind.capitalize()}</div>")
+        if isinstance(rows, str):
+            parts.append(f"<div>{html_text.escape(rows)}</div>")
+            continue
+        parts.append("<table>")
+        for row in rows:
+            call, remark, source = map(html_text.escape, (_PREFIX[kind] + row.name, _remark(row), row.provider))
+            options = html_text.escape(row.options)
+            cells = (f"<code title='{options}'>{call}()</code>", remark, f"<small>{source}</small>")
+            faint = " style='opacity:0.55'" if row.missing else ""
+            aligned = "".join(f"<td style='text-align:left'>{cell}</td>" for cell in cells)
+            parts.append(f"<tr{faint}>{aligned}</tr>")
+        parts.append("</table>")
+    return "".join([*parts, "</div>"])
+
+
+def _tables(tree: xr.DataTree, kinds: Sequence[str]) -> list[tuple[str, list[Entry] | str]]:
+    """Return the rows of each kind, or the sentence that stands in their place."""
+    tables: list[tuple[str, list[Entry] | str]] = []
+    for kind in kinds:
+        try:
+            tables.append((kind, entries(tree, kind) or "none installed"))
+        except DevinterpError as error:  # a representation never raises
+            tables.append((kind, str(error)))
+    return tables
+
+
+def _heading(tree: xr.DataTree) -> str:
+    found = schema.runs(tree)
+    if list(found) == ["."]:
+        return f"Sampling run at {tree.path!r}"
+    shown = ", ".join(map(repr, list(found)[:8])) + (", ..." if len(found) > 8 else "")
+    return f"{len(found)} sampling runs below {tree.path!r}" + (f": {shown}" if found else "")
+
+
+def _remark(row: Entry) -> str:
+    return f"needs {', '.join(row.missing)}" if row.missing else row.summary

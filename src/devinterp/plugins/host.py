@@ -1,0 +1,282 @@
+"""Finding, loading and questioning plugins; `devinterp.plugins` is what the rest of the package uses."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from devinterp import hookspecs
+from devinterp.errors import PluginError, PluginWarning
+from devinterp.hookspecs import PROJECT
+from devinterp.types import Analysis, Kernel, ModelAdapter, Plot
+
+#: Kind of thing -> the hook that gives it and the class of what the hook's list holds.
+KINDS: dict[str, tuple[str, type]] = {
+    "analyses": ("devinterp_analyses", Analysis),
+    "plots": ("devinterp_plots", Plot),
+    "kernels": ("devinterp_kernels", Kernel),
+    "adapters": ("devinterp_model_adapters", ModelAdapter),
+}
+HOOKS = tuple(hook for hook, _ in KINDS.values())
+
+LOADED, BLOCKED, BROKEN = "loaded", "blocked", "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """The installed distribution and entry point that something comes from.
+
+    Parameters
+    ----------
+    distribution, version : str
+        Name and version of the installed distribution.
+    entry_point : str
+        Name of its entry point in the group ``devinterp``.
+    """
+
+    distribution: str
+    version: str
+    entry_point: str
+
+    def __str__(self) -> str:
+        """Return the distribution and its version, as messages name them."""
+        return f"{self.distribution} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One row of ``devinterp plugins``.
+
+    Parameters
+    ----------
+    provider : Provider
+        Where the plugin comes from.
+    module : str
+        What its entry point names.
+    status : {"loaded", "blocked", "broken"}
+        Whether it is in use; ``blocked`` by ``DEVINTERP_LOAD_PLUGINS``.
+    provides : dict of str to tuple of str
+        Names of what it provides, by kind (``analyses``, ``plots``, ``kernels``, ``adapters``).
+    error : str or None
+        Why it is broken.
+    """
+
+    provider: Provider
+    module: str
+    status: str
+    provides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class Plugin:
+    """What became of one entry point."""
+
+    entry_point: EntryPoint
+    provider: Provider
+    status: str = LOADED
+    error: Exception | None = None
+    misspelt: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Return the name that no other plugin has."""
+        return f"{self.provider.distribution}:{self.provider.entry_point}"
+
+    def __str__(self) -> str:
+        """Return how messages name the plugin."""
+        return f"plugin {self.provider.entry_point!r} ({self.entry_point.value}) of {self.provider}"
+
+
+class Host:
+    """The plugins of one look at the installed distributions, and what they have provided so far."""
+
+    def __init__(self) -> None:
+        self._manager = pluggy.PluginManager(PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._collected: dict[str, dict[str, Any]] = {}
+        # Objects are kept beside their provider: an id alone could be given to another object later.
+        self._providers: dict[int, tuple[Any, Provider]] = {}
+        self._checked = False
+        self.plugins = find_plugins()
+        for plugin in self.plugins:
+            if plugin.status == LOADED:
+                self._load(plugin)
+
+    def _load(self, plugin: Plugin) -> None:
+        try:
+            obj = plugin.entry_point.load()
+            self._manager.register(obj, name=plugin.key)
+        except Exception as error:  # a stranger's module may raise anything; the other plugins must work all the same
+            if self._manager.has_plugin(plugin.key):  # older pluggy registers before it checks a hook's arguments
+                self._manager.unregister(name=plugin.key)
+            plugin.status, plugin.error = BROKEN, error
+            return
+        callers = self._manager.get_hookcallers(obj) or []
+        plugin.misspelt = next((hook.name for hook in callers if _is_unknown(hook, obj)), None)
+        unmarked = [name for name in dir(obj) if name.startswith(f"{PROJECT}_") and callable(getattr(obj, name, None))]
+        unmarked = [name for name in unmarked if name not in {hook.name for hook in callers}]
+        if forgotten := [name for name in unmarked if name in HOOKS or not callers]:
+            self._reject(plugin, f"`{forgotten[0]}` is not marked as a hook: put `@devinterp.hookimpl` above it")
+        elif not callers:
+            self._reject(
+                plugin, f"it implements none of the hooks {', '.join(HOOKS)}, each marked with `@devinterp.hookimpl`"
+            )
+
+    def _reject(self, plugin: Plugin, reason: str) -> None:
+        self._manager.unregister(name=plugin.key)
+        plugin.status, plugin.error = BROKEN, PluginError(reason)
+
+    def check(self) -> None:
+        """Raise for misspelt hooks; warn, or raise when strict, about plugins that could not be loaded."""
+        if self._checked:
+            return
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            plugin = next(each for each in self.plugins if each.misspelt)
+            raise PluginError(
+                f"{plugin} implements `{plugin.misspelt}`, which is no hook; the hooks are {', '.join(HOOKS)}. "
+                f"{_remedy(plugin)}"
+            ) from error
+        for plugin in self.plugins:
+            if plugin.error is not None:
+                _complain(f"{plugin} cannot be loaded", plugin.error)
+        self._checked = True
+
+    def collect(self, kind: str) -> dict[str, Any]:
+        """Return everything of one kind by name, asking each plugin's hook once."""
+        if kind not in self._collected:
+            found: dict[str, Any] = {}
+            for plugin in self.plugins:
+                try:
+                    objects = self.ask(plugin, kind)
+                except PluginError:
+                    raise
+                except Exception as error:  # a stranger's hook may raise anything
+                    _complain(f"{plugin} is left out: its hook `{KINDS[kind][0]}` failed", error)
+                    continue
+                for obj in objects:
+                    self._add(found, kind, obj, plugin.provider)
+            self._collected[kind] = found
+        return self._collected[kind]
+
+    def ask(self, plugin: Plugin, kind: str) -> list[Any]:
+        """Return what the hook of one plugin gives, checked; nothing from a plugin that is blocked or broken."""
+        hook, expected = KINDS[kind]
+        objects: list[Any] = []
+        # Each implementation is called by itself, not through the hook, to know whose result is wrong.
+        for implementation in getattr(self._manager.hook, hook).get_hookimpls():
+            if implementation.plugin_name != plugin.key:
+                continue
+            result = implementation.function()
+            wanted = f"`{hook}` of {plugin} must return a list of {expected.__name__} objects"
+            if not isinstance(result, Sequence) or isinstance(result, str):
+                raise PluginError(f"{wanted}, got {describe(result)}. {_remedy(plugin)}")
+            for obj in result:
+                if not isinstance(obj, expected):
+                    raise PluginError(f"{wanted}, got a list with {describe(obj)}. {_remedy(plugin)}")
+            objects.extend(result)
+        return objects
+
+    def _add(self, found: dict[str, Any], kind: str, obj: Any, provider: Provider) -> None:
+        taken = {name: other for other in found.values() for name in names_of(other)}
+        for name in names_of(obj):
+            if name in taken:
+                first = self._providers[id(taken[name])][1]
+                raise PluginError(
+                    f"two {kind} are named {name!r}: one of {first} (entry point {first.entry_point!r}) and one of "
+                    f"{provider} (entry point {provider.entry_point!r}). Uninstall one or leave it out, for example "
+                    f"with DEVINTERP_LOAD_PLUGINS=-{first.distribution}:{first.entry_point}."
+                )
+        self._providers[id(obj)] = (obj, provider)
+        found[obj.name] = obj
+
+    def provider(self, obj: object) -> Provider | None:
+        """Return where an object that was collected comes from, or None."""
+        entry = self._providers.get(id(obj))
+        return entry[1] if entry else None
+
+    def info(self, plugin: Plugin) -> PluginInfo:
+        """Return a plugin's row of the listing; errors are shown, not raised."""
+        error = plugin.error
+        provides = {}
+        for kind in KINDS:
+            try:
+                provides[kind] = tuple(obj.name for obj in self.ask(plugin, kind))
+            except Exception as failure:
+                error = failure
+        if plugin.misspelt:
+            error = PluginError(f"`{plugin.misspelt}` is no hook; the hooks are {', '.join(HOOKS)}")
+        status = BROKEN if error else plugin.status
+        text = _reason(error) if error else None
+        return PluginInfo(
+            plugin.provider, plugin.entry_point.value, status, {k: v for k, v in provides.items() if v}, text
+        )
+
+
+def find_plugins() -> list[Plugin]:
+    """Find the entry points, this package's own first; ``DEVINTERP_LOAD_PLUGINS`` blocks some."""
+    plugins = []
+    for entry_point in entry_points(group=PROJECT):
+        dist = entry_point.dist
+        name, version = (dist.name, dist.version) if dist else ("an unknown distribution", "of unknown version")
+        plugins.append(Plugin(entry_point, Provider(name, version, entry_point.name)))
+    plugins.sort(key=lambda each: (each.provider.distribution != PROJECT, each.key))
+
+    listed = [name.strip() for name in os.environ.get("DEVINTERP_LOAD_PLUGINS", "").split(",") if name.strip()]
+    allowed = {_normal(name) for name in listed if not name.startswith("-")}
+    barred = {_normal(name[1:]) for name in listed if name.startswith("-")}
+    known: set[str] = set()
+    for plugin in plugins:
+        names = {_normal(name) for name in (plugin.provider.distribution, plugin.provider.entry_point, plugin.key)}
+        known |= names
+        if names & barred or (allowed and not names & allowed):
+            plugin.status = BLOCKED
+    if unknown := sorted(allowed - known):
+        raise PluginError(
+            f"DEVINTERP_LOAD_PLUGINS names {', '.join(map(repr, unknown))}, but no such distribution or entry point "
+            f"is installed. Installed: {', '.join(plugin.key for plugin in plugins) or 'none'}."
+        )
+    return plugins
+
+
+def names_of(obj: Any) -> tuple[str, ...]:
+    """Return every name an object answers to."""
+    return (obj.name, *obj.aliases) if isinstance(obj, Kernel) else (obj.name,)
+
+
+def describe(obj: object) -> str:
+    """Say what an object is, for a message about a wrong type."""
+    return f"the class {obj.__name__} itself" if isinstance(obj, type) else f"{type(obj).__name__} {obj!r:.80}"
+
+
+def _is_unknown(hook: pluggy.HookCaller, plugin: object) -> bool:
+    """Say whether a plugin implements a hook that does not exist, and does not call it optional."""
+    return not hook.has_spec() and any(x.plugin is plugin and not x.optionalhook for x in hook.get_hookimpls())
+
+
+def _complain(what: str, error: Exception) -> None:
+    if os.environ.get("DEVINTERP_STRICT_PLUGINS", "0") not in ("", "0"):
+        raise PluginError(f"{what}: {_reason(error)}.") from error
+    warnings.warn(f"{what}: {_reason(error)}.", PluginWarning, stacklevel=2)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+
+
+def _remedy(plugin: Plugin) -> str:
+    return f"To go on without it, set DEVINTERP_LOAD_PLUGINS=-{plugin.provider.distribution}."
+
+
+def _normal(name: str) -> str:
+    """Spell a distribution's name as packaging tools compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()

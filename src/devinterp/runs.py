@@ -1,0 +1,208 @@
+"""One question asked of every sampling run below a node: finding the runs, asking each, joining the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from devinterp import schema
+from devinterp.errors import InvalidInputError, MissingDataError
+
+Result = xr.Dataset | xr.DataArray | xr.DataTree
+
+#: Dimension along which results are joined when no single setting tells the runs apart; its labels are their paths.
+RUN = "run"
+
+# Where and on what a run was made does not make it another experiment.
+_INCIDENTAL = ("output_path", "device")
+
+
+def find(tree: xr.DataTree, *, needed_by: str) -> dict[str, xr.DataTree]:
+    """Return the runs at or below a node, by their path relative to it.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        Any node.
+    needed_by : str
+        Name of the analysis or plot, for the message.
+
+    Raises
+    ------
+    MissingDataError
+        If there is none; the message says when the node lies inside a run.
+    """
+    found = schema.runs(tree)
+    if found:
+        return found
+    above = next((node for node in tree.parents if schema.is_run(node)), None)
+    hint = (
+        f"it lies inside the run at {above.path!r}: call `{needed_by}` there"
+        if above is not None
+        else "open a store written by `devinterp.sample`, with `devinterp.open` or `xarray.open_datatree`"
+    )
+    raise MissingDataError(f"`{needed_by}` needs a sampling run; there is none at or below {tree.path!r}: {hint}.")
+
+
+def settings(run: xr.DataTree) -> dict[str, Any]:
+    """Return the arguments that a run was sampled with, as recorded in its attribute ``config``."""
+    recorded = json.loads(run.attrs.get("config", "{}"))
+    return recorded if isinstance(recorded, dict) else {}
+
+
+def only(tree: xr.DataTree, *, name: str, requires: Sequence[str] = ()) -> xr.DataTree:
+    """Return the only run at or below a node, with everything that is required of it.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        Any node.
+    name : str
+        Name of the plot or analysis that works on one run, for messages.
+    requires : sequence of str, optional
+        Paths of the variables that it reads.
+
+    Raises
+    ------
+    MissingDataError
+        If there is no run, or it lacks a required variable.
+    InvalidInputError
+        If there are several.
+    """
+    found = find(tree, needed_by=name)
+    if len(found) > 1:
+        raise InvalidInputError(
+            f"`{name}` needs one sampling run; below {tree.path!r} there are {len(found)}: "
+            f"{', '.join(map(repr, found))}. Choose one, for example `tree[{next(iter(found))!r}].slt.{name}()`."
+        )
+    [run] = found.values()
+    schema.check(run, requires, needed_by=name)
+    return run
+
+
+def ask(
+    tree: xr.DataTree, compute: Callable[[xr.DataTree], Result], *, name: str, requires: Sequence[str] = ()
+) -> Result:
+    """Compute something of every run at or below a node.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        Any node.
+    compute : callable
+        What to compute of one run.
+    name : str
+        Name of the analysis, for messages.
+    requires : sequence of str, optional
+        Paths of the variables that it reads.
+
+    Returns
+    -------
+    xarray.Dataset, xarray.DataArray or xarray.DataTree
+        What `compute` returned for the only run, or the results of all runs joined as `join` says.
+
+    Raises
+    ------
+    MissingDataError
+        If there is no run, or one lacks a required variable.
+    """
+    found = find(tree, needed_by=name)
+    for path, run in found.items():
+        try:
+            schema.check(run, requires, needed_by=name)
+        except MissingDataError as error:
+            raise error if len(found) == 1 else MissingDataError(f"run {path!r}: {error}") from None
+    results = {path: compute(run) for path, run in found.items()}
+    if len(results) == 1:
+        return next(iter(results.values()))
+    return join(results, {path: settings(run) for path, run in found.items()}, name=name)
+
+
+def join(results: Mapping[str, Result], configs: Mapping[str, Mapping[str, Any]], *, name: str) -> Result:
+    """Join the results of several runs along a new dimension named after what differs.
+
+    Runs that differ in exactly one setting, for example ``lr``, that is a number or a word in each of them, are joined
+    along a dimension of that name, in increasing order of numbers. All others are joined along ``run``, labelled by
+    path, with the settings that differ as further coordinates.
+
+    Parameters
+    ----------
+    results : mapping of str to result
+        By path of the run; all of one class.
+    configs : mapping of str to mapping
+        Settings of the runs, by path.
+    name : str
+        Name of the analysis, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If the results do not fit together.
+    """
+    paths, along = _labels(configs)
+    parts = [results[path] for path in paths]
+    try:
+        if all(isinstance(part, xr.DataTree) for part in parts):
+            return _join_trees([part for part in parts if isinstance(part, xr.DataTree)], along)
+        joined: Result = _concat(parts, along)
+        return joined
+    except (ValueError, TypeError) as error:
+        raise InvalidInputError(
+            f"the results of `{name}` for the runs {', '.join(map(repr, results))} cannot be joined ({error}); call it "
+            f"on one run at a time, for example `tree[{paths[0]!r}].slt.{name}()`."
+        ) from error
+
+
+def _labels(configs: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], xr.Dataset]:
+    """Return the runs' paths in order, and the coordinates that tell them apart along one dimension."""
+    differing = _differing(list(configs.values()))
+    columns = {key: _column([config.get(key) for config in configs.values()]) for key in differing}
+    if len(differing) == 1:
+        [(key, column)] = columns.items()
+        if column is not None and len(np.unique(column)) == len(column):
+            order = np.argsort(column, kind="stable") if column.dtype.kind in "iuf" else np.arange(len(column))
+            paths = list(configs)
+            return [paths[i] for i in order], xr.Dataset(coords={key: column[order]})
+    extra = {key: (RUN, column) for key, column in columns.items() if column is not None}
+    return list(configs), xr.Dataset(coords={RUN: list(configs), **extra})
+
+
+def _differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for config in configs for key in config if key not in _INCIDENTAL)
+    return [key for key in keys if len({json.dumps(config.get(key), sort_keys=True) for config in configs}) > 1]
+
+
+def _column(values: list[Any]) -> np.ndarray | None:
+    """Return values as coordinate labels, or None when they are not all numbers or all words."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return np.asarray(values)
+    return np.asarray(values) if all(isinstance(value, str) for value in values) else None
+
+
+def _concat(parts: Sequence[Any], along: xr.Dataset) -> Any:
+    dim = next(iter(along.dims))
+    if any(dim in part.dims for part in parts):
+        raise ValueError(f"they have a dimension {dim!r} of their own")
+    # "all" compares no values, so that nothing is loaded and what differs between runs is never taken from the first.
+    joined = xr.concat(
+        parts,
+        dim=along[dim],
+        data_vars="all",
+        coords="all",
+        compat="no_conflicts",
+        join="outer",
+        combine_attrs="drop_conflicts",
+    )
+    return joined.assign_coords(along.coords)
+
+
+def _join_trees(trees: Sequence[xr.DataTree], along: xr.Dataset) -> xr.DataTree:
+    groups = [{node.relative_to(tree): node.to_dataset(inherit=False) for node in tree.subtree} for tree in trees]
+    if any(set(each) != set(groups[0]) for each in groups):
+        raise ValueError("they have different groups")
+    joined = {path: _concat([each[path] for each in groups], along) for path in groups[0]}
+    return xr.DataTree.from_dict(joined)
