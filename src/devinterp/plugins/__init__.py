@@ -23,7 +23,7 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from devinterp.errors import InvalidInputError
+from devinterp.errors import InvalidInputError, PluginError
 from devinterp.plugins.host import BLOCKED, BROKEN, LOADED, Host, PluginInfo, Provider, describe, names_of
 from devinterp.types import Analysis, Kernel, ModelAdapter, Plot
 
@@ -48,6 +48,7 @@ __all__ = [
 ]
 
 _host: Host | None = None
+_loading = False
 _lock = threading.RLock()
 
 
@@ -161,10 +162,16 @@ def reset() -> None:
 
 
 def _get_host() -> Host:
-    global _host
+    global _host, _loading
     with _lock:
         if _host is None:
-            _host = Host()
+            if _loading:
+                raise PluginError("a plugin asked for the installed plugins while they are being loaded; ask later")
+            _loading = True
+            try:
+                _host = Host()
+            finally:
+                _loading = False
         return _host
 
 

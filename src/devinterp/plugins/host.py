@@ -26,6 +26,9 @@ KINDS: dict[str, tuple[str, type]] = {
 }
 HOOKS = tuple(hook for hook, _ in KINDS.values())
 
+#: What analyses may not be called: ``tree.slt.plot`` and the commands of the command line.
+RESERVED = ("info", "masks", "plot", "plugins", "quickstart", "sample")
+
 LOADED, BLOCKED, BROKEN = "loaded", "blocked", "broken"
 
 
@@ -187,6 +190,11 @@ class Host:
         return objects
 
     def _add(self, found: dict[str, Any], kind: str, obj: Any, provider: Provider) -> None:
+        if kind == "analyses" and obj.name in RESERVED:
+            raise PluginError(
+                f"{provider} (entry point {provider.entry_point!r}) has an analysis named {obj.name!r}, which `tree.slt` or "
+                "the command line uses for something else: it needs another name."
+            )
         taken = {name: other for other in found.values() for name in names_of(other)}
         for name in names_of(obj):
             if name in taken:

@@ -1,0 +1,8 @@
+from __future__ import annotations
+
+import pytest
+
+from installed import clean_plugins, installer
+
+install = pytest.fixture(installer)
+_clean_plugins = pytest.fixture(autouse=True)(clean_plugins)
