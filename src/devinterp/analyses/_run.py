@@ -1,0 +1,165 @@
+"""What every analysis reads of a run first: its settings, which chains to use, which observables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from devinterp import schema
+from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
+from devinterp.schema import CHAIN, POSITION, RESTRICTION
+
+#: Which chains an analysis may use.
+Chains = Literal["all", "finished"]
+#: What `use_chains` reads, beside what the analysis itself needs.
+STATUS_REQUIRED = ("status/state",)
+
+
+def settings(run: xr.DataTree) -> dict[str, Any]:
+    """Return the arguments that a run was sampled with."""
+    config = run.attrs.get("config", "{}")
+    return dict(json.loads(config) if isinstance(config, str) else config)
+
+
+def setting(run: xr.DataTree, name: str, *, needed_by: str) -> Any:
+    """Return one of a run's settings.
+
+    Raises
+    ------
+    MissingDataError
+        If the run does not record it.
+    """
+    value = settings(run).get(name)
+    if value is None:
+        raise MissingDataError(
+            f"`{needed_by}` needs the setting `{name}`, which the attribute `config` of this run lacks."
+        )
+    return value
+
+
+def one_run(tree: xr.DataTree, requires: Sequence[str], *, needed_by: str) -> xr.DataTree:
+    """Return the run that a node is, or the only one below it, having checked that it holds what is required.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are several runs, or none.
+    MissingDataError
+        If the run lacks something.
+    """
+    runs = schema.runs(tree)
+    if len(runs) != 1:
+        found = f"holds {len(runs)} runs ({', '.join(repr(path) for path in runs)})" if runs else "holds no run"
+        raise InvalidInputError(
+            f"`{needed_by}` analyses one sampling run; this tree {found}: pass one node of it, or use the accessor "
+            f"`tree.slt.{needed_by}()`, which joins the results of all."
+        )
+    (run,) = runs.values()
+    schema.check(run, requires, needed_by=needed_by)
+    return run
+
+
+def use_chains(run: xr.DataTree, chains: Chains, *, needed_by: str) -> tuple[xr.DataTree, dict[str, Any]]:
+    """Return a run with the chains that an analysis may use, and the attributes that say which these are.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        A sampling run. Only its ``status/state`` is read, which is small.
+    chains : {"all", "finished"}
+        ``"all"`` demands that every chain finished; ``"finished"`` keeps those that finished under all restrictions, so
+        that restrictions are compared on the same chains.
+    needed_by : str
+        Name of the analysis, for the message.
+
+    Returns
+    -------
+    run : xarray.DataTree
+        The run, restricted to these chains.
+    attrs : dict
+        ``chains`` (the option), ``chains_used`` and ``chains_left_out`` (labels of chains).
+
+    Raises
+    ------
+    BrokenChainsError
+        If a chain did not finish and `chains` is ``"all"``, or no chain finished.
+    """
+    if chains not in ("all", "finished"):
+        raise InvalidInputError(f"`chains` (={chains!r}) must be 'all' or 'finished'.")
+    states = np.asarray(run[f"{schema.STATUS}/state"]).astype(str)
+    finished = states == schema.FINISHED
+    labels = [int(label) for label in run[CHAIN].to_numpy()] if CHAIN in run.coords else list(range(states.shape[1]))
+    keep = finished.all(axis=0)
+    if not keep.all() and (chains == "all" or not keep.any()):
+        raise BrokenChainsError(_broken_message(run, states, labels, keep, needed_by))
+    attrs = {
+        "chains": chains,
+        "chains_used": [label for label, kept in zip(labels, keep, strict=True) if kept],
+        "chains_left_out": [label for label, kept in zip(labels, keep, strict=True) if not kept],
+    }
+    return (run if keep.all() else run.isel({CHAIN: np.flatnonzero(keep)}, missing_dims="ignore")), attrs
+
+
+def _broken_message(run: xr.DataTree, states: np.ndarray, labels: list[int], keep: np.ndarray, needed_by: str) -> str:
+    names = restriction_names(run)
+    errors = (
+        np.asarray(run[f"{schema.STATUS}/error"]).astype(str)
+        if "error" in run[schema.STATUS]
+        else np.full_like(states, "")
+    )
+    broken = np.argwhere(states != schema.FINISHED)
+    listed = [
+        f"restriction {names[r]!r} chain {labels[c]}: {states[r, c]}" + (f" ({errors[r, c]})" if errors[r, c] else "")
+        for r, c in broken[:8]
+    ]
+    more = f"; and {len(broken) - 8} more" if len(broken) > 8 else ""
+    if keep.any():
+        advice = (
+            f"Resume the run, or pass chains='finished' to use chains {[labels[i] for i in np.flatnonzero(keep)]} only."
+        )
+    else:
+        advice = "No chain finished under every restriction: resume the run, or sample again with a smaller `lr`."
+    return f"`{needed_by}` needs finished chains; {len(broken)} of {states.size} are not: {'; '.join(listed)}{more}. {advice}"
+
+
+def restriction_names(run: xr.DataTree) -> list[str]:
+    """Return the names of a run's restrictions."""
+    return [str(name) for name in run[RESTRICTION].to_numpy()]
+
+
+def choose_observable(run: xr.DataTree, name: str | None, *, needed_by: str) -> str:
+    """Return the name of one observable: the one asked for, or the only one.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such observable, or none was asked for and there are several.
+    """
+    names = schema.observable_names(run)
+    if name is None and len(names) == 1:
+        return names[0]
+    if name is None or name not in names:
+        problem = "has to be one" if name is None else f"(={name!r}) must be one"
+        raise InvalidInputError(f"`{needed_by}`: the observable {problem} of {sorted(names)}.")
+    return name
+
+
+def losses(run: xr.DataTree, path: str, variable: str = "loss") -> xr.DataArray:
+    """Return losses with a `position` dimension, of length 1 for models that have one loss per sample.
+
+    Coordinates that are no index are dropped, so that arithmetic never reads them.
+    """
+    found = run[f"{path}/{variable}"]
+    found = found.drop_vars([name for name in found.coords if name not in found.xindexes])
+    return found if POSITION in found.dims else found.expand_dims({POSITION: 1}, axis=-1)
+
+
+def drop_single_restriction(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a result without its `restriction` dimension where that has length 1."""
+    if dataset.sizes.get(RESTRICTION) == 1:
+        return dataset.isel({RESTRICTION: 0}, drop=True)
+    return dataset

@@ -1,0 +1,7 @@
+"""What plugin authors test with: synthetic trees and conformance suites to subclass."""
+
+from __future__ import annotations
+
+from devinterp.testing.trees import synthetic_tree
+
+__all__ = ["synthetic_tree"]

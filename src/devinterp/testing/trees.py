@@ -1,0 +1,230 @@
+"""Trees of a sampling run that no model made, for tests of analyses, stores and plots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import xarray as xr
+
+from devinterp import schema
+from devinterp.errors import InvalidInputError
+from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TOKEN
+
+#: Number of weights of the pretended model, and of its vocabulary.
+_NUM_WEIGHTS, _VOCABULARY = 6, 50
+_CURVATURE, _SCALE = 4.0, 0.1
+
+
+def synthetic_tree(
+    *,
+    num_restrictions: int = 1,
+    num_chains: int = 4,
+    num_draws: int = 50,
+    num_burnin_steps: int = 0,
+    num_steps_bw_draws: int = 1,
+    batch_size: int = 4,
+    num_tokens: int = 9,
+    observables: Mapping[str, tuple[int, int]] | None = None,
+    n_beta: float = 20.0,
+    autocorrelation: float = 0.5,
+    drift: float = 0.0,
+    ragged: bool = False,
+    diverged: Iterable[tuple[int, int]] = (),
+    seed: int = 0,
+    chunks: Mapping[str, int] | str | None = None,
+) -> xr.DataTree:
+    r"""Return a complete sampling run whose weights are a stationary Gaussian process.
+
+    Every chain moves six weights :math:`w`, an AR(1) process with standard deviation 0.1 in each; under the restrictions
+    after the first only some of them move. The loss of token :math:`x` is :math:`\ell_x(w) = \ell_x(0) + b_x \cdot w + 2 |w|^2`
+    with fixed random :math:`b_x`, so that traces are correlated, learning coefficients are positive and exact values are known.
+
+    Parameters
+    ----------
+    num_restrictions : int, default: 1
+        Weight restrictions: ``"full"``, ``"part1"``, ...
+    num_chains, num_draws : int
+        Chains of each restriction and draws of each chain.
+    num_burnin_steps : int, default: 0
+        Steps before the first draw. Over them the loss comes down from one nat above its level.
+    num_steps_bw_draws : int, default: 1
+        Steps from one draw to the next.
+    batch_size, num_tokens : int
+        Shape of a minibatch; losses have one position less than there are tokens.
+    observables : dict of str to (int, int), optional
+        Number of sequences and of tokens of each observable. Default: ``{"train": (8, 9), "code": (6, 9)}``; ``{}`` for none.
+    n_beta : float, default: 20.0
+        Inverse temperature times sample size, as recorded in the settings.
+    autocorrelation : float, default: 0.5
+        Coefficient of the AR(1) process, from -1 to 1 exclusive.
+    drift : float, default: 0.0
+        Standard deviation, over weights and chains, of how far a weight moves linearly from the first step to the last.
+    ragged : bool, default: False
+        Give the sequences different lengths: positions past the end are NaN in every draw.
+    diverged : iterable of (int, int), optional
+        The ``(restriction, chain)`` that broke halfway.
+    seed : int, default: 0
+        Of all random numbers.
+    chunks : mapping of str to int, or str, optional
+        Make the tree lazy with these Dask chunks; default: numpy arrays.
+
+    Returns
+    -------
+    xarray.DataTree
+        A run of schema version 1, without metrics.
+    """
+    if num_restrictions < 1 or num_chains < 1 or num_draws < 1:
+        raise InvalidInputError(
+            f"counts must be positive; got num_restrictions={num_restrictions}, num_chains={num_chains}, num_draws={num_draws}."
+        )
+    observables = {"train": (8, 9), "code": (6, 9)} if observables is None else observables
+    rng = np.random.default_rng(seed)
+    num_steps = num_burnin_steps + num_draws * num_steps_bw_draws
+    draw_step = num_burnin_steps + num_steps_bw_draws * np.arange(num_draws)
+    weights = _walk(rng, (num_restrictions, num_chains, num_steps), autocorrelation, drift)
+    extra = np.zeros(num_steps)
+    extra[:num_burnin_steps] = np.linspace(1, 0, num_burnin_steps, endpoint=False)
+    broken = np.zeros(weights.shape[:3], bool)
+    for restriction, chain in diverged:
+        broken[restriction, chain, num_steps // 2 :] = True
+    stop = np.where(broken, np.nan, extra)
+
+    pool = _Dataset(rng, 32, num_tokens, ragged)
+    rows = rng.integers(32, size=(num_chains, num_steps, batch_size))
+    groups: dict[str, xr.Dataset] = {
+        "/": _root(num_restrictions, num_chains, num_draws, draw_step),
+        f"/{schema.TRACE}": _trace(pool, rows, weights, stop),
+    }
+    for name, (num_sequences, tokens) in observables.items():
+        data = _Dataset(rng, num_sequences, tokens, ragged)
+        groups[f"/{schema.OBSERVABLES}/{name}"] = data.observable(weights[:, :, draw_step], stop[:, :, draw_step])
+    groups[f"/{schema.STATUS}"] = _status(broken)
+    settings = {
+        "lr": 1e-3,
+        "n_beta": n_beta,
+        "localization": 10.0,
+        "num_chains": num_chains,
+        "num_draws": num_draws,
+        "num_burnin_steps": num_burnin_steps,
+        "num_steps_bw_draws": num_steps_bw_draws,
+        "batch_size": batch_size,
+    }
+    groups["/"].attrs = {
+        "schema_version": schema.SCHEMA_VERSION,
+        "config": json.dumps(settings),
+        "provenance": json.dumps({"synthetic_tree": {"seed": seed}}),
+    }
+    tree = xr.DataTree.from_dict(groups)
+    return tree if chunks is None else tree.chunk(chunks)
+
+
+class _Dataset:
+    """Random sequences with the coefficients of their losses."""
+
+    def __init__(self, rng: np.random.Generator, num_sequences: int, num_tokens: int, ragged: bool) -> None:
+        shape = (num_sequences, num_tokens - 1)
+        self.tokens = rng.integers(_VOCABULARY, size=(num_sequences, num_tokens))
+        self.start = rng.uniform(1, 4, shape)
+        self.slope = rng.normal(size=(*shape, _NUM_WEIGHTS))
+        if ragged:
+            lengths = rng.integers(1, num_tokens, size=num_sequences)
+            lengths[0] = num_tokens - 1
+            self.start[np.arange(num_tokens - 1) >= lengths[:, None]] = np.nan
+
+    def loss(self, weights: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """Return the losses ``(..., sequence, position)`` at weights ``(..., weight)``."""
+        common = _CURVATURE / 2 * (weights**2).sum(-1) + stop
+        losses: np.ndarray = self.start + np.einsum("...k,spk->...sp", weights, self.slope) + common[..., None, None]
+        return losses.astype(np.float32)
+
+    def observable(self, weights: np.ndarray, stop: np.ndarray) -> xr.Dataset:
+        num_sequences, num_tokens = self.tokens.shape
+        return xr.Dataset(
+            {
+                "loss": ((RESTRICTION, CHAIN, DRAW, SEQUENCE, POSITION), self.loss(weights, stop)),
+                "init_loss": ((SEQUENCE, POSITION), self.start.astype(np.float32)),
+                "token_ids": ((SEQUENCE, TOKEN), self.tokens),
+            },
+            coords={"sequence_id": (SEQUENCE, np.arange(num_sequences)), POSITION: np.arange(1, num_tokens)},
+        )
+
+
+def _walk(rng: np.random.Generator, shape: tuple[int, int, int], coefficient: float, drift: float) -> np.ndarray:
+    """Return weights ``(restriction, chain, step, weight)``; later restrictions move a part of them."""
+    noise = rng.normal(size=(*shape, _NUM_WEIGHTS))
+    walk = np.empty_like(noise)
+    walk[:, :, 0] = noise[:, :, 0]
+    for step in range(1, shape[2]):
+        walk[:, :, step] = coefficient * walk[:, :, step - 1] + np.sqrt(1 - coefficient**2) * noise[:, :, step]
+    walk *= _SCALE
+    trend = drift * rng.normal(size=(shape[0], shape[1], 1, _NUM_WEIGHTS))
+    walk += trend * np.linspace(-0.5, 0.5, shape[2])[:, None]
+    walk *= _moving(shape[0])[:, None, None, :]
+    return walk
+
+
+def _moving(num_restrictions: int) -> np.ndarray:
+    """Return which weights move, ``(restriction, weight)``: all, then about half of them at a time."""
+    moving = np.ones((num_restrictions, _NUM_WEIGHTS), bool)
+    for restriction in range(1, num_restrictions):
+        moving[restriction] = (np.arange(_NUM_WEIGHTS) + restriction) % 6 < 3
+    return moving
+
+
+def _root(num_restrictions: int, num_chains: int, num_draws: int, draw_step: np.ndarray) -> xr.Dataset:
+    names = ["full", *(f"part{n}" for n in range(1, num_restrictions))]
+    return xr.Dataset(
+        coords={
+            RESTRICTION: names,
+            CHAIN: np.arange(num_chains),
+            DRAW: np.arange(num_draws),
+            "draw_step": (DRAW, draw_step),
+            "num_moving": (RESTRICTION, _moving(num_restrictions).sum(1)),
+        }
+    )
+
+
+def _trace(pool: _Dataset, rows: np.ndarray, weights: np.ndarray, stop: np.ndarray) -> xr.Dataset:
+    losses = np.empty((*weights.shape[:3], rows.shape[2], pool.start.shape[1]), np.float32)
+    common = _CURVATURE / 2 * (weights**2).sum(-1) + stop
+    for slot in range(rows.shape[2]):
+        chosen = rows[:, :, slot]
+        linear = np.einsum("rcik,cipk->rcip", weights, pool.slope[chosen])
+        losses[:, :, :, slot] = pool.start[chosen] + linear + common[..., None]
+    # The loss at the starting weights is known from a few of the sequences only, so that it has an error.
+    first = pool.start[rows[:, 0]]
+    count = np.maximum((~np.isnan(first)).sum(1), 1)
+    seen = ~np.isnan(pool.start)
+    spread = np.std(pool.start, where=seen, axis=0)
+    init_loss = np.where(seen, pool.start, 0).sum(0) / np.maximum(seen.sum(0), 1)
+    init_loss[~seen.any(0)] = np.nan
+    shape = (rows.shape[0], pool.start.shape[1])
+    position_se = np.broadcast_to(spread, shape) / np.sqrt(count)
+    return xr.Dataset(
+        {
+            "loss": ((RESTRICTION, CHAIN, STEP, BATCH, POSITION), losses),
+            "sequence_id": ((CHAIN, STEP, BATCH), rows),
+            "init_loss": ((CHAIN, POSITION), np.broadcast_to(init_loss, shape).astype(np.float32)),
+            "init_loss_se": ((CHAIN, POSITION), position_se.astype(np.float32)),
+            "init_loss_mean_se": ((CHAIN,), np.full(shape[0], np.nanmean(spread) / np.sqrt(32 * shape[1]), np.float32)),
+        },
+        coords={STEP: np.arange(rows.shape[1]), POSITION: np.arange(1, pool.start.shape[1] + 1)},
+    )
+
+
+def _status(broken: np.ndarray) -> xr.Dataset:
+    failed = broken.any(2)
+    steps = np.where(failed, broken.argmax(2), broken.shape[2])
+    errors = np.full(failed.shape, "", dtype=object)
+    for index in zip(*np.nonzero(failed), strict=True):
+        errors[index] = f"loss became nan at step {steps[index]}"
+    dims = (RESTRICTION, CHAIN)
+    return xr.Dataset(
+        {
+            "steps_done": (dims, steps),
+            "state": (dims, np.where(failed, schema.DIVERGED, schema.FINISHED).astype(object)),
+            "error": (dims, errors),
+        }
+    )
