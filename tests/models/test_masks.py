@@ -23,23 +23,28 @@ def shapes(draw):
 def masks(draw, shape):
     kind = draw(st.sampled_from(["whole", "block", "dense"]))
     if kind == "whole":
-        return Mask.whole(shape)
+        return Mask.whole, (shape,)
     if kind == "block":
         dims = draw(st.sets(st.integers(0, len(shape) - 1)))
-        return Mask.block(shape, {d: draw(st.sets(st.integers(0, shape[d] - 1))) for d in dims})
+        return Mask.block, (shape, {d: sorted(draw(st.sets(st.integers(0, shape[d] - 1)))) for d in dims})
     flat = draw(st.lists(st.booleans(), min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))
-    return Mask.from_bool(np.array(flat).reshape(shape))
+    return Mask.from_bool, (np.array(flat).reshape(shape),)
 
 
 @st.composite
 def cases(draw, number=1):
     shape = draw(shapes())
-    return (shape, *[draw(masks(shape)) for _ in range(number)])
+    return shape, [draw(masks(shape)) for _ in range(number)]
+
+
+def build(case):
+    # Not inside the strategies: the run-time type checks draw from `random`, which Hypothesis forbids there.
+    return [make(*arguments) for make, arguments in case[1]]
 
 
 @given(cases(), st.sampled_from([(), (3,)]), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_take_and_put_are_boolean_indexing(case, lead, dtype):
-    shape, mask = case
+    shape, (mask,) = case[0], build(case)
     dense = mask.to_bool()
     tensor = torch.randn(*lead, *shape).to(dtype)
     taken = mask.take(tensor)
@@ -58,7 +63,7 @@ def test_take_and_put_are_boolean_indexing(case, lead, dtype):
 
 @given(cases(2))
 def test_sets_of_masks_are_sets_of_elements(case):
-    _, a, b = case
+    a, b = build(case)
     x, y = a.to_bool(), b.to_bool()
     for got, want in ((a | b, x | y), (a & b, x & y), (a - b, x & ~y), (~a, ~x), (a | y, x | y), (a - y, x & ~y)):
         assert torch.equal(got.to_bool(), want)
@@ -71,7 +76,7 @@ def test_sets_of_masks_are_sets_of_elements(case):
 
 @given(cases())
 def test_a_boolean_tensor_is_recognised(case):
-    _, mask = case
+    (mask,) = build(case)
     again = Mask.from_bool(mask.to_bool())
     assert again == mask
     if mask.index is not None:
@@ -180,7 +185,6 @@ def test_the_order_of_a_dict_is_kept_and_tied_names_are_one_parameter():
         ({"embed.weight": "all"}, "boolean tensor or array, got str"),
         ({"embed.weight": False}, "selects no weights"),
         ({}, "selects no weights"),
-        (3, "got int"),
         (ParamMasks({"other": Mask.whole(())}), "'other'"),
     ],
 )

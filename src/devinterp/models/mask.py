@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -372,8 +372,8 @@ class Mask:
         args, kwargs = tree_map(lambda x: x.to_bool() if isinstance(x, Mask) else x, (args, kwargs or {}))
         return func(*args, **kwargs)
 
-    def __copy__(self) -> Self:
+    def __copy__(self) -> Mask:
         return self
 
-    def __deepcopy__(self, memo: object) -> Self:
+    def __deepcopy__(self, memo: object) -> Mask:
         return self

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import final
+from typing import Any, final
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from devinterp.errors import InvalidInputError
 from devinterp.models.mask import Mask
 
 __all__ = ["Mask", "ParamMasks", "as_param_masks", "full_masks"]
-
-MaskLike = Mask | Tensor | np.ndarray | bool | None
 
 
 @final
@@ -74,7 +71,7 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
     return {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
 
 
-def as_param_masks(model: nn.Module, masks: Mapping[str, MaskLike] | str | Sequence[str] | None) -> ParamMasks:
+def as_param_masks(model: nn.Module, masks: Mapping[str, Any] | str | Sequence[str] | None) -> ParamMasks:
     """Return validated masks, from whatever a user may pass as ``param_masks``.
 
     Parameters
@@ -135,7 +132,7 @@ def _check_known(model: nn.Module, masks: Mapping[str, object]) -> None:
             raise InvalidInputError(f"{name!r} in `param_masks` is no parameter of {type(model).__name__}: {hint}")
 
 
-def _as_mask(name: str, value: MaskLike, shape: Sequence[int]) -> Mask | None:
+def _as_mask(name: str, value: Any, shape: Sequence[int]) -> Mask | None:
     """Return the mask of one parameter, or None for one that is left out."""
     if value is False:
         return None
