@@ -289,6 +289,14 @@ def test_a_plugin_that_asks_for_plugins_while_it_is_imported(install: Install, m
         assert plugins.analyses() == {}
 
 
+def test_one_module_by_two_entry_points(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("a-plugin", "1.0", {"shared_module": analysis("mean")})
+    install("b-plugin", "1.0", {"shared_module": analysis("mean")})
+    only(monkeypatch, "a-plugin", "b-plugin")
+    with pytest.warns(PluginWarning, match="shared_module is loaded already, by entry point 'a-plugin:shared_module'"):
+        assert list(plugins.analyses()) == ["mean"]
+
+
 def test_threads_get_the_same_objects(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     source = "import time\ntime.sleep(0.2)\n" + analysis("mean")
     install("slow-plugin", "1.0", {"slow_plugin": source})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any
 
 import pluggy
@@ -82,7 +82,8 @@ class PluginInfo:
 class Plugin:
     """What became of one entry point."""
 
-    entry_point: EntryPoint
+    module: str
+    load: Callable[[], object]
     provider: Provider
     status: str = LOADED
     error: Exception | None = None
@@ -95,7 +96,7 @@ class Plugin:
 
     def __str__(self) -> str:
         """Return how messages name the plugin."""
-        return f"plugin {self.provider.entry_point!r} ({self.entry_point.value}) of {self.provider}"
+        return f"plugin {self.provider.entry_point!r} ({self.module}) of {self.provider}"
 
 
 class Host:
@@ -115,7 +116,9 @@ class Host:
 
     def _load(self, plugin: Plugin) -> None:
         try:
-            obj = plugin.entry_point.load()
+            obj = plugin.load()
+            if self._manager.is_registered(obj):
+                raise PluginError(f"{plugin.module} is loaded already, by entry point {self._manager.get_name(obj)!r}")
             self._manager.register(obj, name=plugin.key)
         except Exception as error:  # a stranger's module may raise anything; the other plugins must work all the same
             if self._manager.has_plugin(plugin.key):  # older pluggy registers before it checks a hook's arguments
@@ -225,9 +228,7 @@ class Host:
             error = PluginError(f"`{plugin.misspelt}` is no hook; the hooks are {', '.join(HOOKS)}")
         status = BROKEN if error else plugin.status
         text = _reason(error) if error else None
-        return PluginInfo(
-            plugin.provider, plugin.entry_point.value, status, {k: v for k, v in provides.items() if v}, text
-        )
+        return PluginInfo(plugin.provider, plugin.module, status, {k: v for k, v in provides.items() if v}, text)
 
 
 def find_plugins() -> list[Plugin]:
@@ -236,7 +237,7 @@ def find_plugins() -> list[Plugin]:
     for entry_point in entry_points(group=PROJECT):
         dist = entry_point.dist
         name, version = (dist.name, dist.version) if dist else ("an unknown distribution", "of unknown version")
-        plugins.append(Plugin(entry_point, Provider(name, version, entry_point.name)))
+        plugins.append(Plugin(entry_point.value, entry_point.load, Provider(name, version, entry_point.name)))
     plugins.sort(key=lambda each: (each.provider.distribution != PROJECT, each.key))
 
     listed = [name.strip() for name in os.environ.get("DEVINTERP_LOAD_PLUGINS", "").split(",") if name.strip()]
