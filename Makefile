@@ -52,7 +52,7 @@ lint: install-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
-	$(BIN)/numpydoc lint $$(find src plugins/*/src -name '*.py')
+	$(BIN)/numpydoc lint --config . $$(find src plugins/*/src -name '*.py')
 	$(BIN)/mypy
 
 # pytest is last: its summary line ends the output and its exit code decides.

@@ -1,0 +1,186 @@
+"""The picture to look at first: whether the chains levelled off, agree, and stay above the starting weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from devinterp import schema
+from devinterp.errors import InvalidInputError
+from devinterp_plots.read import array, choose, one_run, setting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+class Lines(NamedTuple):
+    """What one column shows: losses, their moving averages and running LLCs ``(chain, step)``, and the loss at the start."""
+
+    losses: np.ndarray
+    smooth: np.ndarray
+    llc: np.ndarray
+    init: float
+
+
+#: Columns of a picture of several restrictions that can still be read.
+MAX_COLUMNS = 4
+
+
+def trace(
+    tree: xr.DataTree,
+    *,
+    restriction: str | None = None,
+    burnin: int | None = None,
+    axes: Sequence[Axes] | None = None,
+) -> Figure:
+    r"""Draw the minibatch loss along every chain, and below it the LLC as the chain runs.
+
+    The lower panel shows, for each chain, :math:`n\beta\,(\frac1k\sum_{s \le k} L_s - L(w_0))` over the steps after burn-in.
+    A healthy trace rises above the loss at the starting weights, levels off before burn-in ends, and its chains agree.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        One sampling run, with ``trace/loss`` and ``trace/init_loss``.
+    restriction : str, optional
+        The weight restriction to draw; by default all of them side by side, up to four.
+    burnin : int, optional
+        Number of initial steps that are shaded and left out of the LLC, from 0 to the number of steps less one; by default
+        the run's ``num_burnin_steps``.
+    axes : sequence of two matplotlib.axes.Axes, optional
+        Where to draw the losses and the LLC of one restriction; by default on a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure drawn on.
+
+    Raises
+    ------
+    InvalidInputError
+        If the tree does not hold exactly one run, if `restriction` is unknown, if there are more than four restrictions and
+        none is chosen, if `burnin` leaves no step, or if `axes` are not two.
+    """
+    from devinterp_plots import style
+
+    run = one_run(tree, plot="trace")
+    names = [str(name) for name in array(run, schema.RESTRICTION).values]
+    if restriction is not None or len(names) > MAX_COLUMNS or axes is not None:
+        names = [choose("restriction", restriction, names, plot="trace")]
+    num_steps = array(run, "trace/loss").sizes[schema.STEP]
+    burnin = int(setting(run, "num_burnin_steps")) if burnin is None else burnin
+    if not 0 <= burnin < num_steps:
+        raise InvalidInputError(
+            f"`burnin` (={burnin}) must leave some of the {num_steps} steps: choose 0 to {num_steps - 1}."
+        )
+    if axes is not None:
+        if len(axes) != 2:
+            raise InvalidInputError(f"`axes` must be two, for the loss and for the LLC; got {len(axes)}.")
+        _frame(axes[0], axes[1], [_column(run, names[0], burnin, axes[0], axes[1], title=None)])
+        return style.owner(axes[0])
+    figure = style.picture(max(7.2, 1.2 + 4.0 * len(names)), 5.4)
+    grid = figure.subplots(2, len(names), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
+    drawn = [
+        _column(run, name, burnin, top, bottom, title=name if len(names) > 1 else None)
+        for name, (top, bottom) in zip(names, grid.T, strict=True)
+    ]
+    _frame(grid[0, 0], grid[1, 0], drawn)
+    for ax in grid[:, 1:].flat:
+        ax.set_ylabel("")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    ncols = int(figure.get_figwidth() / 1.3)
+    figure.legend(handles, labels, loc="outside upper left", ncols=ncols, frameon=False, fontsize=8.5, handlelength=1.6)
+    return figure
+
+
+def _column(run: xr.DataTree, name: str, burnin: int, top: Axes, bottom: Axes, *, title: str | None) -> Lines:
+    """Draw one restriction, losses on `top` and running LLC on `bottom`, and return what it drew."""
+    from devinterp_plots import style
+
+    losses, init = _losses(run, name)
+    smooth = np.vstack([_smooth(loss) for loss in losses])
+    llc = float(setting(run, "n_beta")) * (running_mean(losses[:, burnin:]) - init)
+    steps = np.arange(losses.shape[1])
+    labels = array(run, schema.CHAIN).values
+    states = (
+        array(run, "status/state").sel({schema.RESTRICTION: name}).values if schema.STATUS in run.children else None
+    )
+    for chain, colour in enumerate(style.colours(len(losses))):
+        top.plot(steps, losses[chain], color=colour, alpha=0.28, linewidth=0.7, zorder=1.5)
+        top.plot(steps, smooth[chain], color=colour, linewidth=1.5, label=f"chain {labels[chain]}")
+        bottom.plot(steps[burnin:], llc[chain], color=colour, linewidth=1.4)
+        alive = np.flatnonzero(np.isfinite(losses[chain]))
+        if states is not None and states[chain] == schema.DIVERGED and alive.size:
+            end = (alive[-1], smooth[chain, alive[-1]])
+            top.plot(*end, marker="X", color=colour, markersize=10, markeredgecolor="white", zorder=5)
+            paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
+            top.annotate(
+                "diverged", end, (9, 9), textcoords="offset points", color=colour, fontsize=8.5, bbox=paper, zorder=6
+            )
+    top.axhline(init, color=style.INK, linewidth=1.1, linestyle=(0, (4, 3)), label="at the starting weights")
+    bottom.axhline(0.0, color=style.INK, linewidth=1.1, linestyle=(0, (4, 3)))
+    style.tidy(top, title=title, ylabel="minibatch loss\n(nats per token)")
+    style.tidy(bottom, xlabel="step", ylabel="LLC so far")
+    for ax in (top, bottom):
+        ax.set_xlim(0, max(losses.shape[1] - 1, 1))
+        if burnin:
+            ax.axvspan(0, burnin, color=style.SHADE, zorder=0, linewidth=0)
+    if burnin:
+        bottom.text(0.01, 0.95, "burn-in", transform=bottom.transAxes, va="top", color=style.MUTED, fontsize=8.5)
+    return Lines(losses, smooth, llc, init)
+
+
+def _losses(run: xr.DataTree, name: str) -> tuple[np.ndarray, float]:
+    """Return mean losses of shape ``(chain, step)`` and the mean loss at the starting weights."""
+    loss = array(run, "trace/loss").sel({schema.RESTRICTION: name})
+    kept = (schema.CHAIN, schema.STEP)
+    loss = loss.mean([dim for dim in loss.dims if dim not in kept], dtype=np.float64).transpose(*kept)
+    init = array(run, "trace/init_loss")
+    if schema.RESTRICTION in init.dims:
+        init = init.sel({schema.RESTRICTION: name})
+    return loss.values, float(init.mean(dtype=np.float64))
+
+
+def running_mean(losses: np.ndarray) -> np.ndarray:
+    """Return the mean of all values up to each one, ``(chain, step)``; NaN from where a chain broke."""
+    return np.cumsum(losses, axis=1, dtype=np.float64) / np.arange(1, losses.shape[1] + 1)
+
+
+def _smooth(loss: np.ndarray) -> np.ndarray:
+    """Return a centred moving average over a twenty-fifth of the chain, ``(step,)``, NaN where the chain is broken."""
+    width = max(1, len(loss) // 25) | 1
+    alive = np.isfinite(loss)
+    window = np.ones(width)
+    total = np.convolve(np.where(alive, loss, 0.0), window, mode="same")
+    count = np.convolve(alive, window, mode="same")
+    return np.where(alive, total / np.maximum(count, 1), np.nan)
+
+
+def _frame(top: Axes, bottom: Axes, drawn: Sequence[Lines]) -> None:
+    """Set the y limits by the bulk of the steps of the chains that lasted.
+
+    One exploding chain, or the first steps of a running mean, must not flatten everything else.
+    """
+    for ax, values, always in (
+        (top, [lasting(lines.smooth) for lines in drawn], [lines.init for lines in drawn]),
+        (bottom, [lasting(lines.llc)[:, lines.llc.shape[1] // 20 :] for lines in drawn], [0.0]),
+    ):
+        bulk = np.concatenate([value.ravel() for value in values])
+        if not np.isfinite(bulk).any():
+            continue
+        bounds = [*always, *np.nanquantile(bulk, [0.005, 0.995])]
+        if ax is top:
+            losses = np.concatenate([lasting(lines.losses).ravel() for lines in drawn])
+            bounds += [*np.nanquantile(losses, [0.02, 0.98])]
+        pad = 0.06 * (max(bounds) - min(bounds)) or 0.5
+        ax.set_ylim(min(bounds) - pad, max(bounds) + pad)
+
+
+def lasting(values: np.ndarray) -> np.ndarray:
+    """Return the chains of ``(chain, step)`` that are finite to the end, or all where none is."""
+    alive = np.isfinite(values[:, -1])
+    return values[alive] if alive.any() else values

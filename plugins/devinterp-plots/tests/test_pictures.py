@@ -1,0 +1,274 @@
+"""The three pictures show the numbers that the analyses give, and refuse what they cannot draw."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+from devinterp import errors
+from devinterp.analyses.llc import compute_llc, token_llc
+from devinterp.testing import synthetic_tree
+from devinterp_plots import llc, tokens, trace
+
+OBSERVABLES = {"prose": (3, 12), "code": (2, 9)}
+
+
+@pytest.fixture(scope="module")
+def tree() -> xr.DataTree:
+    return synthetic_tree(num_burnin_steps=20, num_draws=60, observables=OBSERVABLES)
+
+
+@pytest.fixture(scope="module")
+def study() -> xr.DataTree:
+    return synthetic_tree(num_restrictions=2, num_chains=3, num_draws=40, observables=OBSERVABLES)
+
+
+def lines(ax, alpha=None):
+    """Lines of data (not of reference), in the order of the chains."""
+    return [line for line in ax.lines if len(line.get_xdata()) > 2 and line.get_alpha() == alpha]
+
+
+# --- trace
+
+
+def test_trace_shows_the_mean_minibatch_loss_of_every_chain(tree):
+    top, _ = trace(tree).axes
+    expected = tree["trace/loss"].mean(["batch", "position"]).isel(restriction=0)
+    raw = lines(top, alpha=0.28)
+    assert len(raw) == tree.sizes["chain"]
+    for line, loss in zip(raw, expected, strict=True):
+        np.testing.assert_allclose(line.get_ydata(), loss, rtol=1e-5)
+
+
+def test_the_running_llc_ends_at_the_llc(tree):
+    _, bottom = trace(tree).axes
+    ends = [line.get_ydata()[-1] for line in lines(bottom)]
+    np.testing.assert_allclose(ends, compute_llc(tree)["llc_per_chain"], rtol=1e-6)
+    _, bottom = trace(tree, burnin=50).axes
+    ends = [line.get_ydata()[-1] for line in lines(bottom)]
+    np.testing.assert_allclose(ends, compute_llc(tree, burnin=50)["llc_per_chain"], rtol=1e-6)
+
+
+def test_burnin_is_shaded_and_can_be_changed(tree):
+    for burnin, width in ((None, 20), (35, 35)):
+        top, bottom = trace(tree, burnin=burnin).axes
+        for ax in (top, bottom):
+            (shade,) = ax.patches
+            assert shade.get_width() == width
+    assert not trace(tree, burnin=0).axes[0].patches
+    with pytest.raises(errors.InvalidInputError, match=r"`burnin` \(=80\) must leave some of the 80 steps"):
+        trace(tree, burnin=80)
+
+
+def test_a_diverged_chain_is_marked_where_it_ended_and_does_not_set_the_scale():
+    tree = synthetic_tree(num_draws=60, diverged=[(0, 1)])
+    loss = tree["trace/loss"].values
+    loss[0, 1, 28:30] = 1e6  # as it explodes, before it is no number at all
+    top, bottom = trace(tree).axes
+    assert [text.get_text() for text in top.texts] == ["diverged"]
+    (mark,) = [line for line in top.lines if line.get_marker() == "X"]
+    assert mark.get_xdata()[0] == 29
+    assert top.get_ylim()[1] < 100
+    assert np.isnan(lines(bottom)[1].get_ydata()[-1])
+
+
+def test_restrictions_are_drawn_side_by_side_or_one_is_chosen(study):
+    assert [ax.get_title(loc="left") for ax in trace(study).axes[:2]] == ["full", "part1"]
+    assert len(trace(study, restriction="part1").axes) == 2
+    with pytest.raises(errors.InvalidInputError, match="'part7' is not one of 'full', 'part1'"):
+        trace(study, restriction="part7")
+    many = synthetic_tree(num_restrictions=5, num_draws=5)
+    with pytest.raises(errors.InvalidInputError, match="restriction: choose one of 'full', 'part1'"):
+        trace(many)
+
+
+def test_trace_draws_on_axes_of_the_caller(tree):
+    figure = Figure()
+    axes = figure.subplots(2)
+    assert trace(tree, axes=axes) is figure
+    assert all(ax.lines for ax in axes)
+    with pytest.raises(errors.InvalidInputError, match="must be two, for the loss and for the LLC; got 1"):
+        trace(tree, axes=axes[:1])
+
+
+def test_one_loss_per_sample_is_drawn_too(tree):
+    plain = tree.copy()
+    plain["trace"] = xr.DataTree(tree["trace"].to_dataset().mean("position"))
+    assert len(lines(trace(plain).axes[0], alpha=0.28)) == 4
+
+
+def test_several_runs_are_refused_with_their_paths(tree):
+    both = xr.DataTree.from_dict({"a": tree.copy(), "b": tree.copy()})
+    for draw in (trace, llc, tokens):
+        with pytest.raises(
+            errors.InvalidInputError, match=r"this tree holds 2 \('a', 'b'\): choose one, as in tree\[\"a\"\]"
+        ):
+            draw(both)
+
+
+# --- llc
+
+
+def test_llc_shows_estimate_error_and_chains_of_every_restriction_and_observable(study):
+    result = compute_llc(study)
+    (ax,) = llc(study).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["full", "part1"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["sampled data", "prose", "code"]
+    large = [bar.lines[0].get_xdata()[0] for bar in ax.containers]
+    expected = [
+        value for r in range(2) for value in (result["llc_mean"][r], *result["observable_llc_mean"].isel(restriction=r))
+    ]
+    np.testing.assert_allclose(large, expected)
+    halves = [np.ptp(bar.lines[2][0].get_segments()[0][:, 0]) / 2 for bar in ax.containers]
+    np.testing.assert_allclose(halves[0], result["llc_se"][0])
+    np.testing.assert_allclose(halves[1], result["observable_llc_mcse"].isel(restriction=0, observable=0))
+    small = [line for line in ax.lines if line.get_alpha() == 0.35]
+    np.testing.assert_allclose(small[0].get_xdata(), result["llc_per_chain"][0])
+
+
+def test_one_restriction_labels_its_rows_with_the_observables(tree):
+    (ax,) = llc(tree).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["sampled data", "prose", "code"]
+    assert ax.get_legend() is None
+
+
+def test_llc_without_observables():
+    (ax,) = llc(synthetic_tree(num_draws=10, observables={})).axes
+    assert len(ax.containers) == 1
+
+
+def test_broken_chains_are_refused_unless_told():
+    broken = synthetic_tree(num_draws=20, diverged=[(0, 3)])
+    with pytest.raises(errors.BrokenChainsError):
+        llc(broken)
+    (ax,) = llc(broken, chains="finished").axes
+    assert len(ax.lines[0].get_xdata()) == 3
+
+
+# --- tokens
+
+
+def boxes(figure) -> np.ndarray:
+    (collection,) = [c for c in figure.axes[0].collections if isinstance(c, PatchCollection)]
+    return collection.get_facecolors()
+
+
+def test_tokens_are_coloured_by_their_llc_and_the_first_is_grey(tree):
+    strings = [f" t{i}" for i in range(12)]
+    figure = tokens(tree, observable="prose", sequence=1, tokenizer=strings)
+    expected = token_llc(tree, observable="prose")["llc"].isel(sequence=1).values
+    faces = boxes(figure)
+    assert len(faces) == 12
+    np.testing.assert_allclose(faces[0], to_rgba("0.91"), atol=1e-6)
+    redness = faces[1:, 0] - faces[1:, 2]
+    assert (np.sign(redness[np.abs(expected) > 0.1]) == np.sign(expected[np.abs(expected) > 0.1])).all()
+    inside = np.abs(expected) < np.quantile(np.abs(expected), 0.9)
+    order = np.argsort(expected[inside])
+    assert (np.diff(redness[inside][order]) >= -0.02).all()
+    assert [text.get_text() for text in figure.axes[0].texts] == strings
+    assert figure.axes[0].get_title(loc="left").startswith("prose, sequence 1: mean LLC per token")
+
+
+def test_white_means_zero(tree):
+    flat = tree.copy()
+    flat["observables/prose/loss"] = xr.zeros_like(tree["observables/prose/loss"]) + tree["observables/prose/init_loss"]
+    faces = boxes(tokens(flat, observable="prose", limit=1.0))
+    np.testing.assert_allclose(faces[1:, :3], to_rgba("#f7f6f6")[:3] * np.ones((11, 3)), atol=0.01)
+
+
+def test_without_a_tokenizer_the_ids_are_shown(tree):
+    ids = tree["observables/code/token_ids"].values[1]
+    figure = tokens(tree, observable="code", sequence=1)
+    assert [text.get_text() for text in figure.axes[0].texts] == [f" {token}" for token in ids]
+
+
+class ByteTokenizer:
+    """Token id = byte; several tokens make one character."""
+
+    def decode(self, token_ids):
+        return bytes(token_ids).decode("utf-8", errors="replace")
+
+
+def test_a_tokenizer_gives_the_text(tree):
+    data = tree.copy()
+    text = "aé b\n日 %_^$".encode()[:12]
+    data["observables/prose/token_ids"] = tree["observables/prose/token_ids"].copy(
+        data=np.broadcast_to(np.frombuffer(text, np.uint8).astype(np.int64), (3, 12))
+    )
+    shown = [t.get_text() for t in tokens(data, observable="prose", tokenizer=ByteTokenizer()).axes[0].texts]
+    assert "é" in shown
+    assert "⏎" in shown
+    assert "□" in shown  # the font that comes with matplotlib has no 日; a box, not a warning for each picture
+
+
+def test_refusals_of_tokens_say_what_to_do(tree, study):
+    with pytest.raises(errors.InvalidInputError, match="observable: choose one of 'prose', 'code'"):
+        tokens(tree)
+    with pytest.raises(errors.InvalidInputError, match="restriction: choose one of 'full', 'part1'"):
+        tokens(study, observable="code")
+    with pytest.raises(errors.InvalidInputError, match=r"`sequence` \(=3\) must be 0 to 2"):
+        tokens(tree, observable="prose", sequence=3)
+    with pytest.raises(errors.InvalidInputError, match="holds 2 strings; the sequence has 12 tokens"):
+        tokens(tree, observable="prose", tokenizer=["a", "b"])
+    with pytest.raises(errors.InvalidInputError, match=r"`limit` \(=0\) must be positive"):
+        tokens(tree, observable="prose", limit=0)
+
+
+def test_a_restriction_can_be_chosen(study):
+    faces = [boxes(tokens(study, observable="code", restriction=name, limit=5.0)) for name in ("full", "part1")]
+    assert not np.allclose(*faces)
+    figure = tokens(study, observable="code", restriction="part1")
+    assert "restriction 'part1'" in figure.axes[0].get_title(loc="left")
+
+
+def test_text_shrinks_to_fit_given_axes():
+    tree = synthetic_tree(num_draws=5, observables={"prose": (1, 200)})
+    sizes = []
+    for height in (8.0, 2.0):
+        figure = Figure(figsize=(6, height))
+        ax = figure.subplots()
+        assert tokens(tree, ax=ax) is figure
+        sizes.append(ax.texts[0].get_fontsize())
+        bottom = max(text.get_position()[1] for text in ax.texts)
+        assert bottom < ax.get_ylim()[0]
+    assert sizes[1] < sizes[0]
+
+
+# --- all
+
+
+@pytest.mark.parametrize("name", ["trace", "llc", "tokens"])
+def test_pictures_are_methods_of_the_tree_and_can_be_saved(name, tree, tmp_path):
+    options = {"observable": "prose"} if name == "tokens" else {}
+    figure = getattr(tree.slt.plot, name)(**options)
+    figure.savefig(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_lazy_trees_give_the_same_pictures(tree):
+    lazy = tree.chunk({"draw": 7, "step": 11})
+    for draw, options in ((trace, {}), (llc, {}), (tokens, {"observable": "prose"})):
+        assert draw(lazy, **options)._repr_png_() == draw(tree, **options)._repr_png_()
+
+
+def test_listing_costs_no_matplotlib_and_drawing_no_pyplot():
+    code = """
+import sys
+import devinterp_plots
+assert "matplotlib" not in sys.modules, "imported for listing"
+from devinterp.testing import synthetic_tree
+tree = synthetic_tree(num_draws=5)
+devinterp_plots.trace(tree); devinterp_plots.llc(tree); devinterp_plots.tokens(tree, observable="code")._repr_png_()
+assert "matplotlib" in sys.modules
+assert "matplotlib.pyplot" not in sys.modules, "pyplot keeps figures alive and needs a display"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent, timeout=120)
