@@ -69,13 +69,12 @@ def _summary(series: np.ndarray) -> np.ndarray:
 
 def _std(series: np.ndarray) -> np.ndarray:
     count = series.shape[-2] * series.shape[-1]
-    return series.std(axis=(-2, -1), ddof=1) if count > 1 else np.full(series.shape[:-2], np.nan)
+    return np.asarray(series.std(axis=(-2, -1), ddof=1)) if count > 1 else np.full(series.shape[:-2], np.nan)
 
 
 def mcse(series: np.ndarray) -> np.ndarray:
     """Return the Monte Carlo standard error of the mean of series ``(..., chain, draw)``: the spread over sqrt(ess)."""
-    error: np.ndarray = _std(series) / np.sqrt(ess(series))
-    return error
+    return np.asarray(_std(series) / np.sqrt(ess(series)))
 
 
 def ess(series: np.ndarray) -> np.ndarray:
@@ -119,7 +118,7 @@ def _autocorrelation(halves: np.ndarray) -> np.ndarray:
     covariance = np.fft.irfft(power, length, axis=-1)[..., :num_draws] / num_draws
     within = covariance[..., :1] * num_draws / (num_draws - 1)
     pooled = covariance[..., :1] + (halves.mean(-1).var(-1, ddof=1)[..., None] if num_chains > 1 else 0)
-    rho: np.ndarray = 1 - (within - covariance) / pooled
+    rho = np.asarray(1 - (within - covariance) / pooled)
     rho[..., 0] = 1
     return rho
 
@@ -138,8 +137,8 @@ def _geyer(rho: np.ndarray) -> np.ndarray:
     tail = np.take_along_axis(even, kept[..., None], axis=-1)[..., 0]
     tail = np.where(exhausted, tail, np.maximum(tail, 0))
     monotone = np.minimum.accumulate(pairs, axis=-1)
-    tau: np.ndarray = -1 + 2 * np.where(positive, monotone, 0).sum(-1) + tail
-    return tau
+    tau = -1 + 2 * np.where(positive, monotone, 0).sum(-1) + tail
+    return np.asarray(tau)
 
 
 def rhat(series: np.ndarray) -> np.ndarray:
@@ -170,8 +169,7 @@ def _plain_rhat(halves: np.ndarray) -> np.ndarray:
     num_draws = halves.shape[-1]
     within = halves.var(-1, ddof=1).mean(-1)
     between = halves.mean(-1).var(-1, ddof=1)
-    result: np.ndarray = np.sqrt(between / within + (num_draws - 1) / num_draws)
-    return result
+    return np.asarray(np.sqrt(between / within + (num_draws - 1) / num_draws))
 
 
 def _normal_scores(halves: np.ndarray) -> np.ndarray:
@@ -205,7 +203,7 @@ def _split(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     series = np.asarray(series, np.float64)
     half = series.shape[-1] // 2
-    valid = np.isfinite(series).all(axis=(-2, -1))
+    valid = np.asarray(np.isfinite(series).all(axis=(-2, -1)))
     halves = np.concatenate([series[..., :half], series[..., series.shape[-1] - half :]], axis=-2)
     return np.where(valid[..., None, None], halves, 0), valid
 

@@ -1,0 +1,260 @@
+"""Read the flat stores that DevInterp 2 wrote as a tree, and give that layout back to tools that read it.
+
+The flat layout keeps one set of variables for one weight restriction: ``sampling_loss_micro`` and ``init_loss`` of the chains,
+``loss_<observable>`` and ``input_ids_<observable>``, and ``metrics_<metric>``. It has no losses of observables at the starting
+weights and no error of the initial loss, so results that need those are not available from an imported store.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.abc.store import Store
+from zarr.errors import GroupNotFoundError
+
+from devinterp import schema
+from devinterp.errors import InvalidInputError, StoreError
+from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TOKEN
+
+_TRACE_LOSS, _TRACE_TOKENS, _DRAW_LOSS = "sampling_loss_micro", "sampling_input_ids_micro", "sampling_loss"
+_LOSS, _TOKENS, _METRIC = "loss_", "input_ids_", "metrics_"
+#: Name of the group's variable that holds the minibatches' tokens: an imported store has those in place of dataset rows.
+TRACE_TOKEN_IDS = "token_ids"
+
+
+def is_v2(store: Store) -> bool:
+    """Say whether a store was written by DevInterp 2."""
+    try:
+        root = zarr.open_group(store, mode="r")
+    except (GroupNotFoundError, FileNotFoundError, ValueError):
+        return False
+    metadata = root.attrs.get("metadata")
+    return isinstance(metadata, Mapping) and "config" in metadata and _TRACE_LOSS in root
+
+
+def open_v2(store: Store, chunks: Any = None) -> xr.DataTree:
+    """Open a store written by DevInterp 2 as a tree of schema version 1, lazily.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        Such a store (`is_v2`).
+    chunks : mapping, str or None, optional
+        Dask chunks in this package's dimension names, ``{}`` for those of the store, or None for arrays without Dask.
+
+    Returns
+    -------
+    xarray.DataTree
+        A run with one restriction, ``"full"``.
+    """
+    with warnings.catch_warnings():
+        # v2 did not consolidate its metadata, which costs some milliseconds and does not matter.
+        warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
+        flat = xr.open_dataset(store, engine="zarr", chunks={} if isinstance(chunks, Mapping) else chunks)  # type: ignore[arg-type]
+    tree = from_v2(flat)
+    return tree.chunk(chunks) if isinstance(chunks, Mapping) and chunks else tree
+
+
+def from_v2(flat: xr.Dataset, *, restriction: str = "full") -> xr.DataTree:
+    """Return DevInterp 2's flat layout as a tree of schema version 1, without reading its losses.
+
+    Parameters
+    ----------
+    flat : xarray.Dataset
+        As DevInterp 2 stores it, with its attribute ``metadata``.
+    restriction : str, default: "full"
+        What to call the weights that moved: v2 did not name them.
+
+    Returns
+    -------
+    xarray.DataTree
+        Chains whose last losses are not finite are marked as diverged; all as interrupted if v2 did not mark the store as
+        complete.
+
+    Raises
+    ------
+    StoreError
+        If a variable or setting is missing.
+    """
+    absent = [name for name in (_TRACE_LOSS, "init_loss") if name not in flat.variables]
+    settings = flat.attrs.get("metadata", {}).get("config", {}).get("sampler")
+    if absent or not settings:
+        what = ", ".join(absent) or "its attribute metadata.config.sampler"
+        raise StoreError(
+            f"a store of DevInterp 2 must have {what}; this one has only {sorted(map(str, flat.variables))}."
+        )
+    trace = _renamed(flat[_TRACE_LOSS], (CHAIN, STEP, BATCH, POSITION))
+    num_draws = next((flat.sizes[d] for d in (DRAW,) if d in flat.sizes), int(settings["num_draws"]))
+    spacing, burnin = int(settings.get("num_steps_bw_draws") or 1), int(settings.get("num_burnin_steps") or 0)
+    root = xr.Dataset(
+        coords={
+            RESTRICTION: [restriction],
+            CHAIN: np.arange(trace.sizes[CHAIN]),
+            DRAW: np.arange(num_draws),
+            "draw_step": (DRAW, burnin + spacing * np.arange(num_draws)),
+        },
+        attrs={
+            "schema_version": schema.SCHEMA_VERSION,
+            "config": json.dumps(settings),
+            "provenance": json.dumps({"imported_from": "DevInterp 2", "attributes": flat.attrs}),
+        },
+    )
+    if "metrics_numel" in flat.attrs:
+        root.coords["num_moving"] = (RESTRICTION, [int(flat.attrs["metrics_numel"])])
+    groups = {"/": root, f"/{schema.TRACE}": _trace(flat, trace), f"/{schema.STATUS}": _status(flat, trace)}
+    metrics = [str(name) for name in flat.variables if str(name).startswith(_METRIC)]
+    if metrics:
+        groups[f"/{schema.METRICS}"] = xr.Dataset(
+            {
+                name.removeprefix(_METRIC): _renamed(flat[name], (CHAIN, STEP)).expand_dims(RESTRICTION)
+                for name in metrics
+            }
+        )
+    for name in flat.variables:
+        if str(name).startswith(_LOSS):
+            observable = str(name).removeprefix(_LOSS)
+            groups[f"/{schema.OBSERVABLES}/{observable}"] = _observable(flat, observable)
+    return xr.DataTree.from_dict(groups)
+
+
+def _renamed(found: xr.DataArray, dims: tuple[str, ...]) -> xr.DataArray:
+    """Return an array without coordinates, its dims named by their order."""
+    if found.ndim != len(dims):
+        raise StoreError(
+            f"`{found.name}` of a store of DevInterp 2 must have {len(dims)} dims {dims}; got {found.dims}."
+        )
+    return xr.DataArray(found.variable.copy(deep=False)).rename(dict(zip(found.dims, dims, strict=True)))
+
+
+def _positions(loss: xr.DataArray) -> np.ndarray:
+    return np.arange(1, loss.sizes[POSITION] + 1)
+
+
+def _trace(flat: xr.Dataset, loss: xr.DataArray) -> xr.Dataset:
+    trace = xr.Dataset(
+        {"loss": loss.expand_dims(RESTRICTION), "init_loss": _renamed(flat["init_loss"], (CHAIN, POSITION))}
+    )
+    if _TRACE_TOKENS in flat:
+        trace[TRACE_TOKEN_IDS] = _renamed(flat[_TRACE_TOKENS], (CHAIN, STEP, BATCH, TOKEN))
+    return trace.assign_coords({STEP: np.arange(loss.sizes[STEP]), POSITION: _positions(loss)})
+
+
+def _observable(flat: xr.Dataset, name: str) -> xr.Dataset:
+    loss = _renamed(flat[_LOSS + name], (CHAIN, DRAW, SEQUENCE, POSITION))
+    observable = xr.Dataset({"loss": loss.expand_dims(RESTRICTION)})
+    if _TOKENS + name in flat:
+        observable["token_ids"] = _renamed(flat[_TOKENS + name], (SEQUENCE, TOKEN))
+    return observable.assign_coords({POSITION: _positions(loss)})
+
+
+def _status(flat: xr.Dataset, trace: xr.DataArray) -> xr.Dataset:
+    # A chain whose weights are not numbers stays so: its last step tells.
+    last = trace.isel({STEP: -1}).to_numpy()
+    healthy = np.isfinite(last).all(axis=(1, 2))[None]
+    complete = flat.attrs.get("completed", 1) == 1
+    state = (
+        np.where(healthy, schema.FINISHED, schema.DIVERGED) if complete else np.full(healthy.shape, schema.INTERRUPTED)
+    )
+    error = np.where(healthy | (not complete), "", "its last losses, in a store of DevInterp 2, are not finite")
+    dims = (RESTRICTION, CHAIN)
+    return xr.Dataset(
+        {
+            "steps_done": (dims, np.full(healthy.shape, trace.sizes[STEP])),
+            "state": (dims, state.astype(object)),
+            "error": (dims, error.astype(object)),
+        }
+    )
+
+
+def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
+    """Return one restriction of a run in the flat layout of DevInterp 2, lazily if the run is lazy.
+
+    ``sampling_input_ids_micro`` is there only for runs that hold their minibatches' tokens (imported ones): our own stores
+    hold the dataset's rows instead.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        A sampling run.
+    restriction : str, optional
+        Which weight restriction; needed where there are several.
+
+    Returns
+    -------
+    xarray.Dataset
+        Write it with ``.to_zarr(path)``; `devinterp.open` reads it back.
+
+    Raises
+    ------
+    InvalidInputError
+        If `restriction` is not one of the run's, or two observables get the same name: v2's names hold letters, digits and
+        underscores only.
+    """
+    names = [str(name) for name in tree[RESTRICTION].to_numpy()]
+    if (restriction is None and len(names) > 1) or (restriction is not None and restriction not in names):
+        raise InvalidInputError(
+            f"the layout of DevInterp 2 holds one restriction: `restriction` (={restriction!r}) must be one of {names}."
+        )
+    run = tree.isel({RESTRICTION: names.index(restriction) if restriction else 0}, missing_dims="ignore")
+    settings = json.loads(run.attrs["config"])
+    trace = _group(run, schema.TRACE)
+    per_draw = int(settings.get("batch_size") or trace.sizes[BATCH])
+    variables = {
+        _TRACE_LOSS: _flat(trace["loss"], (CHAIN, STEP, "batch_sampling", "token_pos")),
+        "init_loss": _flat(trace["init_loss"], (CHAIN, "token_pos")),
+        _DRAW_LOSS: _flat(
+            _at_draws(trace["loss"], run["draw_step"].to_numpy(), per_draw), (CHAIN, DRAW, BATCH, "token_pos")
+        ),
+    }
+    if TRACE_TOKEN_IDS in trace:
+        variables[_TRACE_TOKENS] = _flat(trace[TRACE_TOKEN_IDS], (CHAIN, STEP, "batch_sampling", TOKEN))
+    for name, flat_name in _flat_names(schema.observable_names(run)).items():
+        group = _group(run, f"{schema.OBSERVABLES}/{name}")
+        dim = f"batch_{flat_name}"
+        variables[_LOSS + flat_name] = _flat(group["loss"], (CHAIN, DRAW, dim, "token_pos"))
+        if "token_ids" in group:
+            variables[_TOKENS + flat_name] = _flat(group["token_ids"], (dim, TOKEN))
+    if schema.METRICS in run.children:
+        for metric_name, metric in _group(run, schema.METRICS).data_vars.items():
+            variables[_METRIC + str(metric_name)] = _flat(metric, (CHAIN, STEP))
+    finished = bool((np.asarray(run[f"{schema.STATUS}/state"]).astype(str) == schema.FINISHED).all())
+    attrs: dict[str, Any] = {"metadata": {"config": {"sampler": settings}}, "completed": int(finished)}
+    if "num_moving" in run.coords:
+        attrs["metrics_numel"] = int(run["num_moving"])
+    return xr.Dataset(variables, attrs=attrs)
+
+
+def _group(run: xr.DataTree, path: str) -> xr.Dataset:
+    node = run[path]
+    assert isinstance(node, xr.DataTree), path
+    return node.to_dataset(inherit=False)
+
+
+def _flat(array: xr.DataArray, dims: tuple[str, ...]) -> xr.Variable:
+    variable = array.variable
+    return xr.Variable(dims, variable.data, encoding={})
+
+
+def _at_draws(loss: xr.DataArray, steps: np.ndarray, batch_size: int) -> xr.DataArray:
+    """Return the minibatch losses at the draws, the mean over gradient accumulation."""
+    drawn = loss.isel({STEP: steps})
+    parts = [drawn.isel({BATCH: slice(n, n + batch_size)}) for n in range(0, drawn.sizes[BATCH], batch_size)]
+    return parts[0] if len(parts) == 1 else sum(parts[1:], parts[0]) / len(parts)
+
+
+def _flat_names(names: list[str]) -> dict[str, str]:
+    flat = {name: re.sub(r"\W", "_", name) for name in names}
+    for name, short in flat.items():
+        other = next((o for o, s in flat.items() if s == short and o != name), None)
+        if other is not None:
+            raise InvalidInputError(
+                f"observables {name!r} and {other!r} would both be {_LOSS + short!r} in the layout of DevInterp 2: rename one."
+            )
+    return flat
