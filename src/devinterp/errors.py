@@ -41,3 +41,7 @@ class PluginError(DevinterpError, RuntimeError):
 
 class PluginWarning(UserWarning):
     """A plugin was left out because it cannot be loaded; the rest work."""
+
+
+class DivergenceWarning(UserWarning):
+    """Chains of a run diverged; their state is recorded and analyses refuse them."""

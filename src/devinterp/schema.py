@@ -76,7 +76,8 @@ def missing(tree: xr.DataTree, requires: Iterable[str]) -> list[str]:
     def present(pattern: str) -> bool:
         parts = pattern.strip("/").split("/")
         return any(
-            len(path) == len(parts) and all(fnmatchcase(a, b) for a, b in zip(path, parts, strict=True)) for path in have
+            len(path) == len(parts) and all(fnmatchcase(a, b) for a, b in zip(path, parts, strict=True))
+            for path in have
         )
 
     return [pattern for pattern in requires if not present(pattern)]
@@ -118,7 +119,11 @@ def check(tree: xr.DataTree, requires: Iterable[str], *, needed_by: str) -> None
 
 def observable_names(tree: xr.DataTree) -> list[str]:
     """Return the names of a run's observables, in the order they were given."""
-    return list(tree[OBSERVABLES].children) if OBSERVABLES in tree.children else []
+    if OBSERVABLES not in tree.children:
+        return []
+    present = list(tree[OBSERVABLES].children)
+    order = {name: n for n, name in enumerate(tree[OBSERVABLES].attrs.get("names", ()))}
+    return sorted(present, key=lambda name: order.get(name, len(order)))
 
 
 def check_names(names: Iterable[str], *, kind: str) -> None:
@@ -149,5 +154,7 @@ def check_names(names: Iterable[str], *, kind: str) -> None:
             )
         key = unicodedata.normalize("NFC", name).casefold()
         if key in seen:
-            raise InvalidInputError(f"{kind} names {seen[key]!r} and {name!r} would be one on some file systems: rename one.")
+            raise InvalidInputError(
+                f"{kind} names {seen[key]!r} and {name!r} would be one on some file systems: rename one."
+            )
         seen[key] = name

@@ -43,15 +43,19 @@ def create(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, group: 
     )
     specs = array_specs(layout)
     for name in dict.fromkeys(parent for spec in specs for parent in _parents(spec.path)):
-        root.create_group(name, attributes=_GROUP_ATTRS.get(name.split("/")[0], {}) if "/" in name else {})
+        root.create_group(name, attributes=_group_attrs(name, layout))
     for spec in specs:
         create_array(root, spec)
     consolidate(store, group)
     return root
 
 
-#: Non-index coordinates of the groups below one of these, as xarray reads them.
-_GROUP_ATTRS = {schema.OBSERVABLES: {"coordinates": "sequence_id"}}
+def _group_attrs(path: str, layout: RunLayout) -> dict[str, Any]:
+    if path == schema.OBSERVABLES:
+        return {"names": list(layout.observables)}  # zarr does not keep the order of groups
+    if path.startswith(f"{schema.OBSERVABLES}/"):
+        return {"coordinates": "sequence_id"}  # the non-index coordinates, as xarray reads them
+    return {}
 
 
 def create_array(root: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:

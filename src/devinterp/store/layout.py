@@ -184,7 +184,11 @@ def array_specs(layout: RunLayout) -> list[ArraySpec]:
         _fixed("draw_step", (DRAW,), layout.draw_steps, np.int64),
         _fixed("num_moving", (RESTRICTION,), np.array(list(layout.restrictions.values())), np.int64),
         *_trace_specs(layout),
-        *(spec for name, observable in layout.observables.items() for spec in _observable_specs(name, observable, layout)),
+        *(
+            spec
+            for name, observable in layout.observables.items()
+            for spec in _observable_specs(name, observable, layout)
+        ),
     ]
     for name in layout.metrics:
         shape = (*pair, layout.num_steps)

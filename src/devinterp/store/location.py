@@ -26,9 +26,7 @@ def describe(location: StoreLike) -> str:
     return str(location) if isinstance(location, (Store, str)) else os.fspath(location)
 
 
-def resolve(
-    location: StoreLike, *, read_only: bool = False, storage_options: Mapping[str, Any] | None = None
-) -> Store:
+def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Mapping[str, Any] | None = None) -> Store:
     """Return the zarr store at a location.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import xarray as xr
 import zarr
 from zarr.abc.store import Store
@@ -46,9 +47,9 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
     """
     store = resolve(location, read_only=True, storage_options=storage_options)
     sizes: Any = {} if chunks == "stored" else chunks
-    from devinterp.store import v2  # noqa: PLC0415  # only needed here, and only for foreign stores
+    if _is_v2(store):
+        from devinterp.store import v2  # only for foreign stores
 
-    if v2.is_v2(store):
         return v2.open_v2(store, chunks=sizes)
     try:
         tree = xr.open_datatree(store, engine="zarr", chunks=sizes, group=group)  # type: ignore[arg-type]
@@ -74,7 +75,22 @@ def _check_version(tree: xr.DataTree, location: StoreLike) -> None:
             )
 
 
+def _is_v2(store: Store) -> bool:
+    """Say whether DevInterp 2 wrote a store: its root holds the sampler's configuration and no schema version."""
+    attrs = read_attrs(store)
+    metadata = attrs.get("metadata")
+    return "schema_version" not in attrs and isinstance(metadata, dict) and "sampler" in metadata.get("config", {})
+
+
 def read_states(store: Store, group: str = "") -> dict[tuple[int, int], str]:
     """Return the state of every chain of a run, by restriction and chain."""
-    states = zarr.open_array(store, path=f"{group}/{schema.STATUS}/state".strip("/"), mode="r")[...]
-    return {(r, c): str(state) for r, row in enumerate(states) for c, state in enumerate(row)}
+    array = zarr.open_array(store, path=f"{group}/{schema.STATUS}/state".strip("/"), mode="r")
+    return {key: str(state) for key, state in np.ndenumerate(np.asarray(array[...]))}
+
+
+def read_attrs(store: Store, group: str = "") -> dict[str, Any]:
+    """Return the attributes of a group of a store, empty where there is no group."""
+    try:
+        return dict(zarr.open_group(store, path=group, mode="r").attrs)
+    except (FileNotFoundError, KeyError):
+        return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -220,5 +220,3 @@ def _array(root: zarr.Group, path: str) -> zarr.Array[Any]:
     if not isinstance(array, zarr.Array):
         raise StoreError(f"expected an array at {path!r} in the store; found a group.")
     return array
-
-

@@ -1,0 +1,156 @@
+"""What a run is: its configuration, and fingerprints of everything else that decides its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import platform
+import sys
+import textwrap
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from devinterp.models.masks import ParamMasks
+from devinterp.sampling.loss import CustomLoss, Loss, LossFunction, NextTokenLoss
+from devinterp.sampling.problem import Problem
+from devinterp.sampling.rows import Rows
+
+_PACKAGES = ("devinterp", "torch", "numpy", "xarray", "zarr", "transformers")
+
+
+def config(problem: Problem, loss_dims: tuple[str, ...]) -> dict[str, Any]:
+    """Return every setting of a run as JSON-able values: the root attribute ``config``."""
+    return {
+        **problem.settings.to_config(),
+        "sampling_method": problem.kernel.name,
+        "weight_restrictions": list(problem.restrictions),
+        "observables": {name: len(o.sequence_id) for name, o in problem.observables.items()},
+        "loss_dims": list(loss_dims),
+    }
+
+
+def fingerprints(problem: Problem) -> dict[str, Any]:
+    """Return a hash for each thing that decides a run's numbers and is no setting."""
+    return {
+        "weights": hash_weights(problem.model),
+        "dataset": hash_rows(problem.rows),
+        "loss": describe_loss(problem.loss),
+        "masks": {name: hash_masks(masks) for name, masks in problem.restrictions.items()},
+        "observables": {name: hash_rows(o.rows) for name, o in problem.observables.items()},
+    }
+
+
+def provenance(problem: Problem) -> dict[str, Any]:
+    """Return where, when and from what a run is made: the root attribute ``provenance``."""
+    return {
+        "fingerprints": fingerprints(problem),
+        "model": type(problem.model).__qualname__,
+        "num_parameters": sum(p.numel() for p in problem.model.parameters()),
+        "device": str(problem.device),
+        "host": platform.node(),
+        "python": sys.version.split()[0],
+        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return one line for each entry in which two configurations or fingerprints differ."""
+    lines = []
+    for key in dict.fromkeys([*stored, *wanted]):
+        have, want = stored.get(key), wanted.get(key)
+        if isinstance(have, Mapping) and isinstance(want, Mapping):
+            lines += differences(have, want, f"{prefix}{key}.")
+        elif have != want:
+            lines.append(f"{prefix}{key}: the store has {_short(have)}, this run {_short(want)}")
+    return lines
+
+
+def hash_weights(model: nn.Module) -> str:
+    """Return a hash of all parameters and persistent buffers of a model, by name, dtype, shape and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor):
+            _update(digest, name, tensor)
+    return digest.hexdigest()
+
+
+def hash_rows(rows: Rows) -> str:
+    """Return a hash of rows of a dataset and of which rows they are."""
+    digest = hashlib.blake2b(rows.ids.tobytes(), digest_size=16)
+    for name, tensor in _leaves("data", rows.data):
+        _update(digest, name, tensor)
+    if rows.attention_mask is not None:
+        _update(digest, "attention_mask", rows.attention_mask)
+    return digest.hexdigest()
+
+
+def hash_masks(masks: ParamMasks) -> str:
+    """Return a hash of what moves, the order included (it is the order of the noise)."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, mask in masks.items():
+        digest.update(f"{name}{mask.shape}".encode())
+        if mask.is_whole:
+            continue
+        if mask.index is None:
+            digest.update(np.packbits(mask.to_bool().numpy()).tobytes())
+        else:
+            for index in mask.index:
+                digest.update(b"all" if index is None else index.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe_loss(loss: Loss) -> str:
+    """Return what identifies a loss: a name for ours, name and a hash of its source and closure for a user's."""
+    if isinstance(loss, NextTokenLoss):
+        return f"next-token cross-entropy ({loss.adapter.name})"
+    assert isinstance(loss, CustomLoss)
+    return _describe_function(loss.function)
+
+
+def _describe_function(function: LossFunction) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        digest.update(textwrap.dedent(inspect.getsource(function)).encode())
+    except (OSError, TypeError):
+        digest.update(getattr(getattr(function, "__code__", None), "co_code", b""))
+    for cell in getattr(function, "__closure__", None) or ():
+        contents = cell.cell_contents
+        if isinstance(contents, Tensor):
+            _update(digest, "closure", contents)
+        elif isinstance(contents, str | int | float | bool | bytes | None | tuple):
+            digest.update(repr(contents).encode())
+    return f"{name} {digest.hexdigest()}"
+
+
+def _update(digest: Any, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+    # Bytes rather than values: bfloat16 has no numpy counterpart.
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _leaves(name: str, data: Any) -> list[tuple[str, Tensor]]:
+    if isinstance(data, Tensor):
+        return [(name, data)]
+    items = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, tuple) else ()
+    return [leaf for key, value in items for leaf in _leaves(f"{name}.{key}", value)]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

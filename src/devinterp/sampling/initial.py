@@ -1,0 +1,127 @@
+"""The loss where a chain starts, and how uncertain it is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from devinterp.errors import InvalidInputError
+from devinterp.sampling.chain import start
+from devinterp.sampling.order import init_loss_rows
+from devinterp.sampling.problem import Problem
+from devinterp.sampling.weights import borrowed
+
+
+@dataclass(frozen=True)
+class InitialLoss:
+    """Mean loss where chains start, with standard errors.
+
+    Parameters
+    ----------
+    mean, se : numpy.ndarray
+        ``(chain, *loss_dims)``, or ``(restriction, chain, *loss_dims)`` with ``init_noise``.
+    mean_se : numpy.ndarray
+        Standard error of the mean over `loss_dims`.
+    """
+
+    mean: np.ndarray
+    se: np.ndarray
+    mean_se: np.ndarray
+
+
+def initial_loss(problem: Problem) -> InitialLoss:
+    """Return the loss where each chain starts, on the batches v2 uses for it.
+
+    Chains that share their data (and start at the same weights) share one measurement.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not finite.
+    """
+    settings = problem.settings
+    chains = range(settings.num_chains)
+    if settings.init_noise is None:
+        distinct = [0] if settings.match_sampling_input_ids_across_chains else chains
+        measured = {chain: _measure(problem, chain) for chain in distinct}
+        return _stack([measured.get(chain, measured[0]) for chain in chains])
+    per_restriction = []
+    for masks in problem.restrictions.values():
+        with borrowed(problem.model, masks) as weights:
+            rows = []
+            for chain in chains:
+                start(problem, weights, chain)
+                rows.append(_measure(problem, chain))
+            per_restriction.append(_stack(rows))
+    return _stack(per_restriction)
+
+
+def _stack(parts: list[InitialLoss]) -> InitialLoss:
+    return InitialLoss(*(np.stack([getattr(p, name) for p in parts]) for name in ("mean", "se", "mean_se")))
+
+
+def _measure(problem: Problem, chain: int) -> InitialLoss:
+    batches = init_loss_rows(problem.settings, problem.num_rows, chain)
+    # A replayed epoch adds no information, so every distinct row is evaluated once and counted as often as it occurs.
+    distinct, counts = np.unique(batches, axis=0, return_counts=True)
+    per_token, per_row = _Moments(), _Moments()
+    for rows, count in zip(distinct, counts, strict=True):
+        losses, finite = problem.evaluate(problem.rows, rows)
+        if not bool(finite):
+            raise InvalidInputError(
+                f"the loss at the starting weights is not finite on rows {rows[:5].tolist()} ... of the dataset: check "
+                "the model and its dtype (float16 overflows), or the `loss_fn`."
+            )
+        values = losses.double().cpu().numpy()
+        per_token.add(values, count)
+        per_row.add(np.nanmean(values.reshape(len(values), -1), axis=1), count)
+    num_distinct = distinct.size
+    return InitialLoss(
+        per_token.mean,
+        per_token.standard_error(num_distinct, problem.num_rows),
+        per_row.standard_error(num_distinct, problem.num_rows),
+    )
+
+
+class _Moments:
+    """Mean and variance over rows, NaN where a loss does not count."""
+
+    def __init__(self) -> None:
+        self._count: np.ndarray | float = 0.0
+        self._sum: np.ndarray | float = 0.0
+        self._squares: np.ndarray | float = 0.0
+
+    def add(self, values: np.ndarray, weight: int) -> None:
+        counted = np.isfinite(values)
+        values = np.where(counted, values, 0)
+        self._count = self._count + weight * counted.sum(0)
+        self._sum = self._sum + weight * values.sum(0)
+        self._squares = self._squares + weight * (values**2).sum(0)
+
+    @property
+    def mean(self) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return np.asarray(self._sum / self._count)
+
+    def standard_error(self, num: int, population: int) -> np.ndarray:
+        """Return the error of the mean as an estimate for all rows: drawn without replacement, none when all were seen."""
+        with np.errstate(invalid="ignore"):
+            variance = np.maximum(self._squares / self._count - self.mean**2, 0) * num / max(num - 1, 1)
+        if num == 1 < population:
+            return np.full_like(variance, np.nan)
+        return np.asarray(np.sqrt(variance / num * (1 - num / population)))
+
+
+def check_finite_weights(model: torch.nn.Module) -> None:
+    """Raise unless all weights of a model are finite."""
+    for name, parameter in model.named_parameters():
+        # The sum of a tensor is finite only if all entries are (up to overflow, which the exact test then settles).
+        if not math.isfinite(float(parameter.detach().sum(dtype=torch.float32))) and not bool(
+            torch.isfinite(parameter).all()
+        ):
+            raise InvalidInputError(
+                f"parameter {name!r} of the model holds values that are not finite: load the weights again."
+            )

@@ -1,0 +1,119 @@
+"""The loss that defines the posterior, sample by sample."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from devinterp.errors import InvalidInputError
+from devinterp.sampling.rows import Batch
+from devinterp.types import ModelAdapter
+
+#: ``loss_fn(model, batch)``: one loss per sample, with any trailing dims.
+LossFunction: TypeAlias = Callable[[nn.Module, Batch], Tensor]
+
+
+class Loss(ABC):
+    """Losses of each sample of a batch, of shape ``(batch, *loss_dims)``, nats."""
+
+    @abstractmethod
+    def __call__(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+        """Return the losses, differentiable with respect to the model's parameters."""
+
+    def valid(self, attention_mask: Tensor | None) -> Tensor | None:
+        """Return which losses count, shaped like them, or None when all do."""
+        return None
+
+
+class NextTokenLoss(Loss):
+    """Cross-entropy of the next token, ``(batch, position)``: position t predicts token t + 1.
+
+    Parameters
+    ----------
+    adapter : ModelAdapter
+        How to get logits from the model.
+    """
+
+    def __init__(self, adapter: ModelAdapter) -> None:
+        self.adapter = adapter
+
+    def __call__(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+        """Return the cross-entropy of every next token."""
+        assert isinstance(batch, Tensor)
+        logits = self.adapter.logits(model, batch, attention_mask)
+        if logits.ndim != 3 or logits.shape[:2] != batch.shape:
+            raise InvalidInputError(
+                f"the model gave logits of shape {tuple(logits.shape)}; expected (batch, token, vocabulary) = "
+                f"({batch.shape[0]}, {batch.shape[1]}, ...). For another kind of model pass `loss_fn=`."
+            )
+        return token_losses(logits, batch)
+
+    def valid(self, attention_mask: Tensor | None) -> Bool[Tensor, "batch position"] | None:
+        """Return where both the predicting and the predicted token are text rather than padding."""
+        return None if attention_mask is None else attention_mask[:, :-1] & attention_mask[:, 1:]
+
+
+class CustomLoss(Loss):
+    """A user's ``loss_fn(model, batch)``."""
+
+    def __init__(self, function: LossFunction) -> None:
+        self.function = function
+
+    def __call__(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+        """Return what the function gives."""
+        return self.function(model, batch)
+
+
+def token_losses(logits: Float[Tensor, "batch token vocabulary"], input_ids: Tensor) -> Float[Tensor, "batch position"]:
+    """Return the cross-entropy of each next token, in float32 whatever the logits are in."""
+    flat = logits[:, :-1].reshape(-1, logits.shape[-1])
+    losses = nn.functional.cross_entropy(flat.float(), input_ids[:, 1:].reshape(-1), reduction="none")
+    return losses.view(input_ids.shape[0], -1)
+
+
+def mean_loss(losses: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean over the losses that count."""
+    if valid is None:
+        return losses.mean()
+    return torch.where(valid, losses, 0).sum() / valid.sum().clamp(min=1)
+
+
+def masked(losses: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the losses with NaN where they do not count."""
+    return losses if valid is None else torch.where(valid, losses, torch.nan)
+
+
+def check_losses(losses: object, *, num_samples: int, expected: tuple[int, ...] | None, source: str) -> Tensor:
+    """Raise unless losses are a float tensor with one entry per sample and the shape all others had.
+
+    Parameters
+    ----------
+    losses : object
+        What a loss function returned.
+    num_samples : int
+        Samples of the batch.
+    expected : tuple of int or None
+        Trailing shape, where it is known.
+    source : str
+        What made them, for the message.
+
+    Raises
+    ------
+    InvalidInputError
+        With the shape that was expected and the one that was got.
+    """
+    if not isinstance(losses, Tensor) or not losses.is_floating_point():
+        kind = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
+        raise InvalidInputError(f"{source} must return a float tensor of losses, one per sample; got {kind}.")
+    wanted = "(batch, ...)" if expected is None else str((num_samples, *expected))
+    if losses.ndim < 1 or losses.shape[0] != num_samples or (expected is not None and losses.shape[1:] != expected):
+        raise InvalidInputError(
+            f"{source} returned losses of shape {tuple(losses.shape)}; expected {wanted} for a batch of {num_samples}: return "
+            "unreduced losses, for example with `reduction='none'`."
+        )
+    return losses

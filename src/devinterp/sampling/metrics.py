@@ -1,0 +1,78 @@
+"""Per-step metrics: how large the parts of a step are, and how they point. The definitions are v2's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from devinterp.types import Transition
+
+#: Norms of the parts of a step, the dot products between them, and the distance from the start before it.
+NAMES = (
+    "distance",
+    "unscaled_grad",
+    "scaled_grad",
+    "localization",
+    "weight_decay",
+    "noise",
+    "dot_grad_prior",
+    "dot_grad_noise",
+    "dot_prior_noise",
+)
+
+
+@torch.no_grad()
+def step_metrics(
+    transition: Transition,
+    values: list[Tensor],
+    gradients: list[Tensor],
+    origin: list[Tensor],
+    state: dict[str, list[Tensor]],
+    noise: list[Tensor],
+    *,
+    scale: float,
+) -> dict[str, Tensor]:
+    r"""Return the metrics of the step a kernel is about to take, each of shape ``(chain,)``.
+
+    Parameters
+    ----------
+    transition : Transition
+        The kernel; its ``terms`` are measured.
+    values, gradients, origin, state, noise
+        As for `Transition.terms`.
+    scale : float
+        :math:`(\epsilon/2)\, n\beta`, which turns a gradient into an unpreconditioned drift.
+
+    Returns
+    -------
+    dict of str to Tensor
+        By the names in `NAMES`. Dot products are between the gradient and prior *as descended* and the noise *as added*.
+    """
+    terms = transition.terms(values, gradients, origin, state, noise)
+    empty = [torch.zeros_like(value) for value in values]
+    gradient, pull = terms.get("gradient", empty), terms.get("localization", empty)
+    decay, kick = terms.get("weight_decay", empty), terms.get("noise", empty)
+    prior = [a + b for a, b in zip(pull, decay, strict=True)]
+    return {
+        "distance": _norm(w - w0 for w, w0 in zip(values, origin, strict=True)),
+        "unscaled_grad": scale * _norm(gradients),
+        "scaled_grad": _norm(gradient),
+        "localization": _norm(pull),
+        "weight_decay": _norm(decay),
+        "noise": _norm(kick),
+        "dot_grad_prior": _dot(gradient, prior),
+        "dot_grad_noise": -_dot(gradient, kick),
+        "dot_prior_noise": -_dot(prior, kick),
+    }
+
+
+def _dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
+    """Return the dot product over all parameters, chain by chain."""
+    return torch.stack([(x * y).flatten(1).sum(1) for x, y in zip(a, b, strict=True)]).sum(0)
+
+
+def _norm(a: Iterable[Tensor]) -> Tensor:
+    tensors = list(a)
+    return _dot(tensors, tensors).sqrt()

@@ -1,0 +1,194 @@
+"""Turn what a user passes into a checked problem, before anything is sampled or written."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from devinterp import plugins, schema
+from devinterp.errors import InvalidInputError
+from devinterp.models.masks import ParamMasks, as_param_masks
+from devinterp.sampling.initial import check_finite_weights
+from devinterp.sampling.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses
+from devinterp.sampling.order import chain_batches, observable_rows
+from devinterp.sampling.problem import Observable, Problem
+from devinterp.sampling.rows import check_tokens, num_rows, read_rows
+from devinterp.sampling.settings import Settings
+from devinterp.types import Kernel, ModelAdapter
+
+
+def prepare(
+    model: nn.Module,
+    dataset: Any,
+    observables: Mapping[str, Any] | None,
+    settings: Settings,
+    *,
+    restrictions: Mapping[str, ParamMasks],
+    loss_fn: LossFunction | None = None,
+    loss_dims: Sequence[str] | None = None,
+    adapter: str | ModelAdapter | None = None,
+    device: str | torch.device | None = None,
+) -> tuple[Problem, tuple[str, ...]]:
+    """Return the problem and the names of its loss dims.
+
+    Raises
+    ------
+    InvalidInputError
+        If the model, the data, the loss or the settings cannot be used; nothing has been sampled or written.
+    """
+    kernel = check_kernel(settings)
+    check_finite_weights(model)
+    model = on_device(model, device)
+    where = next(model.parameters()).device
+    total = num_rows(dataset, name="`dataset`")
+    rows = read_rows(dataset, _rows_of_run(settings, total), name="`dataset`").to(where)
+    watched = _read_observables(observables or {}, settings, where)
+    loss = _make_loss(model, loss_fn, adapter)
+    if isinstance(loss, NextTokenLoss):
+        vocab_size = loss.adapter.vocab_size(model)
+        check_tokens(rows, vocab_size, name="`dataset`")
+        for name, observable in watched.items():
+            check_tokens(observable.rows, vocab_size, name=f"observable {name!r}")
+    problem = Problem(model, loss, rows, total, watched, restrictions, kernel, settings)
+    return problem, check_loss(problem, loss_dims)
+
+
+def check_kernel(settings: Settings) -> Kernel:
+    """Return the kernel named in the settings, after trying its options."""
+    kernel = plugins.kernel(settings.sampling_method)
+    try:
+        kernel.build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"`sampling_method_kwargs` (={dict(settings.sampling_method_kwargs)}) do not fit {kernel.name!r}: {error}"
+        ) from error
+    return kernel
+
+
+def on_device(model: nn.Module, device: str | torch.device | None) -> nn.Module:
+    """Return the model on a device: itself where it is there already, else one copy."""
+    parameters = list(model.parameters())
+    if not parameters:
+        raise InvalidInputError(f"{type(model).__name__} has no parameters: there is nothing to sample.")
+    if device is None:
+        return model
+    try:
+        wanted = torch.device(device)
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        kinds = (
+            ["cpu"]
+            + (["cuda"] if torch.cuda.is_available() else [])
+            + (["mps"] if torch.backends.mps.is_available() else [])
+        )
+        raise InvalidInputError(
+            f"`device` (={str(device)!r}) is not available; available here: {', '.join(kinds)}."
+        ) from error
+    if all(p.device == wanted or (p.device.type == wanted.type and wanted.index is None) for p in parameters):
+        return model
+    return copy.deepcopy(model).to(wanted)
+
+
+def name_restrictions(
+    model: nn.Module, param_masks: Any, weight_restrictions: Mapping[str, Any] | Sequence[str] | None
+) -> dict[str, ParamMasks]:
+    """Return the restrictions of a run by name, from either way of giving them.
+
+    Raises
+    ------
+    InvalidInputError
+        If both are given, none is left, or a mask cannot be used.
+    """
+    if weight_restrictions is None:
+        masks = as_param_masks(model, param_masks)
+        name = masks.description if isinstance(param_masks, (str, ParamMasks)) or param_masks is None else "custom"
+        return {name or "custom": masks}
+    if param_masks is not None:
+        raise InvalidInputError("`param_masks` and `weight_restrictions` both say what moves: pass only one.")
+    if not isinstance(weight_restrictions, Mapping):
+        weight_restrictions = {name: name for name in weight_restrictions}
+    if not weight_restrictions:
+        raise InvalidInputError("`weight_restrictions` is empty: name at least one, for example {'full': None}.")
+    if "" in weight_restrictions:
+        raise InvalidInputError("a name in `weight_restrictions` is empty: name each, for example {'full': None}.")
+    return {name: as_param_masks(model, masks) for name, masks in weight_restrictions.items()}
+
+
+def check_loss(problem: Problem, loss_dims: Sequence[str] | None) -> tuple[str, ...]:
+    """Try the loss on a few rows of each data set; return the names of the dims of one sample's loss."""
+    custom = isinstance(problem.loss, CustomLoss)
+    source = "`loss_fn`" if custom else type(problem.loss).__name__
+    sources = {"`dataset`": (problem.rows, problem.rows.ids)}
+    sources |= {f"observable {name!r}": (o.rows, o.sequence_id) for name, o in problem.observables.items()}
+    dims: tuple[str, ...] = ()
+    for name, (rows, ids) in sources.items():
+        batch, mask = rows.batch(ids[: problem.settings.batch_size])
+        with torch.no_grad():
+            losses = problem.loss(problem.model, batch, mask)
+        expected = (rows.token_ids.shape[1] - 1,) if rows.token_ids is not None and loss_dims is None else None
+        checked = check_losses(
+            losses,
+            num_samples=min(len(ids), problem.settings.batch_size),
+            expected=expected,
+            source=f"{source} on {name}",
+        )
+        dims = _name_dims(checked.shape[1:], rows.token_ids is not None, loss_dims, f"{source} on {name}")
+    return dims
+
+
+def _name_dims(shape: Sequence[int], is_text: bool, loss_dims: Sequence[str] | None, source: str) -> tuple[str, ...]:
+    if loss_dims is None:
+        loss_dims = (schema.POSITION,) if is_text else ()
+    if len(loss_dims) != len(shape):
+        raise InvalidInputError(
+            f"{source} returned losses with trailing shape {tuple(shape)}, but `loss_dims` names {len(loss_dims)} "
+            f"({', '.join(loss_dims) or 'none'}): name each, for example loss_dims=('height', 'width')."
+        )
+    return tuple(loss_dims)
+
+
+def _make_loss(model: nn.Module, loss_fn: LossFunction | None, adapter: str | ModelAdapter | None) -> Loss:
+    if loss_fn is None:
+        return NextTokenLoss(plugins.adapter_for(model, adapter))
+    if not callable(loss_fn):
+        raise InvalidInputError(f"`loss_fn` must be a function of (model, batch); got {type(loss_fn).__name__}.")
+    return CustomLoss(loss_fn)
+
+
+def _read_observables(
+    observables: Mapping[str, Any], settings: Settings, device: torch.device
+) -> dict[str, Observable]:
+    if not isinstance(observables, Mapping):
+        raise InvalidInputError(
+            f"`observables` must be a dict of names to datasets (or (dataset, batches_per_draw)); got "
+            f"{type(observables).__name__}."
+        )
+    schema.check_names(observables, kind="observable")
+    read = {}
+    for name, value in observables.items():
+        data, batches = value if _has_count(value) else (value, settings.batches_per_draw)
+        if isinstance(batches, bool) or int(batches) < 1:
+            raise InvalidInputError(
+                f"observable {name!r}: batches_per_draw (={batches!r}) must be a positive whole number."
+            )
+        label = f"observable {name!r}"
+        ids = observable_rows(settings, num_rows(data, name=label), int(batches), name=name)
+        read[name] = Observable(read_rows(data, ids, name=label).to(device), ids)
+    return read
+
+
+def _has_count(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], int | np.integer)
+
+
+def _rows_of_run(settings: Settings, total: int) -> np.ndarray:
+    """Return the rows that minibatches of any chain or the initial loss use."""
+    num = max(settings.num_steps, settings.num_init_loss_batches) * settings.batches_per_step
+    distinct = 1 if settings.match_sampling_input_ids_across_chains else settings.num_chains
+    parts = [chain_batches(settings, total, chain)[:num] for chain in range(distinct)]
+    return np.unique(np.concatenate(parts))

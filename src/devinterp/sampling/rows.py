@@ -1,0 +1,244 @@
+"""Rows of a dataset as tensors, whatever the dataset is.
+
+Only the rows a run will use are read: they are known before it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, default_collate
+
+from devinterp.errors import InvalidInputError
+
+#: What a loss function is given: token ids, or whatever the dataset's rows are made of, stacked.
+Batch: TypeAlias = Tensor | tuple[Any, ...] | dict[str, Any]
+
+INPUT_IDS, ATTENTION_MASK = "input_ids", "attention_mask"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a dataset, stacked.
+
+    Parameters
+    ----------
+    data : Tensor, tuple or dict of tensors
+        Each with the rows along its first dimension.
+    ids : numpy.ndarray
+        Which rows of the dataset they are, increasing, ``(row,)``.
+    attention_mask : Tensor or None
+        For padded token ids: True where there is text, ``(row, token)``; None where there is no padding.
+    """
+
+    data: Batch
+    ids: np.ndarray
+    attention_mask: Tensor | None = None
+
+    @property
+    def token_ids(self) -> Tensor | None:
+        """Return ``(row, token)`` ids, or None for data that are not token ids."""
+        return self.data if isinstance(self.data, Tensor) and _is_tokens(self.data) else None
+
+    def locate(self, ids: np.ndarray) -> Tensor:
+        """Return where in the stacked tensors rows of the dataset are."""
+        return torch.from_numpy(np.searchsorted(self.ids, ids))
+
+    def batch(self, ids: np.ndarray) -> tuple[Batch, Tensor | None]:
+        """Return rows of the dataset, in the order of `ids`, and their attention mask."""
+        where = self.locate(ids)
+        mask = None if self.attention_mask is None else self.attention_mask[where.to(self.attention_mask.device)]
+        return _map(self.data, lambda t: t[where.to(t.device)]), mask
+
+    def to(self, device: torch.device) -> Rows:
+        """Return the rows on a device."""
+        mask = None if self.attention_mask is None else self.attention_mask.to(device)
+        return Rows(_map(self.data, lambda t: t.to(device)), self.ids, mask)
+
+
+def num_rows(dataset: Any, *, name: str) -> int:
+    """Return the number of rows of a dataset.
+
+    Raises
+    ------
+    InvalidInputError
+        If the dataset does not know its length.
+    """
+    dataset = _unwrap(dataset, name=name)
+    if isinstance(dataset, Tensor | np.ndarray):
+        return int(dataset.shape[0])
+    if isinstance(dataset, Mapping):
+        return min((len(column) for column in dataset.values()), default=0)
+    if isinstance(dataset, tuple):
+        return min((len(column) for column in dataset), default=0)
+    if not isinstance(dataset, Sized):
+        raise InvalidInputError(
+            f"{name} ({type(dataset).__name__}) has no length: pass a dataset of known length, for example "
+            "`datasets.Dataset.from_list(list(stream.take(1000)))`."
+        )
+    return len(dataset)
+
+
+def read_rows(dataset: Any, ids: np.ndarray, *, name: str) -> Rows:
+    """Return rows of a dataset.
+
+    Parameters
+    ----------
+    dataset : object
+        A HuggingFace Dataset in any format, a torch Dataset, IterableDataset of known length or DataLoader (whose dataset
+        is read, not its batches), a tensor or array, a tuple or dict of tensors, or a sequence of rows.
+    ids : numpy.ndarray
+        Rows to read, in any order, with repeats.
+    name : str
+        What the dataset is, for messages.
+
+    Returns
+    -------
+    Rows
+        The distinct rows. Token ids are a Tensor; other data keep the structure of the dataset's rows.
+
+    Raises
+    ------
+    InvalidInputError
+        If the rows do not stack (ragged sequences) or there is no ``input_ids`` column where one is expected.
+    """
+    dataset, ids = _unwrap(dataset, name=name), np.unique(ids)
+    if isinstance(dataset, Tensor | np.ndarray):
+        return Rows(torch.as_tensor(dataset)[torch.from_numpy(ids)], ids)
+    if isinstance(dataset, Mapping):
+        columns = {key: _column(value, ids, f"{name}[{key!r}]") for key, value in dataset.items()}
+        return _with_mask(columns, ids, name) if set(columns) <= {INPUT_IDS, ATTENTION_MASK} else Rows(columns, ids)
+    if isinstance(dataset, tuple):
+        return Rows(tuple(_column(value, ids, f"{name}[{n}]") for n, value in enumerate(dataset)), ids)
+    if _is_table(dataset):
+        return _read_table(dataset, ids, name)
+    return _read_items(dataset, ids, name)
+
+
+def _unwrap(dataset: Any, *, name: str) -> Any:
+    if isinstance(dataset, DataLoader):
+        return _unwrap(dataset.dataset, name=name)
+    if isinstance(dataset, IterableDataset) and isinstance(dataset, Sized):
+        return list(dataset)
+    return dataset
+
+
+def _is_table(dataset: Any) -> bool:
+    """Say whether this is a HuggingFace Dataset, without importing that library."""
+    return hasattr(dataset, "column_names") and hasattr(dataset, "with_format")
+
+
+def _read_table(dataset: Any, ids: np.ndarray, name: str) -> Rows:
+    columns = list(dataset.column_names)
+    if INPUT_IDS in columns:
+        columns = [c for c in columns if c in (INPUT_IDS, ATTENTION_MASK)]
+    table = dataset.with_format("numpy", columns=columns)[ids.tolist()]
+    arrays = {column: _stack(table[column], f"column {column!r} of {name}") for column in columns}
+    return _with_mask(arrays, ids, name) if INPUT_IDS in arrays else Rows(dict(_numeric(arrays, name)), ids)
+
+
+def _read_items(dataset: Any, ids: np.ndarray, name: str) -> Rows:
+    items = [dataset[int(i)] for i in ids]
+    if items and isinstance(items[0], Mapping) and INPUT_IDS in items[0]:
+        present = [c for c in (INPUT_IDS, ATTENTION_MASK) if c in items[0]]
+        return _with_mask({c: _stack([item[c] for item in items], f"{c!r} of {name}") for c in present}, ids, name)
+    if items and isinstance(items[0], Sequence) and not isinstance(items[0], tuple | str):
+        return Rows(_stack(items, name), ids)
+    try:
+        collated = default_collate(items)
+    except (TypeError, RuntimeError) as error:
+        raise InvalidInputError(f"the rows of {name} do not stack into tensors: {error}") from error
+    return Rows(tuple(collated) if isinstance(collated, list) else collated, ids)
+
+
+def _column(values: Any, ids: np.ndarray, name: str) -> Tensor:
+    if isinstance(values, Tensor | np.ndarray):
+        return torch.as_tensor(values)[torch.from_numpy(ids)]
+    return _stack([values[int(i)] for i in ids], name)
+
+
+def _stack(values: Iterable[Any], name: str) -> Tensor:
+    """Return one tensor of rows that must all have one shape."""
+    rows = values if isinstance(values, np.ndarray) and values.dtype != object else [np.asarray(v) for v in values]
+    shapes = {np.shape(row) for row in rows} if not isinstance(rows, np.ndarray) else {rows.shape[1:]}
+    if len(shapes) > 1:
+        lengths = sorted({shape[0] for shape in shapes if shape})
+        raise InvalidInputError(
+            f"{name} is ragged: rows have lengths {lengths[0]} to {lengths[-1]}. Cut or pack them to one length "
+            "(`devinterp.utils.tokenize_and_concatenate`), or pad them and give an `attention_mask`."
+        )
+    array = rows if isinstance(rows, np.ndarray) else np.stack(rows) if rows else np.zeros((0,))
+    if array.dtype.kind not in "biuf":
+        raise InvalidInputError(f"{name} must hold numbers; it holds {array.dtype}.")
+    return torch.as_tensor(array)
+
+
+def _with_mask(columns: Mapping[str, Tensor], ids: np.ndarray, name: str) -> Rows:
+    mask = columns.get(ATTENTION_MASK)
+    tokens = columns.get(INPUT_IDS)
+    if tokens is None:
+        raise InvalidInputError(f"{name} has an `attention_mask` but no `input_ids`.")
+    if mask is not None and mask.shape != tokens.shape:
+        raise InvalidInputError(
+            f"`attention_mask` of {name} has shape {tuple(mask.shape)}, expected {tuple(tokens.shape)}."
+        )
+    # A mask without padding says nothing, and leaving it out keeps models on their fast attention path.
+    return Rows(tokens, ids, None if mask is None or bool(mask.bool().all()) else mask.bool())
+
+
+def _numeric(arrays: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
+    if not arrays:
+        raise InvalidInputError(f"{name} has no columns.")
+    return arrays
+
+
+def _is_tokens(data: Tensor) -> bool:
+    return data.ndim == 2 and not data.is_floating_point() and data.dtype != torch.bool
+
+
+def _map(data: Batch, function: Any) -> Any:
+    if isinstance(data, Tensor):
+        return function(data)
+    if isinstance(data, dict):
+        return {key: _map(value, function) for key, value in data.items()}
+    return tuple(_map(value, function) for value in data)
+
+
+def check_tokens(rows: Rows, vocab_size: int | None, *, name: str) -> None:
+    """Raise unless rows are token ids that a model accepts.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the dataset, the offending value and the valid range.
+    """
+    if isinstance(rows.data, dict):
+        raise InvalidInputError(
+            f"{name} has no `input_ids` column; it has {', '.join(map(repr, rows.data))}. Tokenize it, for example with "
+            "`devinterp.utils.tokenize_and_concatenate`, or pass `loss_fn=` to use these columns."
+        )
+    if not isinstance(rows.data, Tensor) or not _is_tokens(rows.data):
+        shape = tuple(rows.data.shape) if isinstance(rows.data, Tensor) else type(rows.data).__name__
+        kind = rows.data.dtype if isinstance(rows.data, Tensor) else "rows of several tensors"
+        raise InvalidInputError(
+            f"{name} must hold whole-number token ids of shape (sequence, token); got {kind} of shape {shape}. For other data "
+            "pass `loss_fn=`."
+        )
+    if rows.data.shape[1] < 2:
+        raise InvalidInputError(
+            f"sequences of {name} have length {rows.data.shape[1]}; at least 2 tokens are needed to predict one."
+        )
+    if not rows.data.numel():
+        return
+    low, high = int(rows.data.min()), int(rows.data.max())
+    if low < 0 or (vocab_size is not None and high >= vocab_size):
+        limit = "" if vocab_size is None else f" to {vocab_size - 1}"
+        raise InvalidInputError(
+            f"{name} holds token id {low if low < 0 else high}, outside the model's vocabulary (0{limit}): was it tokenized "
+            "with the model's own tokenizer?"
+        )

@@ -1,0 +1,225 @@
+"""Sample around the weights of a model: `sample`, with the arguments of DevInterp 2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xarray as xr
+from torch import nn
+
+from devinterp.errors import InvalidInputError
+from devinterp.sampling import driver
+from devinterp.sampling.loss import LossFunction
+from devinterp.sampling.prepare import name_restrictions, prepare
+from devinterp.sampling.settings import Settings
+from devinterp.types import ModelAdapter
+
+if TYPE_CHECKING:
+    from devinterp.store.location import StoreLike
+
+
+def sample(
+    model: nn.Module,
+    dataset: Any,
+    observables: Mapping[str, Any] | None = None,
+    *,
+    lr: float,
+    n_beta: float,
+    param_masks: Mapping[str, Any] | str | Sequence[str] | None = None,
+    weight_restrictions: Mapping[str, Any] | Sequence[str] | None = None,
+    num_chains: int = 4,
+    num_draws: int = 200,
+    batch_size: int = 32,
+    num_burnin_steps: int = 0,
+    num_steps_bw_draws: int = 1,
+    num_init_loss_batches: int = 32,
+    init_seed: int = 100,
+    batches_per_draw: int = 3,
+    obs_seed: int = 1337,
+    gradient_accumulation_steps: int = 1,
+    localization: float = 0.0,
+    noise_level: float = 1.0,
+    llc_weight_decay: float = 0.0,
+    bounding_box_size: float | None = None,
+    sampling_method: str = "sgmcmc_sgld",
+    sampling_method_kwargs: Mapping[str, Any] | None = None,
+    rmsprop_eps: float | None = None,
+    rmsprop_alpha: float | None = None,
+    shuffle: bool = True,
+    match_sampling_input_ids_across_chains: bool = True,
+    init_noise: float | None = None,
+    device: str | torch.device | None = None,
+    save_metrics: bool = False,
+    output_path: StoreLike | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    loss_fn: LossFunction | None = None,
+    loss_dims: Sequence[str] | None = None,
+    adapter: str | ModelAdapter | None = None,
+    progress: bool | None = None,
+) -> xr.DataTree:
+    r"""Sample the local posterior around a model's weights, and record every loss on the way.
+
+    The density is proportional to :math:`\exp(-n\beta L(w) - \tfrac{\gamma}{2}|w - w_0|^2 - \tfrac{\lambda}{2}|w|^2)`
+    with :math:`L` the mean loss on `dataset` and :math:`w_0` the weights of `model`, which are put back afterwards.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A HuggingFace or TransformerLens model, or any module that returns logits ``(batch, token, vocabulary)`` or an object
+        with ``.logits``. With `loss_fn`, any module. It stays in the train or eval mode it is in, and is byte for byte the
+        same afterwards.
+    dataset : object
+        What :math:`L` is the mean loss of: a HuggingFace Dataset with a column ``input_ids`` in any format, or a tensor or
+        array of token ids ``(sequence, token)``. An ``attention_mask`` column excludes padding. With `loss_fn` also torch
+        Datasets, DataLoaders (their dataset), tuples and dicts of tensors.
+    observables : dict, optional
+        Data whose losses are recorded at every draw: names to datasets, or to ``(dataset, batches_per_draw)``.
+    lr : float
+        Step size :math:`\epsilon > 0`; the drift is :math:`(\epsilon/2) \nabla U`.
+    n_beta : float
+        :math:`n\beta \ge 0`, inverse temperature times sample size; see `devinterp.utils.default_nbeta`. Zero samples the
+        prior.
+    param_masks : mapping, str or sequence of str, optional
+        What moves: masks by parameter name, or a weight restriction such as ``"l0h1"`` (see
+        `devinterp.slt.weight_restrictions.create_param_masks`). None moves everything.
+    weight_restrictions : mapping or sequence of str, optional
+        Several restrictions in one run, instead of `param_masks`: names to what `param_masks` takes.
+    num_chains, num_draws : int, default: 4, 200
+        Chains, and draws of each.
+    batch_size : int, default: 32
+        Sequences of a minibatch.
+    num_burnin_steps : int, default: 0
+        Steps before the first draw; analyses leave them out.
+    num_steps_bw_draws : int, default: 1
+        Steps from one draw to the next.
+    num_init_loss_batches : int, default: 32
+        Minibatches (times `gradient_accumulation_steps`) that measure the loss at the start.
+    init_seed : int, default: 100
+        Seeds the data order, and with the chain's number added its noise.
+    batches_per_draw : int, default: 3
+        Batches of each observable that does not say so itself.
+    obs_seed : int, default: 1337
+        Seeds the choice of the observables' rows.
+    gradient_accumulation_steps : int, default: 1
+        Minibatches of a step.
+    localization : float, default: 0.0
+        :math:`\gamma \ge 0`.
+    noise_level : float, default: 1.0
+        Standard deviation of :math:`\xi`; 1 samples the posterior, 0 is gradient descent.
+    llc_weight_decay : float, default: 0.0
+        :math:`\lambda \ge 0`.
+    bounding_box_size : float, optional
+        Clamp every weight to within this of its start after each step.
+    sampling_method : str, default: "sgmcmc_sgld"
+        Name of a kernel: ``"sgld"`` (also ``"sgmcmc_sgld"``), ``"rmsprop_sgld"``, or one of a plugin.
+    sampling_method_kwargs : mapping, optional
+        Options of the kernel.
+    rmsprop_eps, rmsprop_alpha : float, optional
+        Options ``eps`` and ``alpha`` of ``"rmsprop_sgld"``.
+    shuffle : bool, default: True
+        Whether the dataset is permuted.
+    match_sampling_input_ids_across_chains : bool, default: True
+        Whether all chains see the same minibatches.
+    init_noise : float, optional
+        Standard deviation of noise added to the weights before the first step.
+    device : str or torch.device, optional
+        Where to sample. The model is copied there, once, unless it is there already. None: where the model is.
+    save_metrics : bool, default: False
+        Whether to record norms and angles of the parts of every step in ``/metrics``.
+    output_path : str, path or zarr store, optional
+        Where the store is written. If it holds this very run already, its result is returned, and chains that are missing
+        are sampled. None keeps the run in memory.
+    storage_options : mapping, optional
+        For fsspec, when `output_path` is a URL.
+    loss_fn : callable, optional
+        ``loss_fn(model, batch)``: losses ``(batch, *loss_dims)``; for token ids ``(batch, sequence - 1)``. Default:
+        cross-entropy of the next token.
+    loss_dims : sequence of str, optional
+        Names of the trailing dims of `loss_fn`'s losses; default ``("position",)`` for token ids, else none.
+    adapter : str or ModelAdapter, optional
+        Which model adapter to use, instead of the one that matches.
+    progress : bool, optional
+        Whether to show progress bars. None: in a terminal or a notebook.
+
+    Returns
+    -------
+    xarray.DataTree
+        The run, as described in ``docs/schema.md``; lazy when `output_path` is given.
+
+    Raises
+    ------
+    InvalidInputError
+        If anything given cannot be used; nothing has been sampled or written then.
+    StoreError
+        If `output_path` cannot be written, or holds something else.
+
+    References
+    ----------
+    .. [1] E. Lau et al. The local learning coefficient: a singularity-aware complexity measure. arXiv:2308.12108.
+    """
+    settings = Settings(
+        lr=lr,
+        n_beta=n_beta,
+        num_chains=num_chains,
+        num_draws=num_draws,
+        batch_size=batch_size,
+        num_burnin_steps=num_burnin_steps,
+        num_steps_bw_draws=num_steps_bw_draws,
+        num_init_loss_batches=num_init_loss_batches,
+        init_seed=init_seed,
+        batches_per_draw=batches_per_draw,
+        obs_seed=obs_seed,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        localization=localization,
+        noise_level=noise_level,
+        weight_decay=llc_weight_decay,
+        bounding_box_size=bounding_box_size,
+        sampling_method=sampling_method,
+        sampling_method_kwargs=kernel_options(sampling_method, sampling_method_kwargs, rmsprop_eps, rmsprop_alpha),
+        shuffle=shuffle,
+        match_sampling_input_ids_across_chains=match_sampling_input_ids_across_chains,
+        init_noise=init_noise,
+        save_metrics=save_metrics,
+    )
+    problem, dims = prepare(
+        model,
+        dataset,
+        observables,
+        settings,
+        restrictions=name_restrictions(model, param_masks, weight_restrictions),
+        loss_fn=loss_fn,
+        loss_dims=loss_dims,
+        adapter=adapter,
+        device=device,
+    )
+    return driver.run(problem, dims, output_path=output_path, storage_options=storage_options, progress=progress)
+
+
+def kernel_options(
+    sampling_method: str, options: Mapping[str, Any] | None, rmsprop_eps: float | None, rmsprop_alpha: float | None
+) -> dict[str, Any]:
+    """Return the options of a kernel, from either way v2 has of giving them.
+
+    Raises
+    ------
+    InvalidInputError
+        If an RMSprop option is given to another kernel, or one is given in both ways.
+    """
+    merged = dict(options or {})
+    for name, value in (("eps", rmsprop_eps), ("alpha", rmsprop_alpha)):
+        if value is None:
+            continue
+        if sampling_method != "rmsprop_sgld":
+            raise InvalidInputError(
+                f"rmsprop_{name} can only be set when sampling_method='rmsprop_sgld'; got {sampling_method!r}."
+            )
+        given = [key for key in (name, f"rmsprop_{name}") if key in merged]
+        if given:
+            raise InvalidInputError(
+                f"rmsprop_{name} (={value}) and sampling_method_kwargs[{given[0]!r}] (={merged[given[0]]}) are both set; "
+                "specify only one."
+            )
+        merged[name] = value
+    return merged
