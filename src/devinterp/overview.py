@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html as html_text
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,12 @@ def options_of(function: Callable[..., Any]) -> inspect.Signature:
 
 def summary_of(function: Callable[..., Any]) -> str:
     """Return the first line of a function's docstring."""
-    return (inspect.getdoc(function) or "").partition("\n")[0].strip()
+    return docstring_of(function).partition("\n")[0].strip()
+
+
+def docstring_of(function: Callable[..., Any]) -> str:
+    """Return a function's docstring without citations such as ``[1]_``, for places that have no list of references."""
+    return re.sub(r"\s*\[\w+\]_", "", inspect.getdoc(function) or "")
 
 
 def text(tree: xr.DataTree, kinds: Sequence[str] = KINDS) -> str:

@@ -1,0 +1,145 @@
+"""``devinterp info`` and ``devinterp plugins``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from devinterp import overview, plugins, runs, schema
+from devinterp.cli.analysis import GROUP, STORE
+
+_STYLES = {
+    schema.FINISHED: "green",
+    schema.RUNNING: "yellow",
+    schema.PENDING: "dim",
+    schema.INTERRUPTED: "yellow",
+    schema.DIVERGED: "red",
+}
+
+
+def info(store: STORE, /, *, group: GROUP = None) -> None:
+    """Show what a store holds, how far its chains are, and what can be asked of it.
+
+    Only metadata and the status are read.
+    """
+    from devinterp.store.open import open as open_store
+
+    console = Console()
+    tree = open_store(store, group=group)
+    found = schema.runs(tree)
+    on_disk = f", {_size(_bytes_below(Path(store)))} on disk" if Path(store).exists() else ""
+    count = "1 sampling run" if len(found) == 1 else f"{len(found)} sampling runs"
+    console.print(f"[bold]{escape(store)}[/]: {count}{on_disk}", soft_wrap=True)
+    for path, run in found.items():
+        if path != ".":
+            console.rule(f"[bold]{escape(path)}[/]", align="left")
+        console.print(_settings(run), _contents(run), sep="\n")
+        for line in _status(run):
+            console.print(line)
+    for kind in overview.KINDS:
+        console.print(_questions(tree, kind))
+
+
+def show_plugins() -> None:
+    """List the installed plugins: distribution, version, entry point, and what each provides."""
+    table = Table(title="Plugins", title_justify="left")
+    for heading in ("distribution", "version", "entry point", "provides"):
+        table.add_column(heading, overflow="fold")
+    for row in plugins.listing():
+        provides = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in row.provides.items())
+        shown = {
+            plugins.LOADED: escape(provides) or "[dim]nothing[/]",
+            plugins.BLOCKED: "[dim]left out by DEVINTERP_LOAD_PLUGINS[/]",
+            plugins.BROKEN: f"[red]broken:[/] {escape(row.error or '')}",
+        }[row.status]
+        where = row.provider
+        table.add_row(where.distribution, where.version, f"{where.entry_point} = {row.module}", shown)
+    Console().print(table)
+
+
+def _settings(run: xr.DataTree) -> Table:
+    table = Table(title="Settings", title_justify="left", show_header=False)
+    for key, value in _flat(runs.settings(run)):
+        table.add_row(escape(key), escape(value))
+    return table
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value if isinstance(value, str) else json.dumps(value)
+
+
+def _contents(run: xr.DataTree) -> Table:
+    """Return a table of the arrays, without the labels of their dims."""
+    table = Table(title="Contents", title_justify="left")
+    table.add_column("array", overflow="fold")
+    table.add_column("shape")
+    table.add_column("type")
+    table.add_column("size", justify="right")
+    for path in schema.variable_paths(run):
+        array = run[path]
+        if array.name in array.dims:
+            continue
+        shape = " × ".join(f"{dim} {length}" for dim, length in array.sizes.items())
+        table.add_row(escape(path), shape, str(array.dtype), _size(array.nbytes))
+    return table
+
+
+def _status(run: xr.DataTree) -> Iterator[Table | str]:
+    """Yield how far each chain is, restrictions as rows; then what ended those that broke."""
+    if schema.missing(run, [f"{schema.STATUS}/state", f"{schema.STATUS}/steps_done"]):
+        yield "no status recorded"
+        return
+    status = run[schema.STATUS]
+    states, done = np.asarray(status["state"]).astype(object), np.asarray(status["steps_done"])
+    total = run[f"{schema.TRACE}/loss"].sizes[schema.STEP]
+    names = [str(name) for name in np.asarray(run[schema.RESTRICTION])]
+    table = Table(title=f"Chains: steps done of {total}", title_justify="left")
+    table.add_column(schema.RESTRICTION)
+    for chain in range(states.shape[1]):
+        table.add_column(str(chain), justify="right")
+    for name, row, steps in zip(names, states, done, strict=True):
+        cells = [f"[{_STYLES.get(str(s), 'default')}]{escape(str(s))}[/] {n}" for s, n in zip(row, steps, strict=True)]
+        table.add_row(escape(name), *cells)
+    yield table
+    if "error" in status:
+        errors = np.asarray(status["error"]).astype(object)
+        for place in np.ndindex(*errors.shape):
+            if errors[place]:
+                yield f"[red]{escape(names[place[0]])}, chain {place[1]}:[/] {escape(str(errors[place]))}"
+
+
+def _questions(tree: xr.DataTree, kind: str) -> Table | str:
+    rows = overview.entries(tree, kind)
+    if not rows:
+        return f"{kind.capitalize()}: none installed"
+    table = Table(title=kind.capitalize(), title_justify="left", show_header=False)
+    for row in rows:
+        remark = f"[yellow]needs {escape(', '.join(row.missing))}[/]" if row.missing else escape(row.summary)
+        table.add_row(f"[{'dim' if row.missing else 'green'}]{row.name}[/]", remark, f"[dim]{escape(row.provider)}[/]")
+    return table
+
+
+def _bytes_below(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file())
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.3g} TB"

@@ -1,0 +1,139 @@
+"""Results in a terminal, and in a store."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from devinterp.errors import InvalidInputError
+
+#: Largest number of values of a variable that is shown; of larger ones only the shape is.
+MAX_VALUES = 64
+
+Result = xr.Dataset | xr.DataArray | xr.DataTree
+
+
+def show(result: Result, *, title: str, console: Console | None = None) -> None:
+    """Print a result: single numbers, then a table for each set of dims with few values, then what is larger by its shape.
+
+    Only what is printed is computed.
+
+    Parameters
+    ----------
+    result : xarray.Dataset, xarray.DataArray or xarray.DataTree
+        Anything that an analysis returned.
+    title : str
+        Name of the analysis.
+    console : rich.console.Console, optional
+        Where to; default: the standard output stream.
+    """
+    console = console or Console()
+    for path, dataset in _datasets(result, title):
+        console.print(*_rendered(dataset, path or title), sep="\n")
+
+
+def check_output(path: Path | None) -> None:
+    """Raise unless a new store can be written there.
+
+    Raises
+    ------
+    InvalidInputError
+        If the name does not end in ``.zarr`` or exists.
+    """
+    if path is None:
+        return
+    if path.suffix != ".zarr":
+        raise InvalidInputError(f"`--output` (={str(path)!r}) must end in '.zarr': results are written as Zarr stores.")
+    if path.exists():
+        raise InvalidInputError(f"`--output` (={str(path)!r}) exists: remove it or choose another name.")
+
+
+def save(result: Result, path: Path, *, name: str) -> Result:
+    """Write a result as a Zarr store, piece by piece when it is lazy, and return it as read back.
+
+    Parameters
+    ----------
+    result : xarray.Dataset, xarray.DataArray or xarray.DataTree
+        Anything that an analysis returned.
+    path : pathlib.Path
+        Where to; nothing is there yet.
+    name : str
+        Name of the variable when the result is an array without one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        # zarr warns that consolidated metadata are not yet in the format's specification; every reader falls back.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        if isinstance(result, xr.DataTree):
+            result.map_over_datasets(_storable).to_zarr(path, mode="w-")
+            return xr.open_datatree(path, engine="zarr", chunks={})
+        dataset = (
+            result.to_dataset(name=name if result.name is None else result.name)
+            if isinstance(result, xr.DataArray)
+            else result
+        )
+        _storable(dataset).to_zarr(path, mode="w-")
+        return xr.open_dataset(path, engine="zarr", chunks={})
+
+
+def _storable(dataset: xr.Dataset) -> xr.Dataset:
+    """Forget how the inputs were chunked on disk, and turn numpy's fixed-width strings into those that Zarr specifies."""
+    dataset = dataset.drop_encoding()
+    return dataset.assign({n: v.astype(object) for n, v in dataset.variables.items() if v.dtype.kind == "U"})
+
+
+def _datasets(result: Result, title: str) -> Iterator[tuple[str, xr.Dataset]]:
+    if isinstance(result, xr.DataTree):
+        for node in result.subtree:
+            if node.has_data:
+                yield node.path.strip("/"), node.to_dataset()
+    elif isinstance(result, xr.DataArray):
+        yield "", result.to_dataset(name=title if result.name is None else result.name)
+    else:
+        yield "", result
+
+
+def _rendered(dataset: xr.Dataset, title: str) -> Iterator[Any]:
+    small = [name for name, array in dataset.data_vars.items() if array.size <= MAX_VALUES and array.ndim <= 2]
+    shown = dataset[small].compute()
+    yield f"[bold]{escape(title)}[/]" + "".join(f"  {escape(key)}={escape(str(v))}" for key, v in dataset.attrs.items())
+    for dims in dict.fromkeys(shown[name].dims for name in small):
+        yield _table(shown, dims, [name for name in small if shown[name].dims == dims])
+    for name in dataset.data_vars:
+        if name not in small:
+            array = dataset[name]
+            sizes = " × ".join(f"{dim} {length}" for dim, length in array.sizes.items())
+            yield f"{escape(str(name))}: {sizes}, {array.dtype}"
+
+
+def _table(dataset: xr.Dataset, dims: tuple[Any, ...], names: list[Any]) -> Table:
+    """Return a table with a row for each label of the dims and a column for each variable; for single numbers, turned."""
+    table = Table(show_header=bool(dims), header_style="bold")
+    if not dims:
+        table.add_column()
+        table.add_column(justify="right")
+        for name in names:
+            table.add_row(escape(str(name)), _text(dataset[name].to_numpy()[()]))
+        return table
+    for dim in dims:
+        table.add_column(escape(str(dim)))
+    for name in names:
+        table.add_column(escape(str(name)), justify="right")
+    labels = [dataset[dim].to_numpy() for dim in dims]  # the index where a dim has no coordinate
+    arrays = [dataset[name].to_numpy() for name in names]
+    for place in np.ndindex(*(len(each) for each in labels)):
+        row = [each[i] for each, i in zip(labels, place, strict=True)]
+        table.add_row(*map(_text, row), *(_text(array[place]) for array in arrays))
+    return table
+
+
+def _text(value: object) -> str:
+    return f"{value:.5g}" if isinstance(value, float | np.floating) else escape(str(value))
