@@ -9,7 +9,7 @@ import keyword
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -96,6 +96,7 @@ class Target:
     weight_decay: float = 0.0
 
 
+@runtime_checkable
 class Transition(Protocol):
     """One algorithm with its settings: what `Kernel.build` returns.
 
