@@ -1,0 +1,129 @@
+"""Every code block of the README and of docs/ runs: Python in order and in one namespace for each page, commands in a shell."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+#: Blocks of these languages are no code.
+PROSE = {"", "text", "bibtex"}
+FENCE = re.compile(r"^```(?P<language>\w*)(?: +title=\"(?P<title>[^\"]+)\")?\n(?P<source>.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block: what it is written in, what file it is, its text, and where it starts."""
+
+    language: str
+    title: str | None
+    source: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the code blocks of a page."""
+    text = page.read_text()
+    found = [
+        Block(match["language"], match["title"], match["source"], text.count("\n", 0, match.start("source")))
+        for match in FENCE.finditer(text)
+    ]
+    assert 2 * len(found) == len(re.findall(r"^ *```", text, re.MULTILINE)), f"{page.name}: a fence this test cannot read"
+    return found
+
+
+def run_python(block: Block, page: Path, namespace: dict[str, object]) -> None:
+    """Run a block so that a traceback names the page and the line in it."""
+    exec(compile("\n" * block.line + block.source, str(page), "exec"), namespace)
+
+
+def run_shell(block: Block, directory: Path) -> None:
+    """Run what is ours; check that what needs the network or minutes names things that exist."""
+    for line in re.sub(r"\\\n", " ", block.source).splitlines():
+        for command in shlex.split(line, comments=True) and line.split("&&"):
+            words = shlex.split(command, comments=True)
+            match words:
+                case ["devinterp", *_]:
+                    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+                    done = subprocess.run(
+                        words, cwd=directory, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300,
+                    )
+                    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+                case ["make", *options]:
+                    targets = [word for word in options if "=" not in word]
+                    makefile = (ROOT / "Makefile").read_text()
+                    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets), command
+                case ["pip", "install", *options]:
+                    paths = [word.split("[")[0] for word in options if not word.startswith("-")]
+                    assert all((ROOT / path / "pyproject.toml").exists() or "/" not in path for path in paths), command
+                case ["git" | "cd", *_] | [".venv/bin/pre-commit", "install"]:
+                    pass
+                case _:
+                    pytest.fail(f"do not know how to test the command {command!r}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_code_blocks_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.title is not None:
+            (tmp_path / block.title).write_text(block.source)
+        match block.language:
+            case "python":
+                run_python(block, page, namespace)
+            case "sh":
+                run_shell(block, tmp_path)
+            case "toml":
+                tomllib.loads(block.source)
+            case language:
+                assert language in PROSE, f"{page.name}: a block of unknown language {language!r}"
+
+
+def test_the_plugin_of_the_readme_works_once_installed(tmp_path):
+    files = {block.title: block.source for block in blocks(ROOT / "README.md") if block.title}
+    project = tmp_path / "wbic"
+    project.mkdir()
+    (project / "wbic.py").write_text(files["wbic.py"])
+    head = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n[project]\nname = "wbic"\nversion = "1"\n'
+    (project / "pyproject.toml").write_text(head + files["pyproject.toml"])
+    site = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", site]
+    subprocess.run([*pip, project], check=True, timeout=120)
+    code = """
+from devinterp.testing import synthetic_tree
+tree = synthetic_tree()
+result = tree.slt.wbic(num_samples=64)
+loss = tree["trace/loss"].isel(restriction=0).mean()
+assert abs(float(result["wbic"].squeeze()) / 64 - float(loss)) < 1e-4
+"""
+    environment = {**os.environ, "PYTHONPATH": str(site), "DEVINTERP_STRICT_PLUGINS": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_and_pictures_exist(page):
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} points to {target}, which is not there"
+
+
+def test_every_page_can_be_reached_from_the_index():
+    index = (ROOT / "docs" / "index.md").read_text()
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        assert page.name == "index.md" or f"({page.name})" in index, f"docs/index.md does not mention {page.name}"
+
+
+def test_the_readme_fits_a_page():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) < 130
+    assert max(map(len, lines)) <= 130
