@@ -1,0 +1,141 @@
+"""One run of a few tokens through a model, watched: which modules run, in which order, on what, and which attend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from devinterp.models.running import evaluating
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def is_attention_weights(weights: Tensor) -> bool:
+    """Say whether what a softmax returned weighs tokens for several heads; a router's weights have no such dimension."""
+    return weights.ndim >= 4 or (weights.ndim == 3 and weights.shape[-1] == weights.shape[-2])
+
+
+class WatchAttention(TorchFunctionMode):
+    """Calls `seen` with what each softmax over tokens returns, whoever calls it.
+
+    Parameters
+    ----------
+    seen : callable
+        ``seen(out, num_heads, num_queries)``; `out` are attention weights, or what the fused function returns.
+    frozen : bool, optional
+        Let no gradient pass through attention weights, so that only values are left.
+    """
+
+    def __init__(self, seen: Callable[[Tensor, int, int], None], frozen: bool = False) -> None:
+        super().__init__()
+        self.seen = seen
+        self.frozen = frozen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run `func`, watching attention."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            query, key, *rest = args if len(args) >= 2 else (kwargs.pop("query"), kwargs.pop("key"))
+            if self.frozen:
+                query, key = query.detach(), key.detach()
+            out = func(query, key, *rest, **kwargs)
+            self.seen(out, int(torch.Size(query.shape[:-2]).numel()), query.shape[-2])
+            return out
+        out = func(*args, **kwargs)
+        if name == "softmax" and is_attention_weights(out):
+            out = out.detach() if self.frozen else out
+            self.seen(out, int(torch.Size(out.shape[:-2]).numel()), out.shape[-2])
+        return out
+
+
+@dataclass
+class Trace:
+    """What a run has shown.
+
+    Parameters
+    ----------
+    calls : dict
+        Arguments of the first call of every module that ran, by path, in the order in which they began.
+    widths : dict
+        Size of the last dimension of what each module returned first, where that is a tensor.
+    sites : list
+        Paths of the innermost modules that ran a softmax over tokens.
+    num_tokens : int
+        How many tokens were run.
+    logits : torch.Tensor
+        What came out.
+    """
+
+    calls: dict[str, Call] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
+    sites: list[str] = field(default_factory=list)
+    num_tokens: int = 0
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+def trace(model: nn.Module, run: Callable[[], Tensor], num_tokens: int) -> Trace:
+    """Run `model` once and return what was seen; its hooks, modes and state are as before."""
+    seen, stack = Trace(num_tokens=num_tokens), [""]
+
+    def enter(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            stack.append(path)
+            seen.calls.setdefault(path, (args, kwargs))
+            if isinstance(module, nn.MultiheadAttention):
+                seen.sites.append(path)
+
+        return hook
+
+    def leave(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            stack.pop()
+            if isinstance(output, Tensor) and output.ndim:
+                seen.widths.setdefault(path, output.shape[-1])
+
+        return hook
+
+    def attended(out: Tensor, num_heads: int, num_queries: int) -> None:
+        if stack[-1] not in seen.sites:
+            seen.sites.append(stack[-1])
+
+    hooks = []
+    for path, module in model.named_modules():
+        if path:
+            hooks.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
+            hooks.append(module.register_forward_hook(leave(path)))
+    try:
+        with torch.no_grad(), evaluating(model), WatchAttention(attended):
+            seen.logits = run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def tensors(call: Call) -> Iterable[Tensor]:
+    """Return the floating-point tensors among the arguments of a call, hidden states first."""
+    args, kwargs = call
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            yield value
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Say whether a module is a normalisation: named so, and holding vectors only (per-head scales are matrices)."""
+    named = "norm" in type(module).__name__.lower()
+    return named and not any(True for _ in module.children()) and all(p.ndim <= 2 for p in module.parameters())
+
+
+def is_projection(module: nn.Module) -> bool:
+    """Say whether a module owns a matrix that mixes features: no norm, no table, no depthwise convolution."""
+    if is_norm(module) or isinstance(module, nn.Embedding):
+        return False
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups > 1:
+        return False
+    return any(p.ndim >= 2 for p in module.parameters(recurse=False))
