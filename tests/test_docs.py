@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Blocks of these languages are no code.
 PROSE = {"", "text", "bibtex"}
-FENCE = re.compile(r"^```(?P<language>\w*)(?: +title=\"(?P<title>[^\"]+)\")?\n(?P<source>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^```(?P<language>\w*)(?: +title=\"(?P<title>[^\"]+)\")?\n(?P<source>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ def blocks(page: Path) -> list[Block]:
         Block(match["language"], match["title"], match["source"], text.count("\n", 0, match.start("source")))
         for match in FENCE.finditer(text)
     ]
-    assert 2 * len(found) == len(re.findall(r"^ *```", text, re.MULTILINE)), f"{page.name}: a fence this test cannot read"
+    assert 2 * len(found) == len(re.findall(r"^ *```", text, re.MULTILINE)), (
+        f"{page.name}: a fence this test cannot read"
+    )
     return found
 
 
@@ -55,7 +59,12 @@ def run_shell(block: Block, directory: Path) -> None:
                 case ["devinterp", *_]:
                     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
                     done = subprocess.run(
-                        words, cwd=directory, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300,
+                        words,
+                        cwd=directory,
+                        env={**os.environ, "PATH": path},
+                        capture_output=True,
+                        text=True,
+                        timeout=300,
                     )
                     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
                 case ["make", *options]:
@@ -94,10 +103,22 @@ def test_the_plugin_of_the_readme_works_once_installed(tmp_path):
     project = tmp_path / "wbic"
     project.mkdir()
     (project / "wbic.py").write_text(files["wbic.py"])
-    head = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n[project]\nname = "wbic"\nversion = "1"\n'
+    build = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+    head = build + '[project]\nname = "wbic"\nversion = "1"\n'
     (project / "pyproject.toml").write_text(head + files["pyproject.toml"])
     site = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", "--target", site]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "--target",
+        site,
+    ]
     subprocess.run([*pip, project], check=True, timeout=120)
     code = """
 from devinterp.testing import synthetic_tree
