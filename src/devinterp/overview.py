@@ -91,8 +91,9 @@ def options_of(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def summary_of(function: Callable[..., Any]) -> str:
-    """Return the first line of a function's docstring."""
-    return docstring_of(function).partition("\n")[0].strip()
+    """Return the first line of a function's docstring, its reStructuredText roles as plain text."""
+    first = docstring_of(function).partition("\n")[0].strip()
+    return re.sub(r":\w+:`([^`]*)`", r"\1", first).replace("`", "")
 
 
 def docstring_of(function: Callable[..., Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ def command(analysis: Analysis) -> Callable[..., None]:
     callable
         ``run(store, **options)``, which shows the result.
     """
-    options = options_of(analysis.compute)
+    options = options_of(analysis.compute, skip=1)
     taken = {option.name for option in options}
     ours = [
         _keyword("_group", GROUP, "--group", taken=taken),
@@ -62,28 +63,57 @@ def command(analysis: Analysis) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__name__ = analysis.name
-    run.__doc__ = docstring_of(analysis.compute)
+    run.__doc__ = help_of(analysis.compute)
     return run
 
 
-def options_of(compute: Callable[..., Any]) -> list[inspect.Parameter]:
-    """Return the options of an analysis that can be written on a command line, as keyword parameters with types."""
-    _tree, *parameters = inspect.signature(compute).parameters.values()
-    try:
-        hints = typing.get_type_hints(compute, include_extras=True)
-    except (NameError, AttributeError, TypeError):  # names that only type checkers import: go by the defaults
-        hints = {}
+def options_of(function: Callable[..., Any], *, skip: int) -> list[inspect.Parameter]:
+    """Return what can be written on a command line of a function's parameters, as keyword parameters with types.
+
+    Parameters
+    ----------
+    function : callable
+        Any function.
+    skip : int
+        Number of its first parameters to leave out.
+
+    Returns
+    -------
+    list of inspect.Parameter
+        A required parameter of another type is taken as a word; an optional one is left out.
+    """
     found = []
-    for each in parameters:
+    for each in list(inspect.signature(function).parameters.values())[skip:]:
         if each.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             continue
-        required = each.default is inspect.Parameter.empty
-        guess = str if required or each.default is None else type(each.default)
-        hint = _writable(hints.get(each.name, guess))
-        if hint is None and not required:
+        hint = _writable(_hint(function, each))
+        if hint is None and each.default is not inspect.Parameter.empty:
             continue
         found.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=str if hint is None else hint))
     return found
+
+
+def help_of(function: Callable[..., Any]) -> str:
+    """Return a function's docstring as a command's help needs it: no citations, and one entry for each parameter.
+
+    numpydoc lets parameters share an entry, ``low, high : float``; cyclopts looks each up by its name.
+    """
+    entry = re.compile(r"^((?:\w+, )+\w+)( :.*\n(?:(?:[ ]{4}.*)?\n)*)", re.MULTILINE)
+    return entry.sub(
+        lambda found: "".join(f"{name}{found[2]}" for name in found[1].split(", ")), docstring_of(function) + "\n"
+    )
+
+
+def _hint(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """Return the type of one parameter; by its default where the annotation names what only type checkers import."""
+    annotated = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    if parameter.annotation is not inspect.Parameter.empty:
+        try:
+            names = getattr(inspect.unwrap(function), "__globals__", {})
+            return typing.get_type_hints(annotated, globalns=names, include_extras=True)[parameter.name]
+        except (NameError, AttributeError, TypeError):
+            pass
+    return str if parameter.default in (None, inspect.Parameter.empty) else type(parameter.default)
 
 
 def _writable(hint: Any) -> Any:
@@ -96,7 +126,9 @@ def _writable(hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         members = [each for each in arguments if each is not types.NoneType]
         kept = [inner for each in members if (inner := _writable(each)) is not None]
-        # A union offers what of it can be written; without None, since leaving the option out means that.
+        # A union offers what of it can be written; without None, since leaving the option out means that. A sequence takes
+        # the place of its elements: one word on the command line is a sequence of one.
+        kept = [each for each in kept if typing.get_args(each) and typing.get_origin(each) is not Literal] or kept
         return Union[tuple(kept)] if kept else None  # noqa: UP007  # built at run time
     if origin in (tuple, list, set, frozenset) or (isinstance(origin, type) and issubclass(origin, Sequence)):
         inner = [each for each in arguments if each is not Ellipsis]

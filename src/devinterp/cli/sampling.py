@@ -1,0 +1,153 @@
+"""``devinterp sample``: the sampling function with models and data by name."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
+from rich.console import Console
+
+from devinterp import sources
+from devinterp.cli.analysis import help_of, options_of
+from devinterp.errors import InvalidInputError
+from devinterp.slt.sampling import sample as sample_model
+
+# Arguments of `sample` that the command gives in a way of its own, or that mean something only together with an object.
+_OWN = {
+    "model",
+    "dataset",
+    "observables",
+    "output_path",
+    "sampling_method_kwargs",
+    "storage_options",
+    "loss_fn",
+    "loss_dims",
+}
+
+
+def _sample(
+    *,
+    model: Annotated[str, Parameter(help="`smollm2`, a directory, or a model on the HuggingFace hub.")],
+    dataset: Annotated[
+        str,
+        Parameter(
+            help="What to sample on: `prose`, `code`, a text or .jsonl file, a directory of text files, token ids "
+            "(sequence, token) in an .npy file, or a dataset on the HuggingFace hub (name or name:config)."
+        ),
+    ],
+    output_path: Annotated[Path, Parameter(name=["--output-path", "-o"], help="Where the store is written.")],
+    observable: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Data whose losses are recorded at every draw, as name=source or source; may be repeated.",
+            show_default=False,
+        ),
+    ] = (),
+    length: Annotated[int, Parameter(help="Tokens of a sequence.")] = 128,
+    num_sequences: Annotated[int, Parameter(help="Sequences to take of each source, from its start.")] = 1024,
+    column: Annotated[str, Parameter(help="Where the text is, in a .jsonl file or a dataset.")] = "text",
+    split: Annotated[str, Parameter(help="Split of a dataset on the hub.")] = "train",
+    kernel_option: Annotated[
+        tuple[str, ...],
+        Parameter(help="Option of the sampling method, as name=value; may be repeated.", show_default=False),
+    ] = (),
+    **settings: Any,
+) -> None:
+    console = Console()
+    named = _pairs(observable, "observable", alone=True)
+    options = {name: _value(text) for name, text in _pairs(kernel_option, "kernel-option").items()}
+    with console.status("loading the model"):
+        network, tokenizer = sources.load_model(model)
+    read: dict[str, Any] = {}
+    with console.status("reading data"):
+        for source in dict.fromkeys([dataset, *named.values()]):
+            read[source] = load_data(source, tokenizer, length=length, limit=num_sequences, column=column, split=split)
+    sample_model(
+        network,
+        read[dataset],
+        {name: read[source] for name, source in named.items()} or None,
+        output_path=output_path,
+        sampling_method_kwargs=options or None,
+        **settings,
+    )
+    console.print(f"Wrote {output_path}. Go on with:", highlight=False, soft_wrap=True)
+    console.print(f"  devinterp info {output_path}\n  devinterp llc {output_path}", highlight=False, soft_wrap=True)
+
+
+def load_data(source: str, tokenizer: Any, *, length: int, limit: int, column: str, split: str) -> Any:
+    """Return the sequences of a source: token ids from an ``.npy`` file, or text cut into sequences of `length` tokens.
+
+    Parameters
+    ----------
+    source, column, split : str
+        As for `devinterp.sources.load_texts`, or the name of an ``.npy`` file.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        The model's own.
+    length, limit : int
+        Tokens of a sequence, for text, and most sequences to take.
+
+    Returns
+    -------
+    numpy.ndarray or datasets.Dataset
+        What `devinterp.slt.sampling.sample` takes.
+
+    Raises
+    ------
+    InvalidInputError
+        If the source cannot be read or is too small.
+    """
+    if not source.endswith(".npy"):
+        return sources.load_sequences(source, tokenizer, length=length, limit=limit, column=column, split=split)
+    try:
+        return np.load(source, allow_pickle=False)[:limit]
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"cannot read token ids from {source!r}: {error}.") from error
+
+
+def _pairs(given: Sequence[str], option: str, *, alone: bool = False) -> dict[str, str]:
+    """Split name=value; with `alone`, a value without a name is its own name."""
+    pairs: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not name or (not equals and not alone) or (equals and not value):
+            raise InvalidInputError(f"`--{option}` (={each!r}) must look like name=value.")
+        if name in pairs:
+            raise InvalidInputError(f"`--{option}` names {name!r} twice.")
+        pairs[name] = value if equals else name
+    return pairs
+
+
+def _value(text: str) -> Any:
+    """Read a number, true, false or null; anything else is a word."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _command() -> Any:
+    """Return the command: the parameters above, then those of the sampling function with their own documentation."""
+    hints = inspect.get_annotations(_sample, eval_str=True)
+    own = [
+        each.replace(annotation=hints[each.name])
+        for each in inspect.signature(_sample).parameters.values()
+        if each.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    settings = [each for each in options_of(sample_model, skip=3) if each.name not in _OWN]
+    parameters = sorted([*own, *settings], key=lambda each: each.default is not inspect.Parameter.empty)
+
+    def sample(**given: Any) -> None:
+        _sample(**given)
+
+    sample.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    sample.__annotations__ = {each.name: each.annotation for each in parameters}
+    sample.__doc__ = help_of(sample_model)
+    return sample
+
+
+sample = _command()
