@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import traceback
 import warnings
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from devinterp import plugins
 from devinterp.cli.analysis import command
-from devinterp.errors import DevinterpError, PluginError, PluginWarning
+from devinterp.errors import DevinterpError, InvalidInputError, PluginError, PluginWarning
 
 #: Exit codes: what was asked cannot be done; something failed that should not have.
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -21,7 +22,7 @@ USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 # By import path: the modules are imported when the command is used, so that `--help` stays fast.
 _COMMANDS = {
     "quickstart": (
-        "devinterp.quickstart:quickstart",
+        "devinterp.cli.quickstart:quickstart",
         "Sample a real language model and show its learning coefficient.",
     ),
     "sample": ("devinterp.cli.sampling:sample", "Sample around the weights of a HuggingFace model into a store."),
@@ -56,8 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         with _short_warnings(errors):
             app, problem = build()
-            if problem is not None and arguments and not arguments[0].startswith("-") and arguments[0] not in _COMMANDS:
-                raise problem
+            _check_command(app, arguments, problem)
             app(arguments, exit_on_error=False, error_console=errors, result_action="return_none")
     except CycloptsError:  # printed by cyclopts already
         return USAGE
@@ -103,6 +103,18 @@ def build() -> tuple[App, PluginError | None]:
     for name, analysis in installed.items():
         app.command(command(analysis), name=name.replace("_", "-"), alias=name if "_" in name else None, group=analyses)
     return app, None
+
+
+def _check_command(app: App, arguments: Sequence[str], problem: PluginError | None) -> None:
+    """Raise for a command that does not exist; cyclopts would import every command to say so."""
+    if not arguments or arguments[0].startswith("-") or arguments[0] in app:
+        return
+    if problem is not None:
+        raise problem
+    known = [name for name in app if not name.startswith("-")]
+    close = difflib.get_close_matches(arguments[0], known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    raise InvalidInputError(f"there is no command {arguments[0]!r}{hint} Known: {', '.join(known)}.")
 
 
 def _version() -> str:

@@ -92,12 +92,12 @@ def _contents(run: xr.DataTree) -> Table:
         if array.name in array.dims:
             continue
         shape = " × ".join(f"{dim} {length}" for dim, length in array.sizes.items())
-        table.add_row(escape(path), shape, _type(array), _size(array.nbytes))
+        table.add_row(escape(path), shape, _type(array.dtype), _size(array.nbytes))
     return table
 
 
-def _type(array: xr.DataArray) -> str:
-    return "string" if array.dtype.kind in "UTO" else str(array.dtype)
+def _type(dtype: Any) -> str:
+    return "string" if dtype.kind in "UTO" else str(dtype)
 
 
 def _status(run: xr.DataTree) -> Iterator[Table | str]:

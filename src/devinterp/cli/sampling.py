@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from devinterp import sources
-from devinterp.cli.analysis import help_of, options_of
+from devinterp.cli.options import as_command, options_of
 from devinterp.errors import InvalidInputError
 from devinterp.slt.sampling import sample as sample_model
 
@@ -84,12 +84,14 @@ def load_data(source: str, tokenizer: Any, *, length: int, limit: int, column: s
 
     Parameters
     ----------
-    source, column, split : str
+    source : str
         As for `devinterp.sources.load_texts`, or the name of an ``.npy`` file.
     tokenizer : transformers.PreTrainedTokenizerBase
         The model's own.
     length, limit : int
         Tokens of a sequence, for text, and most sequences to take.
+    column, split : str
+        As for `devinterp.sources.load_texts`.
 
     Returns
     -------
@@ -141,13 +143,7 @@ def _command() -> Any:
     settings = [each for each in options_of(sample_model, skip=3) if each.name not in _OWN]
     parameters = sorted([*own, *settings], key=lambda each: each.default is not inspect.Parameter.empty)
 
-    def sample(**given: Any) -> None:
-        _sample(**given)
-
-    sample.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    sample.__annotations__ = {each.name: each.annotation for each in parameters}
-    sample.__doc__ = help_of(sample_model)
-    return sample
+    return as_command(_sample, parameters, name="sample", documented=sample_model)
 
 
 sample = _command()
