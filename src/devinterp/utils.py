@@ -87,6 +87,23 @@ def tokenize_and_concatenate(
         raise InvalidInputError(f"the dataset has no column {column_name!r}; it has {', '.join(dataset.column_names)}.")
     if max_length < 2:
         raise InvalidInputError(f"`max_length` (={max_length}) must be at least 2.")
+
+    def pack(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        return {"input_ids": pack_texts(rows[column_name], tokenizer, max_length, add_bos_token=add_bos_token)}
+
+    options = {} if streaming else {"num_proc": num_proc}
+    packed = dataset.map(pack, batched=True, remove_columns=dataset.column_names, **options)
+    return packed.with_format("torch")
+
+
+def pack_texts(texts: list[str], tokenizer: Any, max_length: int, *, add_bos_token: bool) -> list[list[int]]:
+    """Return token sequences of one length from texts joined by the end-of-sequence token; see `tokenize_and_concatenate`.
+
+    Raises
+    ------
+    InvalidInputError
+        If the tokenizer has no token to put between texts.
+    """
     separator = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else separator
     if separator is None:
@@ -94,13 +111,7 @@ def tokenize_and_concatenate(
             "the tokenizer has neither an end- nor a beginning-of-sequence token to put between texts."
         )
     body = max_length - 1 if add_bos_token else max_length
-
-    def pack(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        encoded = tokenizer(rows[column_name], add_special_tokens=False, verbose=False)["input_ids"]
-        stream = [token for text in encoded for token in (*text, separator)]
-        pieces = [stream[i : i + body] for i in range(0, len(stream) - body + 1, body)]
-        return {"input_ids": [[bos, *piece] if add_bos_token else piece for piece in pieces]}
-
-    options = {} if streaming else {"num_proc": num_proc}
-    packed = dataset.map(pack, batched=True, remove_columns=dataset.column_names, **options)
-    return packed.with_format("torch")
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    stream = [token for text in encoded for token in (*text, separator)]
+    pieces = [stream[i : i + body] for i in range(0, len(stream) - body + 1, body)]
+    return [[bos, *piece] if add_bos_token else piece for piece in pieces]

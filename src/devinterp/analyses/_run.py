@@ -11,7 +11,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
-from devinterp.schema import CHAIN, POSITION, RESTRICTION
+from devinterp.schema import CHAIN, DRAW, POSITION, RESTRICTION, STEP, TRACE
 
 #: Which chains an analysis may use.
 Chains = Literal["all", "finished"]
@@ -90,7 +90,7 @@ def use_chains(run: xr.DataTree, chains: Chains, *, needed_by: str) -> tuple[xr.
     """
     if chains not in ("all", "finished"):
         raise InvalidInputError(f"`chains` (={chains!r}) must be 'all' or 'finished'.")
-    states = np.asarray(run[f"{schema.STATUS}/state"]).astype(str)
+    states = np.asarray(run[f"{schema.STATUS}/state"], dtype=object).astype(str)
     finished = states == schema.FINISHED
     labels = [int(label) for label in run[CHAIN].to_numpy()] if CHAIN in run.coords else list(range(states.shape[1]))
     keep = finished.all(axis=0)
@@ -107,7 +107,7 @@ def use_chains(run: xr.DataTree, chains: Chains, *, needed_by: str) -> tuple[xr.
 def _broken_message(run: xr.DataTree, states: np.ndarray, labels: list[int], keep: np.ndarray, needed_by: str) -> str:
     names = restriction_names(run)
     errors = (
-        np.asarray(run[f"{schema.STATUS}/error"]).astype(str)
+        np.asarray(run[f"{schema.STATUS}/error"], dtype=object).astype(str)
         if "error" in run[schema.STATUS]
         else np.full_like(states, "")
     )
@@ -156,6 +156,37 @@ def losses(run: xr.DataTree, path: str, variable: str = "loss") -> xr.DataArray:
     found = run[f"{path}/{variable}"]
     found = found.drop_vars([name for name in found.coords if name not in found.xindexes])
     return found if POSITION in found.dims else found.expand_dims({POSITION: 1}, axis=-1)
+
+
+def burnin_steps(run: xr.DataTree, burnin: int | None) -> int:
+    """Return the number of steps to leave out, checked."""
+    if burnin is None:
+        return int(settings(run).get("num_burnin_steps") or 0)
+    num_steps = run[f"{TRACE}/loss"].sizes[STEP] if TRACE in run.children else None
+    if burnin < 0 or (num_steps is not None and burnin >= num_steps):
+        raise InvalidInputError(
+            f"`burnin` (={burnin}) must be at least 0 and less than the number of steps ({num_steps}), so that some remain."
+        )
+    return burnin
+
+
+def draws_after(run: xr.DataTree, burnin: int) -> slice:
+    """Return the draws taken at step `burnin` or later, as an index."""
+    if "draw_step" not in run.coords:
+        return slice(None)
+    steps = run["draw_step"].to_numpy()  # a few numbers, not data of the run
+    kept = np.flatnonzero(steps >= burnin)
+    if not len(kept):
+        raise InvalidInputError(
+            f"`burnin` (={burnin}) must leave some draws: the last one was taken at step {steps.max()}."
+        )
+    return slice(None) if len(kept) == len(steps) else slice(int(kept[0]), int(kept[-1]) + 1)
+
+
+def drop_draws(run: xr.DataTree, burnin: int) -> xr.DataTree:
+    """Return a run without the draws taken before step `burnin`."""
+    kept = draws_after(run, burnin)
+    return run if kept == slice(None) else run.isel({DRAW: kept}, missing_dims="ignore")
 
 
 def drop_single_restriction(dataset: xr.Dataset) -> xr.Dataset:

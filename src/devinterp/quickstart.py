@@ -1,0 +1,281 @@
+"""The main job from end to end, as a newcomer sees it: sample a language model, and look at what came out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from devinterp import sources
+from devinterp.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings that give a healthy trace on one kind of model, and how much of it to sample.
+
+    Parameters
+    ----------
+    length : int
+        Tokens of a sequence.
+    num_sequences : int
+        Sequences of each text, at most.
+    sampling : dict
+        Arguments of `devinterp.slt.sampling.sample`.
+    """
+
+    length: int
+    num_sequences: int
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: Found by the grid of docs/quickstart.md: the trace rises at once, levels off before the first draw, and chains agree.
+PRETRAINED = Recipe(
+    length=128,
+    num_sequences=512,
+    sampling={
+        "sampling_method": "rmsprop_sgld",
+        "lr": 1e-5,
+        "n_beta": 30.0,
+        "localization": 6e3,
+        "num_chains": 3,
+        "num_burnin_steps": 8,
+        "num_draws": 8,
+        "batch_size": 4,
+        "batches_per_draw": 1,
+        "num_init_loss_batches": 8,
+    },
+)
+
+TINY = Recipe(
+    length=64,
+    num_sequences=512,
+    sampling={
+        "sampling_method": "sgld",
+        "lr": 1e-4,
+        "n_beta": 100.0,
+        "localization": 300.0,
+        "num_chains": 4,
+        "num_burnin_steps": 50,
+        "num_draws": 50,
+        "batch_size": 16,
+        "batches_per_draw": 1,
+        "num_init_loss_batches": 16,
+    },
+)
+
+
+def quickstart(
+    *,
+    model: str = sources.SMOLLM2,
+    dataset: str = sources.PROSE,
+    observables: tuple[str, ...] = (sources.PROSE, sources.CODE),
+    output: Path = Path("quickstart-output"),
+    tiny: bool = False,
+    num_chains: int | None = None,
+    num_draws: int | None = None,
+    lr: float | None = None,
+    n_beta: float | None = None,
+    localization: float | None = None,
+    length: int | None = None,
+    column: str = "text",
+    progress: bool | None = None,
+) -> xr.DataTree:
+    """Sample a language model around its weights, print its learning coefficient, and draw what was found.
+
+    Parameters
+    ----------
+    model : str, default: "smollm2"
+        ``smollm2`` (comes with the installation), a directory, or a model on the HuggingFace hub.
+    dataset : str, default: "prose"
+        What to sample on: ``prose``, ``code``, a text or .jsonl file, a directory, or a dataset on the HuggingFace hub.
+    observables : tuple of str, default: ("prose", "code")
+        Texts whose losses are recorded at every draw; each as `dataset`.
+    output : Path, default: Path("quickstart-output")
+        Folder for the store and the pictures. A finished run of the same settings there is shown again; another is an error.
+    tiny : bool, default: False
+        Train a small model on the spot and sample that, in seconds.
+    num_chains, num_draws : int, optional
+        Chains, and draws of each.
+    lr, n_beta, localization : float, optional
+        Step size, inverse temperature times sample size, and pull towards the weights; the defaults suit the bundled model.
+    length : int, optional
+        Tokens of a sequence.
+    column : str, default: "text"
+        Where the text is, in a .jsonl file or a dataset.
+    progress : bool, optional
+        Whether to show progress bars. None: in a terminal.
+
+    Returns
+    -------
+    xarray.DataTree
+        The run, lazy.
+    """
+    import torch
+
+    console = Console()
+    began = time.monotonic()
+    recipe = TINY if tiny else PRETRAINED
+    chosen = {
+        "num_chains": num_chains,
+        "num_draws": num_draws,
+        "lr": lr,
+        "n_beta": n_beta,
+        "localization": localization,
+    }
+    sampling = {**recipe.sampling, **{name: value for name, value in chosen.items() if value is not None}}
+    length = recipe.length if length is None else length
+
+    with console.status("loading the model") as status:
+        if tiny:
+            status.update("training a small model")
+            # Tensors this small gain nothing from threads that wait for each other.
+            torch.set_num_threads(1)
+            network, tokenizer = tiny_model(length=length)
+        else:
+            network, tokenizer = sources.load_model(model)
+        status.update("tokenizing the texts")
+        texts = {
+            name: sources.load_sequences(name, tokenizer, length=length, limit=recipe.num_sequences, column=column)
+            for name in dict.fromkeys((dataset, *observables))
+        }
+    num_parameters = sum(p.numel() for p in network.parameters())
+    console.print(f"[bold]{'a small model' if tiny else model}[/bold]: {num_parameters:,} parameters")
+    console.print(_plan(dataset, observables, sampling, length))
+    tree = _sample(network, texts, dataset, observables, sampling, output, progress)
+    report(console, tree, tokenizer, output)
+    console.print(f"Done in {time.monotonic() - began:.0f} s. To go on in Python:\n")
+    console.print(next_steps(output / "run.zarr", _label(observables[-1])), highlight=False)
+    return tree
+
+
+def _sample(
+    network: Any,
+    texts: Mapping[str, Any],
+    dataset: str,
+    observables: tuple[str, ...],
+    sampling: Mapping[str, Any],
+    output: Path,
+    progress: bool | None,
+) -> xr.DataTree:
+    from devinterp.slt.sampling import sample  # imports torch
+
+    labels = {_label(name): texts[name] for name in observables}
+    if len(labels) < len(set(observables)):
+        raise InvalidInputError(
+            f"two of the observables {observables} would both be called by their last part: rename one."
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    return sample(network, texts[dataset], labels, output_path=output / "run.zarr", progress=progress, **sampling)
+
+
+def _label(name: str) -> str:
+    """Return the last part of a path or dataset name, for a group of the store."""
+    return Path(name).name.replace(":", "-")
+
+
+def report(console: Console, tree: xr.DataTree, tokenizer: Any, output: Path) -> None:
+    """Print the learning coefficients of a run and draw its pictures, where the plots plugin is installed."""
+    found = tree.slt.llc().compute()
+    table = Table(title="local learning coefficient, with its standard error")
+    for column in ("", "LLC", "over chains"):
+        table.add_column(column, justify="left" if not column else "right")
+    table.add_row("minibatches", f"{found.llc_mean:.1f} ± {found.llc_se:.1f}", f"± {found.llc_std:.1f}")
+    for name in found.observable.values.tolist():
+        one = found.sel(observable=name)
+        table.add_row(
+            name, f"{one.observable_llc_mean:.1f} ± {one.observable_llc_mcse:.1f}", f"± {one.observable_llc_std:.1f}"
+        )
+    console.print(table)
+    console.print(f"R-hat {found.rhat:.2f}, effective draws {found.ess:.0f}")
+    from devinterp import plugins
+
+    if not {"trace", "tokens"} <= set(plugins.plots()):
+        console.print("No pictures: install devinterp-plots.")
+        return
+    tree.slt.plot.trace().savefig(output / "trace.png")
+    name = found.observable.values.tolist()[-1]
+    tree.slt.plot.tokens(observable=name, tokenizer=tokenizer).savefig(output / "tokens.png")
+    console.print(f"Store:    {output / 'run.zarr'}\nPictures: {output / 'trace.png'}, {output / 'tokens.png'}")
+
+
+def next_steps(path: Path, observable: str) -> str:
+    """Return the three lines that open a store and go on."""
+    return (
+        f"    import devinterp\n"
+        f"    tree = devinterp.open({str(path)!r})\n"
+        f"    tree.slt.token_llc(observable={observable!r}).llc.mean('sequence').plot()\n"
+    )
+
+
+def _plan(dataset: str, observables: tuple[str, ...], sampling: Mapping[str, Any], length: int) -> str:
+    steps = sampling["num_burnin_steps"] + sampling["num_draws"]
+    return (
+        f"Sampling on {dataset!r} with {sampling['sampling_method']}: {sampling['num_chains']} chains of {steps} steps "
+        f"({sampling['num_burnin_steps']} of burn-in), {sampling['batch_size']} x {length} tokens each; at every draw the "
+        f"losses on {', '.join(map(repr, observables))}.\n"
+        f"lr {sampling['lr']:g}, n_beta {sampling['n_beta']:g}, localization {sampling['localization']:g}"
+    )
+
+
+def tiny_model(*, length: int, num_steps: int = 200, seed: int = 0) -> tuple[Any, Any]:
+    """Return a small byte-level language model, trained on the prose for a few seconds, and its tokenizer.
+
+    Parameters
+    ----------
+    length : int
+        Tokens (bytes) of a training sequence.
+    num_steps : int, default: 200
+        Training steps.
+    seed : int, default: 0
+        Of the weights and the data order.
+    """
+    import torch
+
+    transformers = sources.require("transformers", "huggingface")
+    tokenizer = byte_tokenizer()
+    config = transformers.GPTNeoXConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=max(256, length),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):  # models draw their first weights from the global generator
+        torch.manual_seed(seed)
+        model = transformers.GPTNeoXForCausalLM(config)
+    data = sources.load_sequences(sources.PROSE, tokenizer, length=length, limit=2048)
+    tokens = torch.as_tensor(data.with_format("torch")["input_ids"][:])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(num_steps):
+        batch = tokens[torch.randint(len(tokens), (32,), generator=generator)]
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval(), tokenizer
+
+
+def byte_tokenizer() -> Any:
+    """Return a tokenizer whose tokens are bytes; it needs no files."""
+    transformers = sources.require("transformers", "huggingface")
+    tokenizers = sources.require("tokenizers", "huggingface")
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: number for number, character in enumerate([*alphabet, "<|endoftext|>"])}
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = tokenizers.decoders.ByteLevel()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )

