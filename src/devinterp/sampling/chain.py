@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from devinterp.sampling import metrics
 from devinterp.sampling.order import step_rows
 from devinterp.sampling.problem import Problem
+from devinterp.sampling.walker import Walker
 from devinterp.sampling.weights import MovingWeights
 from devinterp.types import Draw
 
@@ -38,34 +38,13 @@ def run_chain(problem: Problem, weights: MovingWeights, *, restriction: int, cha
         A run of steps, ended by a draw or handed over before one (long burn-ins). The last has an `error` if the chain
         diverged.
     """
-    settings, transition = problem.settings, problem.transition()
-    generator = start(problem, weights, chain)
-    state = transition.init(weights.values)
+    settings = problem.settings
+    walker = Walker(problem.transition(), weights, settings, chain=chain)
     batches = step_rows(settings, problem.num_rows, chain)
     block = _Block(restriction, chain, first_step=0)
     for step in range(settings.num_steps):
         losses, finite = problem.add_gradient(batches[step])
-        gradients = weights.gradients()
-        noise: Iterable[Tensor] = weights.noise(generator, settings.noise_level)
-        measured: dict[str, Tensor] = {}
-        if settings.save_metrics:
-            noise = list(noise)  # measured first, used after
-            scale = settings.lr / 2 * settings.n_beta
-            measured = metrics.step_metrics(
-                transition,
-                weights.values,
-                gradients,
-                weights.origin,
-                state,
-                noise,
-                scale=scale,
-            )
-        with torch.no_grad():
-            transition.update(weights.values, gradients, weights.origin, state, noise)
-            del gradients
-            if settings.bounding_box_size is not None:
-                weights.clamp(settings.bounding_box_size)
-        weights.store()
+        measured = walker.step()
         block.add_step(losses, finite, measured)
         index = settings.draw_after(step)
         if index is not None:
@@ -77,18 +56,6 @@ def run_chain(problem: Problem, weights: MovingWeights, *, restriction: int, cha
             if draw.error is not None:
                 return
             block = _Block(restriction, chain, first_step=step + 1)
-
-
-def start(problem: Problem, weights: MovingWeights, chain: int) -> torch.Generator:
-    """Put the weights where a chain starts, and return its noise generator."""
-    generator = torch.Generator(problem.device).manual_seed(problem.settings.init_seed + chain)
-    weights.reset()
-    if problem.settings.init_noise is not None:
-        with torch.no_grad():
-            for value, xi in zip(weights.values, weights.noise(generator, problem.settings.init_noise), strict=True):
-                value.add_(xi)
-        weights.store()
-    return generator
 
 
 class _Block:

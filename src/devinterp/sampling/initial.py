@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.chain import start
 from devinterp.sampling.order import init_loss_rows
 from devinterp.sampling.problem import Problem
+from devinterp.sampling.walker import Walker
 from devinterp.sampling.weights import borrowed
 
 
@@ -53,7 +53,7 @@ def initial_loss(problem: Problem) -> InitialLoss:
         with borrowed(problem.model, masks) as weights:
             rows = []
             for chain in chains:
-                start(problem, weights, chain)
+                Walker(problem.transition(), weights, settings, chain=chain)  # puts the weights where the chain starts
                 rows.append(_measure(problem, chain))
             per_restriction.append(_stack(rows))
     return _stack(per_restriction)

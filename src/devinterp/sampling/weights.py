@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -42,6 +42,18 @@ class MovingWeights:
     def num_elements(self) -> int:
         """Return how many weights move."""
         return sum(mask.num_elements for mask in self.masks)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the model is."""
+        return self.parameters[0].device
+
+    @torch.no_grad()
+    def add(self, steps: Iterable[Tensor]) -> None:
+        """Add a step to each value."""
+        for value, step in zip(self.values, steps, strict=True):
+            value.add_(step)
+        self.store()
 
     @torch.no_grad()
     def store(self) -> None:
