@@ -132,8 +132,10 @@ def _vary(small: dict[str, Any], defaults: dict[str, Any], variant: str) -> bool
 @functools.lru_cache(maxsize=1)
 def build(model_type: str, variant: str = "plain") -> Any:
     """A tiny model of random weights, or None where the type has no such variant."""
+    import transformers
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     defaults = _defaults(model_type)
     small = _small(defaults)
@@ -142,11 +144,12 @@ def build(model_type: str, variant: str = "plain") -> Any:
     if not _vary(small, defaults, variant):
         return None
     _merge(small, special.get(variant, {}))
-    make = CONFIG_MAPPING[model_type]
-    if "subconfig" in special:
-        make = type(getattr(make(), special["subconfig"]))
-    config = make(**small)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config)
+        if "subconfig" in special:
+            # The class is registered for a configuration that it does not take.
+            config = type(getattr(CONFIG_MAPPING[model_type](), special["subconfig"]))(**small)
+            model = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])(config)
+        else:
+            model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**small))
     return model.eval()

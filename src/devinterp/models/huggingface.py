@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from devinterp.hookspecs import hookimpl
 from devinterp.types import ModelAdapter
@@ -33,9 +33,9 @@ class HuggingFaceAdapter(ModelAdapter):
         No key/value cache is built. An encoder-decoder reads the sequence in its decoder; its encoder gets the first
         token only, which every prediction may see, so that no later token leaks into the prediction of itself.
         """
-        from devinterp.models.running import accepts, logits_of
+        from devinterp.models.running import logits_of
 
-        options: dict[str, object] = dict.fromkeys(accepts(model, "use_cache", "use_mems"), False)
+        options = _no_cache(model)
         if getattr(model.config, "is_encoder_decoder", False):
             options["decoder_input_ids"] = input_ids
             if attention_mask is not None:
@@ -65,7 +65,42 @@ class HuggingFaceAdapter(ModelAdapter):
         """Return where the embeddings, layers, heads, MLPs and norms of `model` are, by probing it."""
         from devinterp.models.detection import detect
 
-        return detect(model, lambda ids: self.logits(model, ids))
+        return detect(model, _probing_run(self, model))
+
+
+def _no_cache(model: nn.Module) -> dict[str, Any]:
+    from devinterp.models.running import accepts, accepts_any
+
+    options: dict[str, Any] = dict.fromkeys(accepts(model, "use_cache", "use_mems"), False)
+    if accepts_any(model) and hasattr(model.config, "use_cache"):
+        options["use_cache"] = False
+    return options
+
+
+def _probing_run(adapter: HuggingFaceAdapter, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return how to run `model` so that all of it runs: an encoder on several tokens, cross-attention on something."""
+    import torch
+
+    from devinterp.models.running import accepts, device_of, evaluating, logits_of
+
+    config: Any = model.config
+    if getattr(config, "is_encoder_decoder", False):
+        return lambda ids: logits_of(model(input_ids=ids[:, :5], decoder_input_ids=ids, **_no_cache(model)), model)
+    for name in accepts(model, "encoder_hidden_states", "cross_attention_states"):
+        for width in (getattr(config, "cross_attention_hidden_size", None), getattr(config, "hidden_size", None)):
+            if not isinstance(width, int):
+                continue
+            states = torch.randn(1, 5, width, generator=torch.Generator().manual_seed(0))
+            extra = {name: states.to(device_of(model), model.dtype)}
+            try:
+                with torch.no_grad(), evaluating(model):
+                    model(input_ids=torch.arange(1, 8, device=device_of(model))[None], **extra, **_no_cache(model))
+            except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, IndexError):
+                continue  # not a decoder with cross-attention, or one of another width
+            return lambda ids, extra=extra: logits_of(  # type: ignore[misc]
+                model(input_ids=ids, **extra, **_no_cache(model)), model
+            )
+    return lambda ids: adapter.logits(model, ids)
 
 
 @hookimpl

@@ -94,11 +94,14 @@ def random_call(call: Call) -> Call:
         value = value.detach().to("cpu")
         if not value.is_floating_point():
             return value.clone()
-        if value.ndim == 3:
+        if value.ndim == 3:  # hidden states; masks and tables of positions have other ranks, or may be anything
             return torch.randn(value.shape, generator=generator)
         return value.float().clone()
 
-    args, kwargs = tree_map(fresh, call)
+    args, kwargs = call
+    # A cache would hold the tokens of an earlier run.
+    kwargs = {name: None if "past_key_value" in name or name == "cache" else value for name, value in kwargs.items()}
+    args, kwargs = tree_map(fresh, (args, kwargs))
     return args, kwargs
 
 
@@ -108,13 +111,15 @@ class _Run:
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    calls: dict[str, Call] = field(default_factory=dict)
     attended: list[Tensor] = field(default_factory=list)
     num_heads: list[int] = field(default_factory=list)
     num_queries: int = 0
     before: list[str] = field(default_factory=list)
 
 
-def _run(twin: nn.Module, call: Call, frozen: bool = False) -> _Run:
+def _run(twin: nn.Module, call: Call, frozen: bool = False, cut_but: str | None = None) -> _Run:
+    """Run the copy; with attention weights frozen, or with the inputs of all projections but one cut off."""
     run = _Run()
 
     def seen(out: Tensor, num_heads: int, num_queries: int) -> None:
@@ -128,12 +133,15 @@ def _run(twin: nn.Module, call: Call, frozen: bool = False) -> _Run:
             given = next(iter(tensors((args, kwargs))), None)
             out = next((t for t in (output if isinstance(output, tuple) else (output,)) if isinstance(t, Tensor)), None)
             if given is not None and out is not None and path not in run.outputs:
-                run.inputs[path], run.outputs[path] = given, out
+                run.inputs[path], run.outputs[path], run.calls[path] = given, out, (args, kwargs)
 
         return hook
 
     owners = [(path, m) for path, m in twin.named_modules() if any(True for _ in m.parameters(recurse=False))]
     hooks = [m.register_forward_hook(record(path), with_kwargs=True) for path, m in owners if path]
+    if cut_but is not None:
+        cut = [m for path, m in owners if path not in ("", cut_but) and is_projection(m)]
+        hooks += [m.register_forward_pre_hook(_detach, with_kwargs=True) for m in cut]
     try:
         with torch.enable_grad(), WatchAttention(seen, frozen):
             twin(*call[0], **call[1])
@@ -141,6 +149,10 @@ def _run(twin: nn.Module, call: Call, frozen: bool = False) -> _Run:
         for hook in hooks:
             hook.remove()
     return run
+
+
+def _detach(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, (args, kwargs))  # type: ignore[no-any-return]
 
 
 def _reaches(start: Tensor, end: Tensor) -> bool:
@@ -166,38 +178,45 @@ def probe_heads(module: nn.Module, call: Call) -> Heads | None:
         No division of the output projection's input gives every head weights of its own.
     """
     twin, call = probing_copy(module), random_call(call)
-    run = _run(twin, call)
-    modules = dict(twin.named_modules())
-    output = _output_projection(run, modules)
-    if output is None:
-        return None
-    for num_heads in dict.fromkeys([*run.num_heads, *(n // 2 for n in run.num_heads)]):
-        width = run.inputs[output].numel() // run.num_queries
-        if num_heads < 1 or width % num_heads:
+    run, modules = _run(twin, call), dict(twin.named_modules())
+    tried: list[int] = []
+    for attended, num_heads in reversed(list(zip(run.attended, run.num_heads, strict=True))):
+        output = _output_projection(run, modules, attended)
+        if output is None:
             continue
-        supports = _supports(twin, run, output, num_heads)
-        if _all_private(supports):
-            break
-    else:
-        raise ValueError(f"no division into {run.num_heads} heads gives each of them weights of its own")
-    columns = _output_columns(modules[output], run.inputs[output], num_heads, run.num_queries)
-    labels = _labels(twin, call, run, output)
-    return _assemble(twin, run, output, supports, columns, labels)
+        # Some models split a head's attention in two, or run each head once for each of several experts.
+        for divided in (num_heads // k for k in (1, 2, 3, 4) if num_heads % k == 0 and (num_heads > k or k == 1)):
+            if not _divides(run.inputs[output], divided, run.num_queries):
+                continue
+            tried.append(divided)
+            supports = _supports(twin, run, output, divided)
+            if _all_private(supports):
+                return _assemble(twin, call, run, output, supports)
+    if tried:
+        raise ValueError(f"no division into {tried} heads gives each of them weights of its own")
+    return None
 
 
-def _output_projection(run: _Run, modules: dict[str, nn.Module]) -> str | None:
+def _output_projection(run: _Run, modules: dict[str, nn.Module], attended: Tensor) -> str | None:
     """Return the first projection that reads what attention returned."""
     for path, given in run.inputs.items():
-        if path in run.before or not is_projection(modules[path]):
-            continue
-        if any(_reaches(attended, given) for attended in run.attended):
+        if path not in run.before and is_projection(modules[path]) and _reaches(attended, given):
             return path
     return None
 
 
+def _rows(given: Tensor, num_queries: int) -> int:
+    """Return how many rows the output projection reads: a row per token, or several, where experts share them."""
+    return given.shape[0] if given.ndim == 2 else num_queries
+
+
+def _divides(given: Tensor, num_heads: int, num_queries: int) -> bool:
+    return given.numel() % (_rows(given, num_queries) * num_heads) == 0
+
+
 def _slices(tensor: Tensor, num_heads: int, num_queries: int) -> Tensor:
-    """Return `tensor` as (token, head, feature)."""
-    return tensor.reshape(num_queries, num_heads, -1)
+    """Return `tensor` as (row, head, feature)."""
+    return tensor.reshape(_rows(tensor, num_queries), num_heads, -1)
 
 
 def _supports(twin: nn.Module, run: _Run, output: str, num_heads: int) -> list[dict[str, Mask]]:
@@ -246,19 +265,29 @@ def _private(mask: Mask, name: str, others: Sequence[dict[str, Mask]]) -> bool:
     return not mask.is_empty
 
 
-def _output_columns(module: nn.Module, given: Tensor, num_heads: int, num_queries: int) -> list[dict[str, Mask]]:
+def _output_columns(module: nn.Module, call: Call, num_heads: int, num_queries: int) -> list[dict[str, Mask]]:
     """Return, by head, the elements of the output projection that multiply the head's slice.
 
-    The projection is linear: its gradient at an input that holds ``h + 1`` in the slice of head ``h`` spells the heads.
+    The projection is linear: the ratio of its gradients at an input that holds ``h + 1`` in the slice of head ``h``, and
+    at ones, spells the head of every element.
     """
-    marks = torch.arange(1, num_heads + 1, dtype=torch.float32).reshape(1, num_heads, 1)
-    marked = marks.expand(_slices(given, num_heads, num_queries).shape).reshape(given.shape)
+    given = next(iter(tensors(call)))
+    slices = _slices(given, num_heads, num_queries)
+    marks = torch.arange(1.0, num_heads + 1).reshape(1, num_heads, 1).expand(slices.shape).reshape(given.shape)
     matrices = {n: p for n, p in module.named_parameters() if p.ndim >= 2}
-    with torch.enable_grad():
-        out = module(marked)
-        grads = torch.autograd.grad(out.sum(), list(matrices.values()))
-    owner = {name: (grad / num_queries).round().long() for name, grad in zip(matrices, grads, strict=True)}
-    return [{name: Mask.from_bool(heads == h + 1) for name, heads in owner.items()} for h in range(num_heads)]
+
+    def gradients(at: Tensor) -> tuple[Tensor, ...]:
+        args, kwargs = tree_map(lambda x: at if x is given else x, call)
+        with torch.enable_grad():
+            out = module(*args, **kwargs)
+            return torch.autograd.grad((out[0] if isinstance(out, tuple) else out).sum(), list(matrices.values()))
+
+    owner = {
+        name: torch.where(ones != 0, marked / ones, 0).round().long()
+        for name, marked, ones in zip(matrices, gradients(marks), gradients(torch.ones_like(marks)), strict=True)
+    }
+    masks = [{name: Mask.from_bool(heads == h + 1) for name, heads in owner.items()} for h in range(num_heads)]
+    return [{name: _complete(mask, [m[name] for m in masks]) for name, mask in mine.items()} for mine in masks]
 
 
 def _labels(twin: nn.Module, call: Call, run: _Run, output: str) -> dict[str, dict[str, Tensor]]:
@@ -293,29 +322,35 @@ def _reached_outputs(run: _Run, output: str) -> dict[str, tuple[Tensor, Tensor]]
     return reached
 
 
-def _assemble(
-    twin: nn.Module,
-    run: _Run,
-    output: str,
-    supports: list[dict[str, Mask]],
-    columns: list[dict[str, Mask]],
-    labels: dict[str, dict[str, Tensor]],
-) -> Heads:
+def _assemble(twin: nn.Module, call: Call, run: _Run, output: str, supports: list[dict[str, Mask]]) -> Heads:
+    """Turn supports into parts of heads.
+
+    A head has what not all heads share, and what it reads through no further projection: key and value rows that all
+    heads read (multi-query attention) are of each, low-rank projections and norms that all share are of none.
+    """
     modules, parameters = dict(twin.named_modules()), dict(twin.named_parameters())
-    projections = [path for path in run.outputs if path != output and path in modules and is_projection(modules[path])]
-    last = {p for p in projections if not any(_reaches(run.outputs[p], run.inputs[q]) for q in projections if q != p)}
+    direct_run = _run(twin, call, cut_but=output)
+    direct = _supports(twin, direct_run, output, len(supports))
+    columns = _output_columns(modules[output], run.calls[output], len(supports), run.num_queries)
+    labels = _labels(twin, call, run, output)
+    projections = [path for path in run.outputs if path != output and is_projection(modules[path])]
+    last = {
+        path
+        for path in projections
+        if _is_simple(run.calls[path])
+        and not any(_reaches(run.outputs[path], run.inputs[other]) for other in projections if other != path)
+    }
     parts: list[Parts] = []
     keys: list[frozenset[tuple[str, Mask]]] = []
     for head, support in enumerate(supports):
         mine: Parts = {}
-        for name, mask in support.items():
-            path, _, leaf = name.rpartition(".")
+        for name in support:
+            path = name.rpartition(".")[0]
             if path == output:
                 continue
-            if path not in last:
-                # What every head shares before its own projections (low-rank projections, norms) is of none of them.
-                mask = mask - _shared(name, supports)
-            mask = _complete(mask, [s[name] for s in supports if name in s])
+            mask = _own(name, head, supports, keep_shared=False)
+            if name in direct[head]:
+                mask = mask | _own(name, head, direct, keep_shared=path in last)
             dim = _output_dim(modules[path], parameters[name], run.outputs.get(path))
             for part, mask_of in _split(mask, dim, labels.get(path) if path in projections else None).items():
                 if not mask_of.is_empty:
@@ -328,11 +363,21 @@ def _assemble(
     return Heads(parts, groups, output)
 
 
-def _shared(name: str, supports: Sequence[dict[str, Mask]]) -> Mask:
-    mask = supports[0].get(name)
-    for support in supports[1:]:
-        mask = mask & support[name] if mask is not None and name in support else None
-    return mask if mask is not None else Mask.empty(next(s[name] for s in supports if name in s).shape)
+def _is_simple(call: Call) -> bool:
+    """Say whether a projection was called on hidden states alone; tables of relative positions are not."""
+    return len(call[0]) + len(call[1]) == 1
+
+
+def _own(name: str, head: int, supports: Sequence[dict[str, Mask]], keep_shared: bool) -> Mask:
+    """Return what one head reads of a parameter, with or without what all heads read."""
+    masks = [support[name] for support in supports if name in support]
+    mask = supports[head][name]
+    if not keep_shared and len(masks) == len(supports):
+        shared = masks[0]
+        for other in masks[1:]:
+            shared = shared & other
+        mask = mask - shared
+    return _complete(mask, masks)
 
 
 def _complete(mask: Mask, all_masks: Sequence[Mask]) -> Mask:
@@ -372,3 +417,21 @@ def _split(mask: Mask, dim: int | None, labels: dict[str, Tensor] | None) -> dic
     for part in parts.values():
         mask = mask - part
     return {**parts, "other": mask}
+
+
+def mixes_tokens(module: nn.Module, call: Call) -> bool:
+    """Say whether what a module returns for the last token depends on other tokens, or on another sequence."""
+    twin = probing_copy(module)
+    args, kwargs = random_call(call)
+    hidden = [x.requires_grad_() for x in tensors((args, kwargs)) if x.ndim == 3]
+    if not hidden:
+        return False
+    with torch.enable_grad():
+        output = twin(*args, **kwargs)
+    out = next((t for t in (output if isinstance(output, tuple) else (output,)) if isinstance(t, Tensor)), None)
+    if out is None or not out.requires_grad or not out.is_floating_point():
+        return False
+    last = out.flatten(0, -2)[-1]
+    loss = (last * torch.randn(last.shape, generator=torch.Generator().manual_seed(SEED))).sum()
+    grads = torch.autograd.grad(loss, hidden, allow_unused=True)
+    return any(grad is not None and bool((grad.flatten(0, -2)[:-1] != 0).any()) for grad in grads)

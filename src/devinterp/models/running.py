@@ -19,6 +19,12 @@ def accepts(model: nn.Module, *names: str) -> list[str]:
     return [name for name in names if name in parameters]
 
 
+def accepts_any(model: nn.Module) -> bool:
+    """Say whether ``model.forward`` passes further keyword arguments on."""
+    kinds = (parameter.kind for parameter in inspect.signature(model.forward).parameters.values())
+    return inspect.Parameter.VAR_KEYWORD in kinds
+
+
 def logits_of(output: Any, model: nn.Module) -> Tensor:
     """Return the logits in what a model returned: a tensor, an object or mapping with ``logits``, a tuple led by them.
 

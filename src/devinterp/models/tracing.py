@@ -12,6 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from devinterp.models.running import evaluating
 
+FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, KeyError)
+"""What a module may raise when it is run out of its context."""
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -48,6 +51,8 @@ class WatchAttention(TorchFunctionMode):
             self.seen(out, int(torch.Size(query.shape[:-2]).numel()), query.shape[-2])
             return out
         out = func(*args, **kwargs)
+        if name == "logsumexp" and self.frozen:
+            return out.detach()
         if name == "softmax" and is_attention_weights(out):
             out = out.detach() if self.frozen else out
             self.seen(out, int(torch.Size(out.shape[:-2]).numel()), out.shape[-2])
@@ -66,8 +71,8 @@ class Trace:
         Size of the last dimension of what each module returned first, where that is a tensor.
     sites : list
         Paths of the innermost modules that ran a softmax over tokens.
-    num_tokens : int
-        How many tokens were run.
+    ids : torch.Tensor
+        The tokens that were run, of shape ``(1, token)``.
     logits : torch.Tensor
         What came out.
     """
@@ -75,13 +80,13 @@ class Trace:
     calls: dict[str, Call] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
     sites: list[str] = field(default_factory=list)
-    num_tokens: int = 0
+    ids: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def trace(model: nn.Module, run: Callable[[], Tensor], num_tokens: int) -> Trace:
-    """Run `model` once and return what was seen; its hooks, modes and state are as before."""
-    seen, stack = Trace(num_tokens=num_tokens), [""]
+def trace(model: nn.Module, run: Callable[[Tensor], Tensor], ids: Tensor) -> Trace:
+    """Run `model` once on `ids` and return what was seen; its hooks, modes and state are as before."""
+    seen, stack = Trace(ids=ids), [""]
 
     def enter(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -111,7 +116,7 @@ def trace(model: nn.Module, run: Callable[[], Tensor], num_tokens: int) -> Trace
             hooks.append(module.register_forward_hook(leave(path)))
     try:
         with torch.no_grad(), evaluating(model), WatchAttention(attended):
-            seen.logits = run()
+            seen.logits = run(ids)
     finally:
         for hook in hooks:
             hook.remove()
