@@ -6,7 +6,6 @@ r"""The local learning coefficient: of a run, of each observable, of each token.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -16,7 +15,9 @@ from devinterp.analyses._means import minibatch_mean, paired_mean
 from devinterp.analyses._run import (
     STATUS_REQUIRED,
     Chains,
+    burnin_steps,
     choose_observable,
+    draws_after,
     drop_single_restriction,
     losses,
     one_run,
@@ -25,7 +26,7 @@ from devinterp.analyses._run import (
     use_chains,
 )
 from devinterp.analyses.convergence import summary
-from devinterp.errors import InvalidInputError, MissingDataError
+from devinterp.errors import MissingDataError
 from devinterp.hookspecs import hookimpl
 from devinterp.schema import BATCH, CHAIN, DRAW, OBSERVABLES, POSITION, SEQUENCE, STEP, TRACE
 from devinterp.types import Analysis
@@ -88,7 +89,7 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
     run = one_run(tree, _REQUIRES, needed_by="llc")
     n_beta = float(setting(run, "n_beta", needed_by="llc"))
     run, used = use_chains(run, chains, needed_by="llc")
-    burnin = _burnin(run, burnin)
+    burnin = burnin_steps(run, burnin)
 
     loss_trace = minibatch_mean(losses(run, TRACE), BATCH)
     init_loss = losses(run, TRACE, "init_loss").astype(np.float64).mean([CHAIN, POSITION])
@@ -143,9 +144,9 @@ def token_llc(
             f"`token_llc` needs `{group}/init_loss`, the loss at the starting weights; this run has none."
         )
     run, used = use_chains(run, chains, needed_by="token_llc")
-    burnin = _burnin(run, burnin)
+    burnin = burnin_steps(run, burnin)
 
-    loss = losses(run, group).isel({DRAW: _draws_after(run, burnin)})
+    loss = losses(run, group).isel({DRAW: draws_after(run, burnin)})
     start = losses(run, group, "init_loss")
     summarised = summary(loss)
     result = xr.Dataset(
@@ -183,7 +184,7 @@ def _observable_llcs(run: xr.DataTree, burnin: int, n_beta: float) -> xr.Dataset
     names = [name for name in schema.observable_names(run) if "init_loss" in run[f"{OBSERVABLES}/{name}"]]
     if not names:
         return xr.Dataset()
-    draws = _draws_after(run, burnin)
+    draws = draws_after(run, burnin)
     found = []
     for name in names:
         group = f"{OBSERVABLES}/{name}"
@@ -210,31 +211,6 @@ def _init_loss_error(run: xr.DataTree) -> xr.DataArray | float:
         return errors.mean(CHAIN, skipna=False)  # every chain saw the same minibatches: their errors are one
     variance: xr.DataArray = (errors**2).sum(CHAIN, skipna=False)
     return variance**0.5 / errors.sizes[CHAIN]
-
-
-def _burnin(run: xr.DataTree, burnin: int | None) -> int:
-    """Return the number of steps to leave out, checked."""
-    if burnin is None:
-        return int(settings(run).get("num_burnin_steps") or 0)
-    num_steps = run[f"{TRACE}/loss"].sizes[STEP] if TRACE in run.children else None
-    if burnin < 0 or (num_steps is not None and burnin >= num_steps):
-        raise InvalidInputError(
-            f"`burnin` (={burnin}) must be at least 0 and less than the number of steps ({num_steps}), so that some remain."
-        )
-    return burnin
-
-
-def _draws_after(run: xr.DataTree, burnin: int) -> Any:
-    """Return the draws taken at step `burnin` or later, as an index."""
-    if "draw_step" not in run.coords:
-        return slice(None)
-    steps = run["draw_step"].to_numpy()  # a few numbers, not data of the run
-    kept = np.flatnonzero(steps >= burnin)
-    if not len(kept):
-        raise InvalidInputError(
-            f"`burnin` (={burnin}) must leave some draws: the last one was taken at step {steps.max()}."
-        )
-    return slice(None) if len(kept) == len(steps) else slice(int(kept[0]), int(kept[-1]) + 1)
 
 
 @hookimpl

@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+
+from analyses.reference import recorded_tree, results
+from devinterp.analyses import bif
+from devinterp.analyses.bif import compute_bif
+from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
+from devinterp.testing import synthetic_tree
+
+V2 = {
+    "token": {},
+    "token_cov": {"compute_covariance": True},
+    "token_mean": {"average_tokenwise_bif": True},
+    "sequence": {"correlation_method": "sequence"},
+    "sequence_cov": {"method": "sequence", "compute_covariance": True},
+    "token_chainmean": {"reduce_chain_dimension_method": "mean"},
+}
+
+
+def _stacked(tree, *names, restriction=0):
+    """Losses as ``(sample, sequence, position)`` in float64."""
+    losses = [tree[f"observables/{name}/loss"].to_numpy()[restriction].astype(float) for name in names]
+    return np.concatenate([loss.reshape(-1, *loss.shape[2:]) for loss in losses], axis=1)
+
+
+def _correlations(first, second=None, cov=False):
+    """The plain definition, pair by pair: ``(sequence, sequence, position, position)``."""
+    second = first if second is None else second
+    a, b = first.reshape(len(first), -1), second.reshape(len(second), -1)
+    a, b = a - a.mean(0), b - b.mean(0)
+    product = a.T @ b / (len(a) - 1)
+    if not cov:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            product /= np.outer(a.std(0, ddof=1), b.std(0, ddof=1))
+    return product.reshape(*first.shape[1:], *second.shape[1:]).transpose(0, 2, 1, 3)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("name", V2)
+def test_equals_v2(name, lazy):
+    tree = recorded_tree("sgld_localized")
+    found = compute_bif(tree.chunk({"draw": 5, "sequence": 5}) if lazy else tree, **V2[name])["influences"]
+    expected = results()[f"bif/{name}"]
+    assert (found.chunks is not None) == lazy
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_a_row_is():
+    tree = synthetic_tree(observables={"web": (3, 6), "code": (2, 9)})
+    found = compute_bif(tree, candidates="web")
+    assert found["influences"].dims == ("batch_1", "batch_2", "target_position", "target_position_T")
+    assert found["observable_1"].to_numpy().tolist() == ["code", "code", "web", "web", "web"]
+    assert found["sequence_1"].to_numpy().tolist() == [0, 1, 0, 1, 2]
+    assert found["observable_2"].to_numpy().tolist() == ["web"] * 3
+    assert found["target_position"].to_numpy().tolist() == list(range(1, 9))
+    assert found["target_position_T"].to_numpy().tolist() == list(range(1, 6))
+    np.testing.assert_array_equal(found["input_ids"][1], tree["observables/code/token_ids"][1])
+    np.testing.assert_array_equal(found["input_ids"][3, :6], tree["observables/web/token_ids"][1])
+    assert (found["input_ids"][2:, 6:] == -1).all()
+    # Shorter sequences are NaN past their end; the rest is what each pair gives on its own.
+    code, web = _stacked(tree, "code"), _stacked(tree, "web")
+    np.testing.assert_allclose(found["influences"][:2], _correlations(code, web), atol=1e-5)
+    np.testing.assert_allclose(found["influences"][2:, :, :5], _correlations(web), atol=1e-5)
+    assert np.isnan(found["influences"][2:, :, 5:]).all()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    ("selection", "index"),
+    [
+        ("code", np.s_[:, :]),
+        (["code"], np.s_[:, :]),
+        ({"code": slice(1, 4)}, np.s_[1:4, :]),
+        ({"code": [5, 0, 2]}, np.s_[[5, 0, 2], :]),
+        ({"code": -1}, np.s_[[5], :]),
+        ({"code": np.arange(6) % 2 == 1}, np.s_[1::2, :]),
+        ({"code": (slice(0, 2), [1, 3, 4])}, np.s_[0:2, [1, 3, 4]]),
+        ({"loss_code": (None, slice(2, None))}, np.s_[:, 2:]),
+    ],
+)
+def test_subsets_of_sequences_and_positions(selection, index, lazy):
+    tree = synthetic_tree(chunks={"sequence": 2, "draw": 20} if lazy else None)
+    found = compute_bif(tree, queries=selection, candidates="train")
+    code, train = _stacked(tree, "code"), _stacked(tree, "train")
+    np.testing.assert_allclose(found["influences"], _correlations(code[(slice(None), *index)], train), atol=1e-5)
+    both = compute_bif(tree, loss_keys=selection)
+    np.testing.assert_allclose(both["influences"], _correlations(code[(slice(None), *index)]), atol=1e-5)
+    position = np.arange(1, 9)[index[1]]
+    assert found["target_position"].to_numpy().tolist() == position.tolist()
+
+
+def test_a_mask_of_tokens():
+    tree = synthetic_tree()
+    mask = np.zeros((6, 8), bool)
+    mask[1, [2, 5]] = mask[4, [5, 6]] = True
+    found = compute_bif(tree, queries={"code": mask}, candidates={"train": [3]})
+    assert found["sequence_1"].to_numpy().tolist() == [1, 4]
+    assert found["target_position"].to_numpy().tolist() == [3, 6, 7]
+    assert np.isfinite(found["influences"]).all(("target_position_T", "batch_2")).to_numpy().tolist() == [
+        [True, True, False],
+        [False, True, True],
+    ]
+    averaged = compute_bif(tree, queries={"code": mask}, candidates={"train": [3]}, average_tokenwise_bif=True)
+    np.testing.assert_allclose(
+        averaged["influences"], found["influences"].mean(("target_position", "target_position_T")), atol=1e-6
+    )
+
+
+def test_ranges_of_rows_count_over_all_observables():
+    tree = synthetic_tree()
+    whole = compute_bif(tree, method="sequence")["influences"]
+    part = compute_bif(tree, method="sequence", batch_index_range_1=(4, 9), batch_index_range_2=(0, 3))
+    np.testing.assert_allclose(part["influences"], whole[4:9, :3], atol=1e-6)
+    assert part["observable_1"].to_numpy().tolist() == ["code", "code", "train", "train", "train"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"queries": "web"}, r"`queries` names 'web'; the observables are \['code', 'train'\]"),
+        ({"queries": {"code": [6]}}, "integers from -6 to 5"),
+        ({"candidates": {"code": np.ones(5, bool)}}, "a boolean mask of length 6"),
+        ({"queries": {"code": np.ones((6, 9), bool)}}, r"must have shape \(6, 8\); got \(6, 9\)"),
+        ({"queries": {"code": slice(3, 3)}}, "it selects none"),
+        ({"batch_index_range_1": (20, 30)}, "it selects none"),
+        ({"method": "sequence", "average_tokenwise_bif": True}, "needs method='token'"),
+        ({"top_k": 0}, r"`top_k` \(=0\) must be at least 1"),
+        ({"burnin": 50}, "number of steps"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        compute_bif(synthetic_tree(), **options)
+
+
+def test_unknown_words():
+    # In these tests the type checker is faster than our own messages at the door.
+    with pytest.raises(InvalidInputError, match=r"`method` \(='sentence'\) must be one of \['token', 'sequence'\]"):
+        bif._method("sentence", False)
+    with pytest.raises(InvalidInputError, match=r"`centre` \(='none'\)"):
+        bif._one_of("centre", "none", ("pooled", "chain"))
+
+
+def test_what_is_missing_or_broken():
+    with pytest.raises(MissingDataError, match="sample with `observables=`"):
+        compute_bif(synthetic_tree(observables={}))
+    broken = synthetic_tree(diverged=[(0, 1)])
+    with pytest.raises(BrokenChainsError, match="`bif` needs finished chains"):
+        compute_bif(broken)
+    found = compute_bif(broken, chains="finished")
+    assert found.attrs["chains_used"] == [0, 2, 3]
+    kept = broken.isel(chain=[0, 2, 3])
+    np.testing.assert_allclose(found["influences"], _correlations(_stacked(kept, "code", "train")), atol=1e-5)
+    with pytest.raises(InvalidInputError, match="at least two"):
+        compute_bif(synthetic_tree(num_chains=1), standard_errors=True)
+
+
+def test_burnin_leaves_out_draws():
+    tree = synthetic_tree(num_burnin_steps=10, num_draws=30)
+    later = tree.isel(draw=slice(15, None))
+    found = compute_bif(tree, burnin=25)
+    np.testing.assert_allclose(found["influences"], _correlations(_stacked(later, "code", "train")), atol=1e-5)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_constant_trace_is_nan_with_its_place_named(lazy):
+    tree = synthetic_tree(ragged=True)
+    loss = tree["observables/code/loss"]
+    loss[:, :, :, 0, 1] = 1.25
+    loss[0, :, :, 2] = np.arange(8)
+    tree = tree.chunk({"sequence": 2}) if lazy else tree
+    found = compute_bif(tree)
+    constant = np.argwhere(found["constant_1"].to_numpy())
+    assert constant.tolist() == [[0, 1], *([2, p] for p in range(8))]
+    np.testing.assert_array_equal(found["constant_1"], found["constant_2"])
+    assert np.isnan(found["influences"][0, :, 1]).all()
+    assert not np.isinf(found["influences"]).any()
+    other = found["influences"].isel(batch_1=1, batch_2=slice(6, None), target_position=0)
+    assert np.isfinite(other).any()
+    averaged = compute_bif(tree, average_tokenwise_bif=True)
+    assert np.isnan(averaged["influences"][[0, 2]]).all()
+    assert np.isfinite(averaged["influences"][6:, 6:]).all()
+    covariance = compute_bif(tree, compute_covariance=True)["influences"]
+    np.testing.assert_array_equal(covariance[0, 6, 1, 0], 0)
+    sequences = compute_bif(tree, "sequence")
+    assert sequences["constant_1"].to_numpy().tolist() == [False, False, True] + [False] * 11
+
+
+@pytest.mark.parametrize("reduce", ["stack", "mean"])
+@pytest.mark.parametrize("detrend", [False, True])
+def test_centring_within_chains_and_detrending(reduce, detrend):
+    tree = synthetic_tree(drift=0.3, observables={"code": (3, 5)})
+    loss = tree["observables/code/loss"].to_numpy()[0].astype(float)
+    loss = loss.mean(0, keepdims=True) if reduce == "mean" else loss
+    num_chains, num_draws = loss.shape[:2]
+    flat = loss.reshape(num_chains, num_draws, -1)
+    design = np.vander(np.arange(num_draws), 2 if detrend else 1)
+    residual = np.stack([one - design @ np.linalg.lstsq(design, one, rcond=None)[0] for one in flat])
+    rows = residual.reshape(-1, flat.shape[2])
+    covariance = rows.T @ rows / (len(rows) - num_chains * design.shape[1])
+    options = {"centre": "chain", "detrend": detrend, "reduce_chain_dimension_method": reduce}
+    found = compute_bif(tree, compute_covariance=True, **options)
+    expected = covariance.reshape(3, 4, 3, 4).transpose(0, 2, 1, 3)
+    np.testing.assert_allclose(found["influences"], expected, atol=1e-5 * np.abs(expected).max())
+    assert ("drift_share" in found) == detrend
+
+
+def test_detrending_removes_what_only_drift_shares_and_says_how_much():
+    tree = synthetic_tree(num_draws=400, drift=0.5, observables={"code": (4, 9)})
+    found = compute_bif(tree, "sequence", detrend=True)
+    loss = tree["observables/code/loss"].to_numpy()[0].astype(float).mean(-1)
+    centred = loss - loss.mean(1, keepdims=True)
+    time = np.arange(400) - 199.5
+    slopes = np.einsum("d,cds->cs", time, centred) / (time @ time)
+    share = (slopes.T @ slopes) * (time @ time) / np.einsum("cds,cdu->su", centred, centred)
+    np.testing.assert_allclose(found["drift_share"], share, rtol=1e-3)
+    assert np.diag(found["drift_share"]).mean() > 0.1
+    calm = compute_bif(synthetic_tree(num_draws=400, observables={"code": (4, 9)}), detrend=True)
+    assert np.diag(calm["drift_share"]).mean() < 0.02
+    # An exactly linear trace leaves nothing but rounding, which is not correlated with anything.
+    tree["observables/code/loss"][0, :, :, 0, 0] = 2 + np.linspace(0, 1, 400)
+    assert np.isnan(compute_bif(tree, detrend=True)["influences"][0, :, 0]).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"method": "sequence"}, {"average_tokenwise_bif": True}, {"compute_covariance": True}]
+)
+def test_jackknife(options):
+    tree = synthetic_tree(observables={"code": (3, 5)})
+    found = compute_bif(tree, standard_errors=True, **options)
+    left_out = np.stack(
+        [compute_bif(tree.isel(chain=np.delete(np.arange(4), n)), **options)["influences"] for n in range(4)]
+    )
+    expected = np.sqrt(3 / 4 * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    np.testing.assert_allclose(found["influences_se"], expected, rtol=1e-3, atol=1e-6)
+    assert found["influences_se"].attrs["degrees_of_freedom"] == 3
+
+
+def _brute_strongest(matrix, k):
+    order = np.argsort(-matrix, kind="stable")
+    return [i for i in order[:k] if matrix[i] > 0], [i for i in order[::-1][:k] if matrix[i] < 0]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("options", [{}, {"method": "sequence"}, {"average_tokenwise_bif": True}])
+def test_top_k_are_the_strongest_of_the_full_matrix(options, exclude_self, lazy):
+    tree = synthetic_tree(observables={"web": (40, 12), "code": (30, 9)}, ragged=True)
+    full = compute_bif(tree, queries={"code": slice(0, 5)}, **options)["influences"]
+    lazily = tree.chunk({"sequence": 3}) if lazy else tree
+    found = compute_bif(lazily, queries={"code": slice(0, 5)}, top_k=7, exclude_self=exclude_self, **options)
+    assert (found["influences"].chunks is not None) == lazy
+    found = found.compute()
+    tokens = not options
+    full = (
+        full
+        if tokens
+        else full.expand_dims(target_position=1, target_position_T=1).transpose("batch_1", "batch_2", ...)
+    )
+    names, sequences = np.array(["code"] * 30 + ["web"] * 40), np.concatenate([np.arange(30), np.arange(40)])
+    for query in range(5):
+        for position in range(full.sizes["target_position"]):
+            row = full.to_numpy()[query, :, position].copy()  # (candidate, position)
+            if exclude_self:
+                row[query, position] = np.nan
+            flat = np.nan_to_num(row.reshape(-1))
+            for sign, expected in enumerate(_brute_strongest(flat, 7)):
+                entry = found.isel(batch_1=query, sign=sign)
+                entry = entry.isel(target_position=position) if tokens else entry
+                num = len(expected)
+                np.testing.assert_allclose(entry["influences"][:num], flat[expected], atol=1e-6)
+                assert np.isnan(entry["influences"][num:]).all()
+                row_of, column_of = np.unravel_index(expected, row.shape) if expected else ([], [])
+                assert entry["candidate_observable"].to_numpy().tolist() == [*names[row_of], *[""] * (7 - num)]
+                assert entry["candidate_sequence"].to_numpy().tolist() == [*sequences[row_of], *[-1] * (7 - num)]
+                if tokens:
+                    assert entry["candidate_position"].to_numpy().tolist() == [
+                        *(np.asarray(column_of) + 1),
+                        *[-1] * (7 - num),
+                    ]
+
+
+def test_top_k_with_more_candidates_than_a_group():
+    tree = synthetic_tree(observables={"web": (150, 21)}, num_draws=30)
+    full = (
+        compute_bif(tree)["influences"]
+        .transpose("batch_1", "target_position", "batch_2", "target_position_T")
+        .to_numpy()
+    )
+    found = compute_bif(tree, top_k=5)["influences"].to_numpy()
+    flat = np.sort(full.reshape(150, 20, -1))
+    np.testing.assert_allclose(found[:, :, 0], flat[..., ::-1][..., :5], atol=1e-6)
+    np.testing.assert_allclose(found[:, :, 1], flat[..., :5], atol=1e-6)
+
+
+class _CountingReads:
+    """An array that records which of its sequences were read."""
+
+    def __init__(self, values):
+        self.values, self.read = values, []
+        self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self.values[index]
+
+
+def _counted(tree, name, chunks):
+    loss = tree[f"observables/{name}/loss"]
+    source = _CountingReads(loss.to_numpy())
+    lazy = da.from_array(source, chunks=chunks, asarray=False, fancy=False)
+    source.read.clear()  # Dask looks at an empty piece
+    tree[f"observables/{name}/loss"] = xr.DataArray(lazy, dims=loss.dims)
+    return source
+
+
+def test_isel_computes_only_its_part():
+    tree = synthetic_tree(observables={"web": (40, 9)})
+    source = _counted(tree, "web", (1, 1, 25, 4, 8))
+    found = compute_bif(tree)
+    assert source.read == []
+    part = found["influences"].isel(batch_1=slice(0, 2), batch_2=[5]).compute()
+    # The 8 pieces along chains and draws of those two groups of sequences that the part lies in.
+    assert sorted({(index[3].start, index[3].stop) for index in source.read}) == [(0, 4), (4, 8)]
+    assert len(source.read) == 2 * 8
+    np.testing.assert_allclose(part, _correlations(_stacked(tree, "web"))[:2, [5]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "sequence"}, {"average_tokenwise_bif": True}, {"top_k": 3, "queries": {"web": slice(0, 4)}}, {}],
+)
+def test_each_chunk_is_read_once(options):
+    tree = synthetic_tree(observables={"web": (40, 9)}, num_restrictions=2)
+    source = _counted(tree, "web", (1, 1, 25, 4, 8))
+    influences = compute_bif(tree, **options)["influences"]
+    with dask.config.set(scheduler="synchronous"):
+        influences.compute()
+    num_chunks = 2 * 4 * 2 * 10
+    extra = 2 * 4 * 2 if "queries" in options else 0  # the queries are candidates too
+    assert num_chunks <= len(source.read) <= num_chunks + extra
+
+
+def test_streams_to_zarr(tmp_path):
+    tree = synthetic_tree(observables={"web": (40, 9)}, chunks={"sequence": 8})
+    found = compute_bif(tree)
+    found.drop_encoding().to_zarr(tmp_path / "bif.zarr", consolidated=False)
+    again = xr.open_zarr(tmp_path / "bif.zarr", consolidated=False)
+    np.testing.assert_allclose(again["influences"], compute_bif(tree.load())["influences"], atol=1e-6)
+    assert again["observable_1"].to_numpy().tolist() == ["web"] * 40
+
+
+def test_restrictions_are_kept_apart():
+    tree = synthetic_tree(num_restrictions=3)
+    for options in ({}, {"method": "sequence"}, {"top_k": 3}):
+        found = compute_bif(tree, **options)
+        assert found["restriction"].to_numpy().tolist() == ["full", "part1", "part2"]
+        for name in ("full", "part2"):
+            alone = compute_bif(tree.sel(restriction=[name]), **options)
+            xr.testing.assert_allclose(
+                found.sel(restriction=name, drop=True).drop_attrs(), alone.drop_attrs(), atol=1e-6
+            )
+
+
+def test_models_with_one_loss_per_sample():
+    tree = synthetic_tree(observables={"train": (5, 2)})
+    loss = tree["observables/train/loss"]
+    flat = tree.copy()
+    flat["observables/train"] = xr.DataTree(
+        tree["observables/train"].to_dataset(inherit=False).isel(position=0, drop=True)
+    )
+    np.testing.assert_allclose(
+        compute_bif(flat, "sequence")["influences"], compute_bif(tree, "sequence")["influences"], atol=1e-6
+    )
+    assert compute_bif(flat)["influences"].shape == (loss.sizes["sequence"],) * 2 + (1, 1)
