@@ -54,11 +54,16 @@ def test_help_stays_fast_and_light(monkeypatch: pytest.MonkeyPatch) -> None:
         assert time.perf_counter() - start < 10  # a guard against seconds of imports on a busy machine
 
 
-def test_the_console_script() -> None:
-    done = subprocess.run(
-        [Path(sys.executable).with_name("devinterp"), "--version"], capture_output=True, text=True, check=True
-    )
+@pytest.mark.parametrize(
+    "program", [[Path(sys.executable).with_name("devinterp")], [sys.executable, "-m", "devinterp"]]
+)
+def test_the_console_script(program: list[str | Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEVINTERP_LOAD_PLUGINS")
+    done = subprocess.run([*program, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == devinterp.__version__
+    done = subprocess.run([*program, "no-such-command"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "error: there is no command 'no-such-command'" in done.stderr
 
 
 def test_options_come_from_signature_and_docstring(run: Run) -> None:
@@ -81,11 +86,7 @@ def test_an_analysis_of_a_store(run: Run, store: Path) -> None:
     code, out, err = run("mean", store, "--scale", "10")
     assert (code, err) == (0, "")
     expected = 10 * devinterp.open(store).slt.mean()["mean"]
-    assert cells(out) == [
-        ["restriction", "mean"],
-        ["full", f"{expected.values[0]:.5g}"],
-        ["part1", f"{expected.values[1]:.5g}"],
-    ]
+    assert cells(out) == [["restriction", "full", "part1"], ["mean", *(f"{each:.5g}" for each in expected.values)]]
 
 
 def test_the_llc_of_a_store(run: Run, store: Path, tmp_path: Path) -> None:
@@ -93,7 +94,9 @@ def test_the_llc_of_a_store(run: Run, store: Path, tmp_path: Path) -> None:
     code, out, err = run("llc", store, "--burnin", 6, "-o", output)
     assert (code, err) == (0, "")
     expected = compute_llc(devinterp.open(store), burnin=6)
-    assert ["full", f"{float(expected['llc_mean'][0]):.5g}"] in [row[:2] for row in cells(out)]
+    assert ["llc_mean", *(f"{each:.5g}" for each in expected["llc_mean"].values)] in cells(out)
+    assert ["restriction · chain", "0", "1", "2"] in cells(out)
+    assert ["part1", *(f"{each:.5g}" for each in expected["llc_per_chain"].values[1])] in cells(out)
     assert "loss_trace: restriction 2 × chain 3 × step 12" in out
     written = xr.open_dataset(output, engine="zarr")
     assert set(written.data_vars) == set(expected.data_vars)
@@ -137,13 +140,42 @@ def test_trees_and_arrays_are_shown_and_written(
     assert written_array["restriction"].values.tolist() == ["full", "part1"]
 
 
+SHAPES = """
+Analysis("shapes", lambda tree: xr.Dataset({
+    "matrix": (("row", "column"), np.arange(12).reshape(4, 3)),
+    "long": ("place", np.arange(9) / 4),
+    "wide": (("row", "place"), np.arange(36).reshape(4, 9)),
+    "large": (("place", "other"), np.zeros((9, 9))),
+    "cube": (("a", "b", "c"), np.zeros((1, 1, 1))),
+}, coords={"row": list("wxyz"), "column": [10, 20, 30]})),
+"""
+
+
+def test_results_of_any_shape(run: Run, store: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("shape-plugin", "1.0", {"shape_plugin": plugin(SHAPES, before="import numpy as np")})
+    monkeypatch.setenv("DEVINTERP_LOAD_PLUGINS", "shape-plugin")
+    code, out, err = run("shapes", store)
+    assert (code, err) == (0, "")
+    rows = cells(out)
+    assert rows[:5] == [
+        ["row · column", "10", "20", "30"],
+        *([c, *map(str, range(i, i + 3))] for c, i in zip("wxyz", (0, 3, 6, 9), strict=True)),
+    ]
+    assert rows[5:15] == [["place", "long"], *([str(n), f"{n / 4:.5g}"] for n in range(9))]
+    assert rows[15:17] == [["row · place", "wide"], ["w · 0", "0"]]
+    assert len(rows) == 15 + 37
+    assert "large: place 9 × other 9, float64" in out
+    assert "cube: a 1 × b 1 × c 1, float64" in out
+
+
 def test_several_runs(run: Run, sweep: Path) -> None:
     code, out, _ = run("mean", sweep)
     assert code == 0
-    assert [row[0] for row in cells(out)] == ["lr", "0.02", "0.1"]
+    assert [row[0] for row in cells(out)] == ["lr · restriction", "0.02", "0.1"]
     code, out, _ = run("mean", sweep, "--group", "lr0.1")
     assert code == 0
-    assert cells(out)[0] == ["restriction", "mean"]
+    assert cells(out)[0] == ["restriction", "full"]
+    assert len(cells(out)) == 2
 
 
 def test_types_of_options(run: Run, store: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

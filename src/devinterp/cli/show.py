@@ -17,6 +17,8 @@ from devinterp.errors import InvalidInputError
 
 #: Largest number of values of a variable that is shown; of larger ones only the shape is.
 MAX_VALUES = 64
+#: Largest number of columns of values.
+MAX_COLUMNS = 6
 
 Result = xr.Dataset | xr.DataArray | xr.DataTree
 
@@ -106,7 +108,7 @@ def _rendered(dataset: xr.Dataset, title: str) -> Iterator[Any]:
     shown = dataset[small].compute()
     yield f"[bold]{escape(title)}[/]" + "".join(f"  {escape(key)}={escape(str(v))}" for key, v in dataset.attrs.items())
     for dims in dict.fromkeys(shown[name].dims for name in small):
-        yield _table(shown, dims, [name for name in small if shown[name].dims == dims])
+        yield from _tables(shown, dims, [name for name in small if shown[name].dims == dims])
     for name in dataset.data_vars:
         if name not in small:
             array = dataset[name]
@@ -114,24 +116,34 @@ def _rendered(dataset: xr.Dataset, title: str) -> Iterator[Any]:
             yield f"{escape(str(name))}: {sizes}, {array.dtype}"
 
 
-def _table(dataset: xr.Dataset, dims: tuple[Any, ...], names: list[Any]) -> Table:
-    """Return a table with a row for each label of the dims and a column for each variable; for single numbers, turned."""
-    table = Table(show_header=bool(dims), header_style="bold")
-    if not dims:
-        table.add_column()
-        table.add_column(justify="right")
-        for name in names:
-            table.add_row(escape(str(name)), _text(dataset[name].to_numpy()[()]))
-        return table
-    for dim in dims:
-        table.add_column(escape(str(dim)))
-    for name in names:
-        table.add_column(escape(str(name)), justify="right")
-    labels = [dataset[dim].to_numpy() for dim in dims]  # the index where a dim has no coordinate
-    arrays = [dataset[name].to_numpy() for name in names]
-    for place in np.ndindex(*(len(each) for each in labels)):
-        row = [each[i] for each, i in zip(labels, place, strict=True)]
-        table.add_row(*map(_text, row), *(_text(array[place]) for array in arrays))
+def _tables(dataset: xr.Dataset, dims: tuple[Any, ...], names: list[Any]) -> Iterator[Table]:
+    """Yield tables of variables that share their dims: a column for each label where that fits, else a row."""
+    labels = [
+        [_text(label) for label in dataset[dim].to_numpy()] for dim in dims
+    ]  # the index where there are no labels
+    arrays = {_text(name): dataset[name].to_numpy() for name in names}
+    places = list(np.ndindex(*map(len, labels)))
+    joined = [" · ".join(each[i] for each, i in zip(labels, place, strict=True)) for place in places]
+    heading = " · ".join(map(str, dims))
+    is_matrix = len(dims) == 2 and len(labels[1]) <= MAX_COLUMNS
+    if is_matrix and (len(names) == 1 or len(places) > MAX_COLUMNS):
+        for name, array in arrays.items():
+            rows = [[label, *map(_text, values)] for label, values in zip(labels[0], array, strict=True)]
+            yield _table([heading, *labels[1]], rows, title=name)
+    elif len(places) <= MAX_COLUMNS:
+        rows = [[name, *(_text(array[place]) for place in places)] for name, array in arrays.items()]
+        yield _table([heading, *joined], rows, header=bool(dims))
+    else:
+        values = [[_text(array[place]) for array in arrays.values()] for place in places]
+        yield _table([heading, *arrays], [[label, *row] for label, row in zip(joined, values, strict=True)])
+
+
+def _table(columns: list[str], rows: list[list[str]], *, title: str | None = None, header: bool = True) -> Table:
+    table = Table(title=title, title_justify="left", show_header=header, header_style="bold")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold", no_wrap=not number)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -1,0 +1,157 @@
+"""``devinterp sample`` on a small model in a directory, as a researcher without a network has it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import devinterp
+
+Run = Callable[..., tuple[int, str, str]]
+
+VOCABULARY = "<s> </s> <unk> the cat sat on a mat and saw another dog run over hills"
+WORDS = VOCABULARY.split()
+SETTINGS = """
+--lr 1e-4 --n-beta 20 --localization 10 --num-chains 2 --num-draws 3 --batch-size 2 --length 8 --num-sequences 6
+--num-init-loss-batches 2 --batches-per-draw 1
+"""
+SMALL = SETTINGS.split()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(path)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("the cat sat on a mat and saw another dog run over the hills " * 20)
+    return path
+
+
+def test_a_run_from_text(run: Run, model: Path, text: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.npy"
+    np.save(rows, np.arange(64).reshape(8, 8) % len(WORDS))
+    store = tmp_path / "run.zarr"
+    code, out, err = run(
+        *("sample", "--model", model, "--dataset", text, "--observable", f"ids={rows}", "--observable", f"t={text}"),
+        *("--sampling-method", "rmsprop_sgld", "--kernel-option", "alpha=0.9", "--no-progress", "-o", store, *SMALL),
+    )
+    assert code == 0, err
+    assert f"Wrote {store}" in out.replace("\n", "")
+    tree = devinterp.open(store)
+    settings = json.loads(tree.attrs["config"])
+    assert (settings["lr"], settings["sampling_method_kwargs"]["alpha"]) == (1e-4, 0.9)
+    assert tree["trace/loss"].shape == (1, 2, 3, 2, 7)
+    assert tree["observables/ids/token_ids"].shape == (2, 8)
+    assert set(tree["observables"].children) == {"ids", "t"}
+    assert np.isfinite(tree["trace/loss"]).all()
+    code, out, _ = run("llc", store)
+    assert code == 0
+    assert "llc_mean" in out
+
+
+def test_the_same_numbers_as_in_python(run: Run, model: Path, text: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.npy"
+    np.save(rows, np.arange(64).reshape(8, 8) % len(WORDS))
+    code, _, err = run("sample", "--model", model, "--dataset", rows, "-o", tmp_path / "run.zarr", *SMALL)
+    assert code == 0, err
+    tree = devinterp.sample(
+        LlamaForCausalLM.from_pretrained(model).eval(),
+        np.load(rows)[:6],
+        lr=1e-4,
+        n_beta=20,
+        localization=10,
+        num_chains=2,
+        num_draws=3,
+        batch_size=2,
+        num_init_loss_batches=2,
+    )
+    np.testing.assert_array_equal(tree["trace/loss"], devinterp.open(tmp_path / "run.zarr")["trace/loss"])
+
+
+def test_restrictions_by_name(run: Run, model: Path, text: Path, tmp_path: Path) -> None:
+    store = tmp_path / "run.zarr"
+    code, _, err = run(
+        *("sample", "--model", model, "--dataset", text, "-o", store, *SMALL),
+        *("--weight-restrictions", "full", "--weight-restrictions", "l0h1"),
+    )
+    assert code == 0, err
+    tree = devinterp.open(store)
+    assert tree["restriction"].values.tolist() == ["full", "l0h1"]
+    head = 4 * 16 + 2 * 4 * 16 + 16 * 4  # query rows, key and value rows, output columns
+    assert tree["num_moving"].values.tolist()[1] == head
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--observable", "=x"], "`--observable` (='=x') must look like name=value"),
+        (["--observable", "a=code", "--observable", "a=prose"], "`--observable` names 'a' twice"),
+        (["--kernel-option", "alpha"], "`--kernel-option` (='alpha') must look like name=value"),
+        (["--dataset", "{folder}/none.npy"], "cannot read token ids from"),
+        (["--model", "{folder}/none"], "cannot load the model"),
+        (["--sampling-method", "sgdl"], "did you mean 'sgld'?"),
+        (["--lr", "-1"], "lr"),
+        (["--lr", "fast"], 'unable to convert "fast" into float'),
+        (["--batch-size", "100"], "100"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused_before_anything_is_written(
+    run: Run, model: Path, text: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    given = {"--model": model, "--dataset": text, "-o": tmp_path / "run.zarr"}
+    given.update(zip(SMALL[::2], SMALL[1::2], strict=True))
+    rest = [each.format(folder=tmp_path) for each in options]
+    if len(rest) == 2 and rest[0] in given:
+        given[rest[0]], rest = rest[1], []
+    code, _, err = run("sample", *(word for pair in given.items() for word in pair), *rest)
+    assert code == 2, err
+    assert message in err
+    assert not (tmp_path / "run.zarr").exists()
+
+
+def test_help_of_sample_describes_every_option(run: Run) -> None:
+    _, out, _ = run("sample", "--help")
+    for words in (
+        "--lr FLOAT",
+        "--num-draws INT",
+        "Chains, and draws of each.",
+        "--weight-restrictions STR",
+        "--device STR",
+    ):
+        assert words in out
+    for word in ("loss-fn", "loss-dims", "storage-options", "--observables"):
+        assert word not in out
+
+
+def test_quickstart_is_a_command(run: Run) -> None:
+    code, out, _ = run("quickstart", "--help")
+    assert code == 0
+    for word in ("--tiny", "--model", "--dataset"):
+        assert word in out
