@@ -48,3 +48,21 @@ def recorded_tree(case: str, *, restriction: str = "full") -> xr.DataTree:
     settings = {**CASES["base"], **CASES["cases"][case]}
     attrs = {"metadata": {"config": {"sampler": settings}}, "completed": 1}
     return from_v2(xr.Dataset(variables, attrs=attrs), restriction=restriction)
+
+
+def joined(**cases: str) -> xr.DataTree:
+    """Return recorded runs of the same chains as one run with several restrictions, by their names."""
+    trees = [recorded_tree(case, restriction=name) for name, case in cases.items()]
+    groups = {}
+    for path, _ in trees[0].subtree_with_keys:
+        parts = [tree[path].to_dataset(inherit=False) for tree in trees]
+        joined_parts = {
+            name: xr.concat([part[name] for part in parts], "restriction")
+            if "restriction" in variable.dims
+            else variable
+            for name, variable in parts[0].variables.items()
+        }
+        groups[path] = xr.Dataset(joined_parts)
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs = trees[0].attrs
+    return tree

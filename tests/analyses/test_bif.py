@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import dask
-import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
 
+from analyses.counting import counted
 from analyses.reference import recorded_tree, results
 from devinterp.analyses import bif
 from devinterp.analyses.bif import compute_bif
@@ -298,30 +298,9 @@ def test_top_k_with_more_candidates_than_a_group():
     np.testing.assert_allclose(found[:, :, 1], flat[..., :5], atol=1e-6)
 
 
-class _CountingReads:
-    """An array that records which of its sequences were read."""
-
-    def __init__(self, values):
-        self.values, self.read = values, []
-        self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
-
-    def __getitem__(self, index):
-        self.read.append(index)
-        return self.values[index]
-
-
-def _counted(tree, name, chunks):
-    loss = tree[f"observables/{name}/loss"]
-    source = _CountingReads(loss.to_numpy())
-    lazy = da.from_array(source, chunks=chunks, asarray=False, fancy=False)
-    source.read.clear()  # Dask looks at an empty piece
-    tree[f"observables/{name}/loss"] = xr.DataArray(lazy, dims=loss.dims)
-    return source
-
-
 def test_isel_computes_only_its_part():
     tree = synthetic_tree(observables={"web": (40, 9)})
-    source = _counted(tree, "web", (1, 1, 25, 4, 8))
+    source = counted(tree, "observables/web/loss", (1, 1, 25, 4, 8))
     found = compute_bif(tree)
     assert source.read == []
     part = found["influences"].isel(batch_1=slice(0, 2), batch_2=[5]).compute()
@@ -337,7 +316,7 @@ def test_isel_computes_only_its_part():
 )
 def test_each_chunk_is_read_once(options):
     tree = synthetic_tree(observables={"web": (40, 9)}, num_restrictions=2)
-    source = _counted(tree, "web", (1, 1, 25, 4, 8))
+    source = counted(tree, "observables/web/loss", (1, 1, 25, 4, 8))
     influences = compute_bif(tree, **options)["influences"]
     with dask.config.set(scheduler="synchronous"):
         influences.compute()

@@ -31,13 +31,13 @@ def sums(loss: xr.DataArray) -> xr.DataArray:
 
 def _sums(loss: np.ndarray) -> np.ndarray:
     result = np.empty((*loss.shape[:-1], 2))
-    result[..., 0] = loss.sum(-1)
+    np.sum(loss, axis=-1, dtype=np.float64, out=result[..., 0])
     result[..., 1] = loss.shape[-1]
     # Most text has full length: only what has a gap pays for looking.
     gaps = np.isnan(result[..., 0])
     if gaps.any():
         there = ~np.isnan(loss[gaps])
-        result[gaps, 0] = np.sum(loss[gaps], axis=-1, where=there)
+        result[gaps, 0] = np.sum(loss[gaps], axis=-1, dtype=np.float64, where=there)
         result[gaps, 1] = there.sum(-1)
     return result
 

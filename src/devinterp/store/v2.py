@@ -95,7 +95,7 @@ def from_v2(flat: xr.Dataset, *, restriction: str = "full") -> xr.DataTree:
     spacing, burnin = int(settings.get("num_steps_bw_draws") or 1), int(settings.get("num_burnin_steps") or 0)
     root = xr.Dataset(
         coords={
-            RESTRICTION: [restriction],
+            RESTRICTION: np.array([restriction], dtype=object),
             CHAIN: np.arange(trace.sizes[CHAIN]),
             DRAW: np.arange(num_draws),
             "draw_step": (DRAW, burnin + spacing * np.arange(num_draws)),

@@ -177,7 +177,7 @@ def _root(num_restrictions: int, num_chains: int, num_draws: int, draw_step: np.
     names = ["full", *(f"part{n}" for n in range(1, num_restrictions))]
     return xr.Dataset(
         coords={
-            RESTRICTION: names,
+            RESTRICTION: np.array(names, dtype=object),
             CHAIN: np.arange(num_chains),
             DRAW: np.arange(num_draws),
             "draw_step": (DRAW, draw_step),

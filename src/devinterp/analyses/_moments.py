@@ -1,0 +1,177 @@
+"""Susceptibilities from moments: means over draws, of losses and of their products with the sampling task's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import xarray as xr
+
+from devinterp.analyses._lazy import Array, blockwise, is_lazy, whole_traces
+from devinterp.analyses._means import minibatch_mean, paired_mean
+from devinterp.analyses._run import losses
+from devinterp.analyses.convergence import mcse
+from devinterp.analyses.uncertainty import jackknife_error
+from devinterp.errors import InvalidInputError, MissingDataError
+from devinterp.schema import CHAIN, DRAW, OBSERVABLES, POSITION, RESTRICTION, SEQUENCE, TRACE
+
+Errors = Literal["none", "jackknife", "ess"]
+#: Susceptibilities ``(restriction, sequence, position)`` and their standard errors.
+Estimate: TypeAlias = tuple[Array, Array | None]
+
+
+@dataclass(frozen=True)
+class TaskSeries:
+    """The mean loss on the sampling task at every draw and its rise over the start, ``(restriction, chain, draw)``, float64."""
+
+    loss: Array
+    rise: Array
+
+    @classmethod
+    def of(cls, run: xr.DataTree, task: str, initial_loss: str) -> TaskSeries:
+        group = f"{OBSERVABLES}/{task}"
+        loss = paired_mean(losses(run, group), SEQUENCE, (CHAIN, DRAW)).transpose(RESTRICTION, CHAIN, DRAW)
+        if initial_loss == "paired":
+            if "init_loss" not in run[group]:
+                raise MissingDataError(
+                    f"initial_loss='paired' needs `{group}/init_loss`; this run has none: pass 'trace'."
+                )
+            start = minibatch_mean(losses(run, group, "init_loss"), SEQUENCE)
+        elif initial_loss == "trace":
+            start = losses(run, TRACE, "init_loss").astype(np.float64).mean([CHAIN, POSITION])
+        else:
+            raise InvalidInputError(f"`initial_loss` (={initial_loss!r}) must be 'trace' or 'paired'.")
+        rise = (loss - start).transpose(RESTRICTION, CHAIN, DRAW)
+        chunks = {RESTRICTION: 1, CHAIN: -1, DRAW: -1}
+        loss, rise = (one.chunk(chunks) if one.chunks is not None else one for one in (loss, rise))
+        return cls(loss.data, rise.data)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """All that a susceptibility needs to know of a run: means over the draws of each chain.
+
+    Parameters
+    ----------
+    rise, task, rise_task : array
+        Means of phi, of L and of their product, ``(restriction, chain)``.
+    loss, rise_loss : array
+        Means of the tokens' losses and of their products with phi, ``(restriction, chain, sequence, position)``.
+    """
+
+    rise: Array
+    task: Array
+    rise_task: Array
+    loss: Array
+    rise_loss: Array
+
+    def without(self, chain: int) -> Moments:
+        """Return the moments of the other chains."""
+        kept = np.delete(np.arange(self.rise.shape[1]), chain)
+        return Moments(*(getattr(self, name)[:, kept] for name in ("rise", "task", "rise_task", "loss", "rise_loss")))
+
+    def susceptibility(self, reference: int | None) -> Array:
+        """Return chi ``(restriction, sequence, position)``.
+
+        `reference` is the index of the run of all weights, None for none.
+        """
+        loss = self.loss.mean(axis=1)
+        rise, task, rise_task = (one.mean(axis=1)[:, None, None] for one in (self.rise, self.task, self.rise_task))
+        gap = task - loss
+        if reference is not None:
+            gap = gap[reference : reference + 1]
+        return rise_task - self.rise_loss.mean(axis=1) - rise * gap
+
+
+def estimate(run: xr.DataTree, name: str, series: TaskSeries, reference: int | None, errors: Errors) -> Estimate:
+    """Return the susceptibilities ``(restriction, sequence, position)`` of an observable's tokens, and their errors."""
+    tiles = whole_traces(losses(run, f"{OBSERVABLES}/{name}"))
+    summed = blockwise(_moments, "rcmst", (tiles, "rcdst"), (series.rise, "rcd"), sizes={"m": 2}, dtype=np.float64)
+    moments = Moments(
+        rise=series.rise.mean(axis=2),
+        task=series.loss.mean(axis=2),
+        rise_task=(series.rise * series.loss).mean(axis=2),
+        loss=summed[:, :, 0],
+        rise_loss=summed[:, :, 1],
+    )
+    chi = moments.susceptibility(reference)
+    num_chains = tiles.shape[1]
+    if errors == "none":
+        return chi, None
+    if errors == "ess":
+        return chi, _ess_error(tiles, series, moments, reference)
+    if num_chains < 2:
+        return chi, chi * np.nan
+    return chi, jackknife_error([moments.without(chain).susceptibility(reference) for chain in range(num_chains)])
+
+
+def _moments(tiles: np.ndarray, rise: np.ndarray) -> np.ndarray:
+    """Return the means over draws of the losses and of their products with phi.
+
+    ``(restriction, chain, 2, sequence, position)``, float64.
+    """
+    num_restrictions, num_chains, num_draws, *tokens = tiles.shape
+    found = np.zeros((num_restrictions, num_chains, 2, *tokens))
+    weights = np.stack([np.ones_like(rise), rise], axis=2) / num_draws
+    step = max(1, 2**17 // max(1, int(np.prod(tokens))))
+    for r in range(num_restrictions):
+        for c in range(num_chains):
+            flat = tiles[r, c].reshape(num_draws, -1)
+            target = found[r, c].reshape(2, -1)
+            # A few draws at a time: their float64 copy stays in the processor's cache.
+            for start in range(0, num_draws, step):
+                part = slice(start, start + step)
+                target += weights[r, c, :, part] @ flat[part].astype(np.float64)
+    return found
+
+
+def _ess_error(tiles: Array, series: TaskSeries, moments: Moments, reference: int | None) -> Array:
+    """Return the Monte Carlo error of the linearised estimate, from the effective sample size of what it is the mean of."""
+    gap = moments.task.mean(axis=1)[:, None, None] - moments.loss.mean(axis=1)
+    rise = moments.rise.mean(axis=1)
+    own = np.arange(tiles.shape[0]) == reference if reference is not None else np.ones(tiles.shape[0], bool)
+    centre = gap if reference is None else gap[reference : reference + 1] + gap * 0
+    # Where the reference is the same run, chi is a covariance, in which the mean of phi drops out; elsewhere the errors of two
+    # runs add.
+    level = rise * own
+    arguments = (
+        (tiles, "rcdst"),
+        (series.rise, "rcd"),
+        (series.loss, "rcd"),
+        (_aligned(centre, tiles), "rst"),
+        (level, "r"),
+    )
+    error = blockwise(_product_error, "rst", *arguments, dtype=np.float64)
+    if reference is None or own.all():
+        return error
+    whole = slice(reference, reference + 1)
+    ones = (series.rise[whole] * 0 + 1, "rcd")
+    base = (
+        (tiles[whole], "rcdst"),
+        ones,
+        (series.loss[whole], "rcd"),
+        (_aligned(centre, tiles)[whole], "rst"),
+        (level[whole] * 0, "r"),
+    )
+    of_gap = blockwise(_product_error, "rst", *base, dtype=np.float64)
+    other = (rise * ~own)[:, None, None]
+    return (error**2 + (other * of_gap) ** 2) ** 0.5
+
+
+def _product_error(
+    tiles: np.ndarray, rise: np.ndarray, task: np.ndarray, centre: np.ndarray, level: np.ndarray
+) -> np.ndarray:
+    """Return the Monte Carlo error of the mean of (phi - level) (L - loss - centre), ``(restriction, sequence, position)``."""
+    error = np.empty(centre.shape)
+    for r in range(len(tiles)):
+        for s in range(tiles.shape[3]):  # one sequence at a time: the series are float64
+            gap = task[r, :, :, None] - tiles[r, :, :, s] - centre[r, s]
+            product = (rise[r] - level[r])[:, :, None] * gap
+            error[r, s] = mcse(np.moveaxis(product, 2, 0))
+    return error
+
+
+def _aligned(array: Array, tiles: Array) -> Array:
+    """Return a lazy array ``(restriction, sequence, position)`` in the same blocks as the tiles."""
+    return array.rechunk((tiles.chunks[0], tiles.chunks[3], tiles.chunks[4])) if is_lazy(tiles) else array

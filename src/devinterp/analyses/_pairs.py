@@ -1,0 +1,201 @@
+"""Influences between the sequences and tokens of two sides: all pairs, or the strongest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from devinterp.analyses import _traces
+from devinterp.analyses._lazy import TILE_BYTES, Array, blockwise, in_tiles, is_lazy, join, whole_traces
+from devinterp.analyses._selection import Catalogue, Side
+from devinterp.analyses._top import SIGNS, strongest_products
+from devinterp.analyses._traces import Centring
+from devinterp.analyses.uncertainty import jackknife_error
+from devinterp.errors import InvalidInputError
+from devinterp.schema import CHAIN, RESTRICTION
+
+_POSITION_1, _POSITION_2 = "target_position", "target_position_T"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared with what: ``"token"``, ``"sequence"`` or ``"averaged"``, and how."""
+
+    method: Literal["token", "sequence", "averaged"]
+    covariance: bool
+    centring: Centring
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return {
+            "method": "sequence" if self.method == "sequence" else "token",
+            "average_tokenwise_bif": int(self.method == "averaged"),
+            "compute_covariance": int(self.covariance),
+            "reduce_chain_dimension_method": self.centring.reduce,
+            "centre": self.centring.centre,
+            "detrend": int(self.centring.detrend),
+        }
+
+    def rows(self, run: xr.DataTree, side: Side) -> Array:
+        """Return unit rows ``(restriction, sample, sequence[, position])`` of a side."""
+        found = []
+        for part, slots in zip(side.parts, side.slots, strict=True):
+            tiles = whole_traces(part.loss(run))
+            num_samples = self.centring.num_samples(*tiles.shape[1:3])
+            options: dict[str, Any] = {"centring": self.centring}
+            if self.method == "token":
+                width = len(side.position)
+                options |= {"covariance": self.covariance, "slots": slots, "width": width}
+                sizes = {"n": num_samples, "v": width}
+                found.append(blockwise(_traces.token_rows, "rnsv", (tiles, "rcdst"), sizes=sizes, **options))
+                continue
+            # Covariances are linear in the traces: their mean over pairs of tokens is the covariance of the means.
+            linear = self.method == "sequence" or self.covariance
+            function = _traces.sequence_rows if linear else _traces.averaged_rows
+            options |= {"covariance": self.covariance} if linear else {}
+            found.append(blockwise(function, "rns", (tiles, "rcdst"), sizes={"n": num_samples}, **options))
+        return join(found, 2)
+
+    def product(self, first: Array, second: Array, share: int = 1) -> Array:
+        """Return all scalar products of two sides' rows, in tiles of which `share` fit into the memory for one."""
+        length = max(1, int((TILE_BYTES / 4 / share) ** 0.5))
+        if self.method != "token":
+            first, second = in_tiles(first, 2, length), in_tiles(second, 2, length)
+            return blockwise(_sequence_products, "rsu", (first, "rns"), (second, "rnu"))
+        first = in_tiles(first, 2, length // max(1, first.shape[3]))
+        second = in_tiles(second, 2, length // max(1, second.shape[3]))
+        return blockwise(_token_products, "rsutv", (first, "rnst"), (second, "rnuv"))
+
+
+def _token_products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    left, right = (rows.reshape(*rows.shape[:2], -1) for rows in (first, second))
+    product = left.transpose(0, 2, 1) @ right
+    blocks = product.reshape(len(product), *first.shape[2:], *second.shape[2:])
+    return np.asarray(blocks.transpose(0, 1, 3, 2, 4))
+
+
+def _sequence_products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.asarray(first.transpose(0, 2, 1) @ second)
+
+
+def dims_of(plan: Plan, *, tokens: bool = True) -> tuple[str, ...]:
+    """Return the dims of a matrix of influences."""
+    pairs = (RESTRICTION, "batch_1", "batch_2")
+    return (*pairs, _POSITION_1, _POSITION_2) if tokens and plan.method == "token" else pairs
+
+
+def all_pairs(run: xr.DataTree, first: Side, second: Side, plan: Plan, standard_errors: bool) -> xr.Dataset:
+    """Return the influences between all pairs, and their jackknife errors."""
+    num_chains = run.sizes[CHAIN]
+    share = num_chains + 1 if standard_errors else 1
+
+    def influences(part: xr.DataTree) -> Array:
+        rows = plan.rows(part, first)
+        return plan.product(rows, rows if second is first else plan.rows(part, second), share)
+
+    result = xr.Dataset({"influences": (dims_of(plan), influences(run))})
+    if standard_errors:
+        if num_chains < 2:
+            raise InvalidInputError(
+                "`standard_errors` are a jackknife over chains and need at least two; this run has one."
+            )
+        left_out = [
+            run.isel({CHAIN: np.delete(np.arange(num_chains), n)}, missing_dims="ignore") for n in range(num_chains)
+        ]
+        result["influences_se"] = (dims_of(plan), jackknife_error([influences(part) for part in left_out]))
+        result["influences_se"].attrs = {"degrees_of_freedom": num_chains - 1}
+    return result
+
+
+def strongest(
+    run: xr.DataTree, catalogue: Catalogue, first: Side, second: Side, plan: Plan, k: int, exclude_self: bool
+) -> xr.Dataset:
+    """Return the `k` strongest positive and negative candidates of each query, and which these are."""
+    rows = [plan.rows(run, side) for side in (first, second)]
+    numbers = [side.token for side in (first, second)]
+    if plan.method != "token":
+        rows, numbers = [side[..., None] for side in rows], [side[:, :1] for side in numbers]
+    lazy = is_lazy(rows[0])
+    first_rows = in_tiles(rows[0], 2, int((TILE_BYTES / 4) ** 0.5) // max(1, rows[0].shape[3]))
+    found = strongest_products(first_rows, rows[1], *numbers, k=k, exclude_self=exclude_self)
+    if not lazy:
+        found = found.compute(scheduler="threads")
+    dims: tuple[str, ...] = (RESTRICTION, "batch_1", _POSITION_1, "sign", "rank")
+    if plan.method != "token":
+        found, dims = found[:, :, 0], (RESTRICTION, "batch_1", "sign", "rank")
+    names = np.array([*catalogue.names, ""], dtype=object)
+
+    def located(entries: np.ndarray, *, what: int) -> np.ndarray:
+        place = catalogue.locate(entries["token"])[what]
+        return names[place] if what == 0 else place
+
+    letters = "abcde"[: len(dims)]
+    variables: dict[str, Any] = {"influences": (dims, found["value"])}
+    wanted = ("observable", "sequence", "position")[: 3 if plan.method == "token" else 2]
+    for what, name in enumerate(wanted):
+        kind = object if what == 0 else np.int64
+        variables[f"candidate_{name}"] = (dims, blockwise(located, letters, (found, letters), dtype=kind, what=what))
+    return xr.Dataset(variables, coords={"sign": np.array(SIGNS, dtype=object), "rank": np.arange(1, k + 1)})
+
+
+def labels(side: Side, number: Literal[1, 2], plan: Plan) -> dict[str, Any]:
+    """Return the coordinates that say what the rows of a side are."""
+    dim = f"batch_{number}"
+    found: dict[str, Any] = {
+        f"observable_{number}": (dim, side.observable),
+        f"sequence_{number}": (dim, side.sequence),
+    }
+    if plan.method != "sequence":
+        found[_POSITION_1 if number == 1 else _POSITION_2] = side.position
+    return found
+
+
+def constant(run: xr.DataTree, side: Side, number: Literal[1, 2], plan: Plan) -> xr.Variable:
+    """Return which traces of a side do not vary, so that their correlations are undefined."""
+    found = []
+    for part, slots in zip(side.parts, side.slots, strict=True):
+        tiles = whole_traces(part.loss(run))
+        sizes = {} if plan.method == "sequence" else {"v": len(side.position)}
+        options = {
+            "centring": plan.centring,
+            "slots": slots,
+            "width": len(side.position),
+            "mean": plan.method == "sequence",
+        }
+        found.append(
+            blockwise(_traces.constant, "rsv" if sizes else "rs", (tiles, "rcdst"), sizes=sizes, dtype=bool, **options)
+        )
+    dims: tuple[str, ...] = (RESTRICTION, f"batch_{number}")
+    if plan.method != "sequence":
+        dims = (*dims, _POSITION_1 if number == 1 else _POSITION_2)
+    return xr.Variable(dims, join(found, 1))
+
+
+def drift_share(run: xr.DataTree, first: Side, second: Side, plan: Plan) -> Array:
+    """Return the share of each covariance of sequences' mean losses within chains that linear trends make up."""
+    by_chain = Centring(plan.centring.reduce, "chain")
+    found: list[tuple[Array, str]] = []
+    for side, letter in ((first, "s"), (second, "u")):
+        tiles = [whole_traces(part.loss(run)) for part in side.parts]
+        num_samples = by_chain.num_samples(*tiles[0].shape[1:3])
+        num_chains = 1 if plan.centring.reduce == "mean" else tiles[0].shape[1]
+        trend = [
+            blockwise(_traces.sequence_trends, "rks", (t, "rcdst"), sizes={"k": num_chains}, centring=by_chain)
+            for t in tiles
+        ]
+        total = [
+            blockwise(
+                _traces.sequence_rows, "rns", (t, "rcdst"), sizes={"n": num_samples}, centring=by_chain, covariance=True
+            )
+            for t in tiles
+        ]
+        found += [(join(trend, 2), f"rk{letter}"), (join(total, 2), f"rn{letter}")]
+    return blockwise(_share, "rsu", *found)
+
+
+def _share(trend_1: np.ndarray, total_1: np.ndarray, trend_2: np.ndarray, total_2: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(_sequence_products(trend_1, trend_2) / _sequence_products(total_1, total_2), np.float32)
