@@ -262,7 +262,7 @@ def test_top_k_are_the_strongest_of_the_full_matrix(options, exclude_self, lazy)
         if tokens
         else full.expand_dims(target_position=1, target_position_T=1).transpose("batch_1", "batch_2", ...)
     )
-    names, sequences = np.array(["code"] * 30 + ["web"] * 40), np.concatenate([np.arange(30), np.arange(40)])
+    sequences = np.concatenate([np.arange(30), np.arange(40)])
     for query in range(5):
         for position in range(full.sizes["target_position"]):
             row = full.to_numpy()[query, :, position].copy()  # (candidate, position)
@@ -276,7 +276,7 @@ def test_top_k_are_the_strongest_of_the_full_matrix(options, exclude_self, lazy)
                 np.testing.assert_allclose(entry["influences"][:num], flat[expected], atol=1e-6)
                 assert np.isnan(entry["influences"][num:]).all()
                 row_of, column_of = np.unravel_index(expected, row.shape) if expected else ([], [])
-                assert entry["candidate_observable"].to_numpy().tolist() == [*names[row_of], *[""] * (7 - num)]
+                assert entry["candidate_batch"].to_numpy().tolist() == [*row_of, *[-1] * (7 - num)]
                 assert entry["candidate_sequence"].to_numpy().tolist() == [*sequences[row_of], *[-1] * (7 - num)]
                 if tokens:
                     assert entry["candidate_position"].to_numpy().tolist() == [

@@ -91,11 +91,25 @@ def join(arrays: list[Array], axis: int) -> Array:
 
 
 def in_tiles(rows: Array, axis: int, count: int) -> Array:
-    """Return a lazy array with at most `count` entries in a block along an axis, in not too many blocks; others as they are."""
+    """Return a lazy array in equal blocks of at most `count` entries along an axis, and not too many; others as they are."""
     if not is_lazy(rows):
         return rows
     chunks = rows.chunks[axis]
     count = max(1, count)
-    if max(chunks, default=1) <= count and len(chunks) <= _MANY_BLOCKS:
+    if _equal(chunks) and max(chunks, default=1) <= count and len(chunks) <= _MANY_BLOCKS:
         return rows
     return rows.rechunk({axis: min(count, max(max(chunks), -(-rows.shape[axis] // _MANY_BLOCKS)))})
+
+
+def storable(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a result whose lazy variables have equal blocks, as Zarr needs them."""
+    for name, variable in dataset.variables.items():
+        chunks = variable.chunksizes
+        uneven = {dim: max(sizes) for dim, sizes in chunks.items() if not _equal(sizes)}
+        if uneven:
+            dataset[name] = dataset[name].chunk(uneven)
+    return dataset
+
+
+def _equal(chunks: tuple[int, ...]) -> bool:
+    return len(set(chunks[:-1])) <= 1 and chunks[-1] <= chunks[0]

@@ -10,7 +10,7 @@ import xarray as xr
 
 from devinterp.analyses import _traces
 from devinterp.analyses._lazy import TILE_BYTES, Array, blockwise, in_tiles, is_lazy, join, whole_traces
-from devinterp.analyses._selection import Catalogue, Side
+from devinterp.analyses._selection import Side
 from devinterp.analyses._top import SIGNS, strongest_products
 from devinterp.analyses._traces import Centring
 from devinterp.analyses.uncertainty import jackknife_error
@@ -110,9 +110,7 @@ def all_pairs(run: xr.DataTree, first: Side, second: Side, plan: Plan, standard_
     return result
 
 
-def strongest(
-    run: xr.DataTree, catalogue: Catalogue, first: Side, second: Side, plan: Plan, k: int, exclude_self: bool
-) -> xr.Dataset:
+def strongest(run: xr.DataTree, first: Side, second: Side, plan: Plan, k: int, exclude_self: bool) -> xr.Dataset:
     """Return the `k` strongest positive and negative candidates of each query, and which these are."""
     rows = [plan.rows(run, side) for side in (first, second)]
     numbers = [side.token for side in (first, second)]
@@ -126,19 +124,24 @@ def strongest(
     dims: tuple[str, ...] = (RESTRICTION, "batch_1", _POSITION_1, "sign", "rank")
     if plan.method != "token":
         found, dims = found[:, :, 0], (RESTRICTION, "batch_1", "sign", "rank")
-    names = np.array([*catalogue.names, ""], dtype=object)
-
-    def located(entries: np.ndarray, *, what: int) -> np.ndarray:
-        place = catalogue.locate(entries["token"])[what]
-        return names[place] if what == 0 else place
-
-    letters = "abcde"[: len(dims)]
+    letters, width = "abcde"[: len(dims)], numbers[1].shape[1]
+    labels_of = {"batch": np.arange(len(second.sequence)), "sequence": second.sequence, "position": second.position}
     variables: dict[str, Any] = {"influences": (dims, found["value"])}
-    wanted = ("observable", "sequence", "position")[: 3 if plan.method == "token" else 2]
-    for what, name in enumerate(wanted):
-        kind = object if what == 0 else np.int64
-        variables[f"candidate_{name}"] = (dims, blockwise(located, letters, (found, letters), dtype=kind, what=what))
+    for name, label in labels_of.items():
+        if name == "position" and plan.method != "token":
+            continue
+        options = {"labels": label, "width": width, "by_position": name == "position"}
+        variables[f"candidate_{name}"] = (
+            dims,
+            blockwise(_located, letters, (found, letters), dtype=np.int64, **options),
+        )
     return xr.Dataset(variables, coords={"sign": np.array(SIGNS, dtype=object), "rank": np.arange(1, k + 1)})
+
+
+def _located(entries: np.ndarray, *, labels: np.ndarray, width: int, by_position: bool) -> np.ndarray:
+    column = np.maximum(entries["column"], 0)
+    found = labels[column % width if by_position else column // width]
+    return np.where(entries["column"] >= 0, found, -1)
 
 
 def labels(side: Side, number: Literal[1, 2], plan: Plan) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def widened(ids: xr.DataArray, width: int) -> xr.DataArray:
 
 
 class Catalogue:
-    """Numbers for all tokens of a run's observables, and back."""
+    """What observables a run has, and a number for each of their tokens."""
 
     def __init__(self, run: xr.DataTree) -> None:
         self.names = sorted(schema.observable_names(run))
@@ -99,21 +99,6 @@ class Catalogue:
         offset = self.offsets[self.names.index(part.name)]
         numbers: np.ndarray = offset + part.sequences[:, None] * len(self.position[part.name]) + part.positions[None, :]
         return numbers
-
-    def locate(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the index of the observable, the sequence and the index of the predicted token; -1 for each -1."""
-        which = np.searchsorted(self.offsets, numbers, side="right") - 1
-        lengths = np.array([len(self.position[name]) for name in self.names])
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        labels = np.concatenate([self.position[name] for name in self.names])
-        safe = np.maximum(which, 0)
-        inside = np.maximum(numbers, 0) - self.offsets[safe]
-        found = numbers >= 0
-        return (
-            np.where(found, which, -1),
-            np.where(found, inside // lengths[safe], -1),
-            np.where(found, labels[starts[safe] + inside % lengths[safe]], -1),
-        )
 
 
 def select(catalogue: Catalogue, selection: Selection, *, within: Any = None, argument: str, needed_by: str) -> Side:

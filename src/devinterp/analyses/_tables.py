@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from devinterp.analyses._lazy import storable
 from devinterp.analyses._moments import Estimate
 from devinterp.analyses._run import losses
 from devinterp.analyses._selection import widened
@@ -48,9 +49,9 @@ def result_tree(
     if all(one is not None for one in ids):
         width = max(one.sizes[TOKEN] for one in ids if one is not None)
         labelled["token_ids"] = xr.concat([widened(one, width) for one in ids if one is not None], "observable")
-    groups = {"/labelled": labelled, "/susceptibilities": flat}
+    groups = {"/labelled": storable(labelled), "/susceptibilities": storable(flat)}
     if context is not None:
-        groups["/context"] = context
+        groups["/context"] = storable(context)
     tree = xr.DataTree.from_dict(groups)
     tree.attrs = attrs
     return tree

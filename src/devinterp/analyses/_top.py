@@ -8,7 +8,7 @@ import numpy as np
 from devinterp.analyses._lazy import Array, blockwise, is_lazy
 
 #: A value and the number of the column it stands in.
-ENTRY = np.dtype([("value", np.float32), ("token", np.int64)])
+ENTRY = np.dtype([("value", np.float32), ("column", np.int64)])
 SIGNS = ("positive", "negative")
 #: Rows of the product that are in work at a time, in numbers: they stay in the processor's cache.
 _BLOCK = 2**20
@@ -32,7 +32,7 @@ def strongest_products(
     queries, candidates : array
         Rows ``(restriction, sample, sequence, position)``; NaN rows are never among the strongest.
     query_tokens, candidate_tokens : numpy.ndarray
-        Number of each row, ``(sequence, position)``; the same row has the same number on both sides.
+        Number of each row's token, ``(sequence, position)``, the same on both sides; negative where there is none.
     k : int
         At least 1.
     exclude_self : bool
@@ -41,8 +41,8 @@ def strongest_products(
     Returns
     -------
     array
-        Of dtype `ENTRY` and shape ``(restriction, sequence, position, 2, k)``, strongest first; NaN and -1 where there are
-        fewer than `k` of the sign.
+        Of dtype `ENTRY` and shape ``(restriction, sequence, position, 2, k)``, strongest first; a column is a candidate's
+        sequence times the number of positions plus its position. NaN and -1 where there are fewer than `k` of the sign.
     """
     if not is_lazy(queries):
         queries = da.from_array(queries, chunks=(1, -1, -1, -1))
@@ -56,6 +56,7 @@ def strongest_products(
         (candidates, "rnuv"),
         (da.from_array(query_tokens, chunks=(queries.chunks[2], -1)), "st"),
         (da.from_array(candidate_tokens, chunks=(candidates.chunks[2], -1)), "uv"),
+        (da.arange(candidates.shape[2], chunks=(candidates.chunks[2],)), "u"),
         sizes={"x": 2, "u": k},
         dtype=ENTRY,
         k=k,
@@ -73,6 +74,7 @@ def _tile(
     candidates: np.ndarray,
     query_tokens: np.ndarray,
     candidate_tokens: np.ndarray,
+    candidate_sequences: np.ndarray,
     *,
     k: int,
     exclude_self: bool,
@@ -82,10 +84,11 @@ def _tile(
     right = candidates.reshape(num_restrictions, num_samples, -1)
     # A product of zero is of neither sign, so rows that are not numbers never count.
     right = np.where(np.isnan(right), np.float32(0), right) if np.isnan(right[:, 0]).any() else right
-    columns = candidate_tokens.reshape(-1)
+    width = candidates.shape[3]
+    columns = (candidate_sequences[:, None] * width + np.arange(width)).reshape(-1)
     entries = np.empty((num_restrictions, left.shape[2], 2, k), ENTRY)
     step = max(1, _BLOCK // max(1, len(columns)))
-    own = _matches(query_tokens.reshape(-1), columns) if exclude_self else None
+    own = _matches(query_tokens.reshape(-1), candidate_tokens.reshape(-1)) if exclude_self else None
     for r in range(num_restrictions):
         for start in range(0, left.shape[2], step):
             block = slice(start, start + step)
@@ -103,8 +106,13 @@ def _tile(
 
 
 def _matches(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    _, row, column = np.intersect1d(np.where(rows >= 0, rows, -2), columns, assume_unique=False, return_indices=True)
-    return row, column
+    """Return the pairs of a row and a column of the same token."""
+    order = np.argsort(columns, kind="stable")
+    first, last = (np.searchsorted(columns[order], rows, side=side) for side in ("left", "right"))
+    count = np.where(rows >= 0, last - first, 0)
+    row = np.repeat(np.arange(len(rows)), count)
+    offset = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+    return row, order[np.repeat(first, count) + offset]
 
 
 def _largest(product: np.ndarray, columns: np.ndarray, k: int, sign: int) -> np.ndarray:
@@ -124,7 +132,7 @@ def _largest(product: np.ndarray, columns: np.ndarray, k: int, sign: int) -> np.
     best = np.argpartition(values, values.shape[1] - kept, axis=1)[:, values.shape[1] - kept :]
     entries = np.empty((len(product), kept), ENTRY)
     entries["value"] = sign * np.take_along_axis(values, best, axis=1)
-    entries["token"] = columns[np.take_along_axis(place, best, axis=1)]
+    entries["column"] = columns[np.take_along_axis(place, best, axis=1)]
     return _ordered(entries, k, np.array(sign))
 
 
@@ -136,10 +144,10 @@ def _ordered(entries: np.ndarray, k: int, sign: np.ndarray) -> np.ndarray:
     """Return the `k` strongest entries of the right sign along the last axis, strongest first; the same for any order."""
     strength = sign * entries["value"]
     strength = np.where(strength > 0, strength, 0)
-    order = np.lexsort((entries["token"], -strength), axis=-1)[..., :k]
+    order = np.lexsort((entries["column"], -strength), axis=-1)[..., :k]
     found = np.zeros((*entries.shape[:-1], k), ENTRY)
     found[..., : order.shape[-1]] = np.take_along_axis(entries, order, axis=-1)
     value = found["value"] * sign
     missing = ~(value > 0)
-    found["value"][missing], found["token"][missing] = np.nan, -1
+    found["value"][missing], found["column"][missing] = np.nan, -1
     return found

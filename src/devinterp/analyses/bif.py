@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import xarray as xr
 
+from devinterp.analyses._lazy import storable
 from devinterp.analyses._pairs import Plan, all_pairs, constant, dims_of, drift_share, labels, strongest
 from devinterp.analyses._run import (
     STATUS_REQUIRED,
@@ -103,7 +104,8 @@ def compute_bif(
     xarray.Dataset
         - ``influences``, float32: ``(batch_1, batch_2, target_position, target_position_T)`` between tokens; ``(batch_1,
           batch_2)`` between sequences or averaged; with `top_k` ``(batch_1, target_position, sign, rank)``, without
-          ``target_position`` for sequences, and ``candidate_observable``, ``candidate_sequence`` and ``candidate_position``.
+          ``target_position`` for sequences, and for each entry ``candidate_batch`` (its row on the second side),
+          ``candidate_sequence`` and ``candidate_position``, or NaN and -1 where there are no more of the sign.
           With a ``restriction`` dimension in front where there are several.
         - ``influences_se``, if asked for: standard error, with the attribute ``degrees_of_freedom``.
         - ``constant_1``, ``constant_2``: which traces do not vary. Their correlations are NaN.
@@ -156,7 +158,7 @@ def compute_bif(
             "with `queries` and `candidates`."
         )
     else:
-        result = strongest(run, catalogue, first, second, plan, top_k, exclude_self)
+        result = strongest(run, first, second, plan, top_k, exclude_self)
     sides: tuple[tuple[Literal[1, 2], Side], ...] = ((1, first), (2, second))
     for number, side in sides:
         result = result.assign_coords(labels(side, number, plan))
@@ -171,7 +173,7 @@ def compute_bif(
             result[name] = ((dim, TOKEN), widened(found, width).data)
     result = result.assign_coords({RESTRICTION: run[RESTRICTION].variable})
     result.attrs = {**plan.attrs, "burnin": burnin, **used}
-    return drop_single_restriction(result)
+    return storable(drop_single_restriction(result))
 
 
 def _method(method: str, averaged: bool) -> Literal["token", "sequence", "averaged"]:

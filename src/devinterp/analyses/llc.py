@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
+from devinterp.analyses._lazy import storable
 from devinterp.analyses._means import minibatch_mean, paired_mean
 from devinterp.analyses._run import (
     STATUS_REQUIRED,
@@ -99,7 +100,7 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
     paired = _observable_llcs(run, burnin, n_beta)
     result = xr.merge([main, paired], join="exact", compat="no_conflicts", combine_attrs="drop")
     result.attrs = {"n_beta": n_beta, "burnin": burnin, **used}
-    return drop_single_restriction(result)
+    return storable(drop_single_restriction(result))
 
 
 def token_llc(
@@ -161,7 +162,7 @@ def token_llc(
     for extra in ("token_ids", "sequence_id"):
         if extra in run[group].dataset.variables:
             result[extra] = run[f"{group}/{extra}"].variable
-    return drop_single_restriction(result)
+    return storable(drop_single_restriction(result))
 
 
 def _llc(series: xr.DataArray, init_loss: xr.DataArray, n_beta: float, draw: str) -> xr.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from devinterp.testing.analyses import AnalysisTests
 from devinterp.testing.trees import synthetic_tree
 
-__all__ = ["synthetic_tree"]
+__all__ = ["AnalysisTests", "synthetic_tree"]
