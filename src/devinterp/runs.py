@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.errors import InvalidInputError, MissingDataError
+from devinterp.errors import InvalidInputError, MissingDataError, StoreError
 
 Result = xr.Dataset | xr.DataArray | xr.DataTree
 
@@ -49,9 +49,21 @@ def find(tree: xr.DataTree, *, needed_by: str) -> dict[str, xr.DataTree]:
 
 
 def settings(run: xr.DataTree) -> dict[str, Any]:
-    """Return the arguments that a run was sampled with, as recorded in its attribute ``config``."""
-    recorded = json.loads(run.attrs.get("config", "{}"))
-    return recorded if isinstance(recorded, dict) else {}
+    """Return the arguments that a run was sampled with, as recorded in its attribute ``config``; none if it has none.
+
+    Raises
+    ------
+    StoreError
+        If the attribute is not what `sample` writes.
+    """
+    recorded = run.attrs.get("config", "{}")
+    try:
+        found = json.loads(recorded) if isinstance(recorded, str) else dict(recorded)
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"the attribute `config` of the run at {run.path!r} is no JSON object: {error}.") from error
+    if not isinstance(found, dict):
+        raise StoreError(f"the attribute `config` of the run at {run.path!r} is no JSON object, but {recorded!r:.80}.")
+    return found
 
 
 def only(tree: xr.DataTree, *, name: str, requires: Sequence[str] = ()) -> xr.DataTree:
