@@ -42,7 +42,8 @@ class Attentions:
     def find(self) -> dict[str, Core]:
         """Return, for each softmax over tokens, the smallest module that holds it and the projection behind it."""
         found: dict[str, Core] = {}
-        for site in self.seen.sites:
+        known = [path for path in self.seen.calls if type(self.modules[path]).__name__ in EXCEPTIONS]
+        for site in (*self.seen.sites, *known):
             core = self._climb(site)
             if core is not None:
                 found.setdefault(core.path, core)

@@ -25,7 +25,7 @@ NUM_TOKENS = (7, 16, 64)
 CROSS = re.compile(r"cross|encoder_attn|encdec|enc_dec|encoder_decoder", re.IGNORECASE)
 ATTENTION = re.compile(r"attention|attn|mixer|mamba", re.IGNORECASE)
 RESIDUAL = re.compile(r"hyper_?connection|altup|residual|layer_?scale", re.IGNORECASE)
-FEEDFORWARD = re.compile(r"mlp|moe|expert|ffn|feed_?forward|intermediate", re.IGNORECASE)
+FEEDFORWARD = re.compile(r"(mlp|moe|experts?|ffn|feed_?forward|intermediate|moeblock|ffnblock)$", re.IGNORECASE)
 
 _cache: weakref.WeakKeyDictionary[nn.Module, tuple[object, Structure]] = weakref.WeakKeyDictionary()
 
@@ -61,7 +61,8 @@ def _traced(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Trace:
         )
     failures = []
     for num_tokens in NUM_TOKENS:
-        ids = torch.arange(1, num_tokens + 1, device=device_of(model))[None]
+        # Out of order, so that they are not mistaken for positions.
+        ids = (5 * torch.arange(num_tokens, device=device_of(model))[None] + 3) % num_tokens + 1
         # A vocabulary may be smaller than the number of tokens.
         for tokens in (ids, ids % 2):
             try:
@@ -145,9 +146,11 @@ class _Detection:
         return []
 
     def _are_ids(self, given: Tensor) -> bool:
-        # Some models put a prompt of their own before the tokens.
+        # Some models put a prompt of their own before the tokens, some pad behind them.
         flat, ids = given.flatten(), self.seen.ids.flatten()
-        return len(flat) >= len(ids) and torch.equal(flat[-len(ids) :].to(ids), ids)
+        if len(flat) < len(ids):
+            return False
+        return torch.equal(flat[-len(ids) :].to(ids), ids) or torch.equal(flat[: len(ids)].to(ids), ids)
 
     def unembedding(self) -> list[str] | None:
         """Return the parameters of the last projection that ran with an output per entry of the vocabulary."""
@@ -223,7 +226,7 @@ class _Detection:
     def is_mixer(self, path: str) -> bool:
         """Say whether a module mixes tokens; one named after feed-forward does not count (RWKV's looks one token back)."""
         module, name = self.modules[path], path.rpartition(".")[2]
-        if FEEDFORWARD.search(type(module).__name__) or FEEDFORWARD.search(name):
+        if FEEDFORWARD.search(name) or FEEDFORWARD.search(type(module).__name__):
             return False
         if path not in self.order:
             return bool(ATTENTION.search(type(module).__name__) or ATTENTION.search(name))

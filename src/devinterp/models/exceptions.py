@@ -49,7 +49,27 @@ def _xlnet(module: nn.Module) -> Heads:
     return Heads(parts, list(range(num_heads)), "o")
 
 
+def _reformer(module: nn.Module) -> Heads:
+    """Reformer attends by ``exp(scores - logsumexp(scores))`` within chunks and buckets: there is no softmax to watch."""
+    attention = module.get_submodule("self_attention")
+    num_heads = int(attention.num_attention_heads)  # type: ignore[arg-type]
+    size = int(attention.attention_head_size)  # type: ignore[arg-type]
+    shapes = {name: p.shape for name, p in module.named_parameters()}
+    parts: list[Parts] = []
+    for head in range(num_heads):
+        rows = range(head * size, (head + 1) * size)
+        mine: Parts = {"o": {"output.dense.weight": Mask.block(shapes["output.dense.weight"], {1: rows})}}
+        # Attention by hashing has one projection for queries and keys.
+        for part, name in {"q": "query", "k": "key", "v": "value", "q+k": "query_key"}.items():
+            weight = f"self_attention.{name}.weight"
+            if weight in shapes:
+                mine[part[0]] = {weight: Mask.block(shapes[weight], {0: rows})}
+        parts.append(mine)
+    return Heads(parts, list(range(num_heads)), "output.dense")
+
+
 EXCEPTIONS: dict[str, Callable[[nn.Module], Heads]] = {
     "MultiheadAttention": _multihead_attention,
+    "ReformerAttention": _reformer,
     "XLNetRelativeAttention": _xlnet,
 }

@@ -91,7 +91,7 @@ def _probing_run(adapter: HuggingFaceAdapter, model: nn.Module) -> Callable[[Ten
             if not isinstance(width, int):
                 continue
             states = torch.randn(1, 5, width, generator=torch.Generator().manual_seed(0))
-            extra = {name: states.to(device_of(model), model.dtype)}
+            extra = {name: states.to(next(model.parameters()))}
             try:
                 with torch.no_grad(), evaluating(model):
                     model(input_ids=torch.arange(1, 8, device=device_of(model))[None], **extra, **_no_cache(model))

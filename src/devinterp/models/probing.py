@@ -9,6 +9,7 @@ heads couples every head to every other through one number).
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ class Heads:
     output: str
 
 
-def probing_copy(module: nn.Module) -> nn.Module:
+def probing_copy(module: nn.Module, frozen_norms: bool = True) -> nn.Module:
     """Return a float32 copy of `module` on the CPU with random weights and frozen norms; its hooks are left out."""
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()):
@@ -64,12 +65,18 @@ def probing_copy(module: nn.Module) -> nn.Module:
     for child in twin.modules():
         for hooks in (child._forward_hooks, child._forward_pre_hooks, child._backward_hooks):
             hooks.clear()
-        if is_norm(child):
-            child.forward = _scale_only(child)  # type: ignore[method-assign]
+        if frozen_norms and is_norm(child) and _takes_one(child):
+            child.forward = _scale_only(child)
         config = getattr(child, "config", None)
         if getattr(config, "_attn_implementation", "eager") not in ("eager", "sdpa"):
             config._attn_implementation = "eager"  # type: ignore[union-attr]
     return twin.eval()
+
+
+def _takes_one(norm: nn.Module) -> bool:
+    """Say whether a norm needs one argument; one of queries and keys together is left as it is."""
+    parameters = inspect.signature(norm.forward).parameters.values()
+    return sum(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) == 1
 
 
 def _scale_only(norm: nn.Module) -> Callable[..., Tensor]:
@@ -131,7 +138,9 @@ def _run(twin: nn.Module, call: Call, frozen: bool = False, cut_but: str | None 
     def record(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             given = next(iter(tensors((args, kwargs))), None)
-            out = next((t for t in (output if isinstance(output, tuple) else (output,)) if isinstance(t, Tensor)), None)
+            out = next(
+                (t for t in (output if isinstance(output, tuple | list) else (output,)) if isinstance(t, Tensor)), None
+            )
             if given is not None and out is not None and path not in run.outputs:
                 run.inputs[path], run.outputs[path], run.calls[path] = given, out, (args, kwargs)
 
@@ -184,8 +193,9 @@ def probe_heads(module: nn.Module, call: Call) -> Heads | None:
         output = _output_projection(run, modules, attended)
         if output is None:
             continue
-        # Some models split a head's attention in two, or run each head once for each of several experts.
-        for divided in (num_heads // k for k in (1, 2, 3, 4) if num_heads % k == 0 and (num_heads > k or k == 1)):
+        # Experts may share a token between rows; some models split a head's attention in two.
+        in_row = num_heads * run.num_queries // _rows(run.inputs[output], run.num_queries)
+        for divided in (in_row // k for k in (1, 2, 3, 4) if in_row % k == 0 and (in_row > k or k == 1)):
             if not _divides(run.inputs[output], divided, run.num_queries):
                 continue
             tried.append(divided)
@@ -421,14 +431,14 @@ def _split(mask: Mask, dim: int | None, labels: dict[str, Tensor] | None) -> dic
 
 def mixes_tokens(module: nn.Module, call: Call) -> bool:
     """Say whether what a module returns for the last token depends on other tokens, or on another sequence."""
-    twin = probing_copy(module)
+    twin = probing_copy(module, frozen_norms=False)
     args, kwargs = random_call(call)
     hidden = [x.requires_grad_() for x in tensors((args, kwargs)) if x.ndim == 3]
     if not hidden:
         return False
     with torch.enable_grad():
         output = twin(*args, **kwargs)
-    out = next((t for t in (output if isinstance(output, tuple) else (output,)) if isinstance(t, Tensor)), None)
+    out = next((t for t in (output if isinstance(output, tuple | list) else (output,)) if isinstance(t, Tensor)), None)
     if out is None or not out.requires_grad or not out.is_floating_point():
         return False
     last = out.flatten(0, -2)[-1]

@@ -92,8 +92,6 @@ def trace(model: nn.Module, run: Callable[[Tensor], Tensor], ids: Tensor) -> Tra
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             stack.append(path)
             seen.calls.setdefault(path, (args, kwargs))
-            if isinstance(module, nn.MultiheadAttention):
-                seen.sites.append(path)
 
         return hook
 

@@ -1,0 +1,17 @@
+"""Which weights move: restrictions such as ``l0h1``, their masks, and how they look."""
+
+from __future__ import annotations
+
+from devinterp.models.masks import Mask, ParamMasks, as_param_masks, full_masks
+from devinterp.models.preview import preview_weight_restriction
+from devinterp.models.restrictions import create_param_masks, restrictions
+
+__all__ = [
+    "Mask",
+    "ParamMasks",
+    "as_param_masks",
+    "create_param_masks",
+    "full_masks",
+    "preview_weight_restriction",
+    "restrictions",
+]
