@@ -76,8 +76,8 @@ def _measure(problem: Problem, chain: int) -> InitialLoss:
                 "the model and its dtype (float16 overflows), or the `loss_fn`."
             )
         values = losses.double().cpu().numpy()
-        per_token.add(values, count)
-        per_row.add(np.nanmean(values.reshape(len(values), -1), axis=1), count)
+        per_token.add(values, int(count))
+        per_row.add(np.nanmean(values.reshape(len(values), -1), axis=1), int(count))
     num_distinct = distinct.size
     return InitialLoss(
         per_token.mean,
