@@ -51,6 +51,7 @@ def provenance(problem: Problem) -> dict[str, Any]:
     """Return where, when and from what a run is made: the root attribute ``provenance``."""
     return {
         "fingerprints": fingerprints(problem),
+        "paths": dict(problem.paths),
         "model": type(problem.model).__qualname__,
         "num_parameters": sum(p.numel() for p in problem.model.parameters()),
         "device": str(problem.device),

@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from devinterp.errors import InvalidInputError
+from devinterp.sampling import chunked
+from devinterp.sampling.head import Head, NoHead, find_head, last_hidden
 from devinterp.sampling.rows import Batch
 from devinterp.types import ModelAdapter
 
@@ -22,8 +24,13 @@ class Loss(ABC):
     """Losses of each sample of a batch, of shape ``(batch, *loss_dims)``, nats."""
 
     @abstractmethod
-    def __call__(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
-        """Return the losses, differentiable with respect to the model's parameters."""
+    def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+        """Return the losses, differentiable with respect to the model's parameters where gradients are on."""
+
+    def mean(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the mean over the losses that count, differentiable, and the losses, not."""
+        losses = self.losses(model, batch, attention_mask)
+        return mean_loss(losses, self.valid(attention_mask)), losses.detach()
 
     def valid(self, attention_mask: Tensor | None) -> Tensor | None:
         """Return which losses count, shaped like them, or None when all do."""
@@ -42,7 +49,7 @@ class NextTokenLoss(Loss):
     def __init__(self, adapter: ModelAdapter) -> None:
         self.adapter = adapter
 
-    def __call__(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+    def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
         """Return the cross-entropy of every next token."""
         assert isinstance(batch, Tensor)
         logits = self.adapter.logits(model, batch, attention_mask)
@@ -58,15 +65,101 @@ class NextTokenLoss(Loss):
         return None if attention_mask is None else attention_mask[:, :-1] & attention_mask[:, 1:]
 
 
+class ChunkedNextTokenLoss(NextTokenLoss):
+    """The same from the last hidden states, in row chunks; the logits of a whole batch never exist.
+
+    Parameters
+    ----------
+    adapter : ModelAdapter
+        How to run the model.
+    head : Head
+        How it ends.
+    """
+
+    def __init__(self, adapter: ModelAdapter, head: Head) -> None:
+        super().__init__(adapter)
+        self.head = head
+
+    def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+        """Return the cross-entropy of every next token; without a gradient."""
+        assert isinstance(batch, Tensor)
+        hidden, weight, targets = self._ends(model, batch, attention_mask)
+        losses = chunked.token_losses(
+            hidden, weight, self.head.module.bias, targets, scale=self.head.scale, cap=self.head.cap
+        )
+        return losses.view(batch.shape[0], -1)
+
+    def mean(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the mean over the losses that count, with its gradient, and the losses."""
+        assert isinstance(batch, Tensor)
+        hidden, weight, targets = self._ends(model, batch, attention_mask)
+        valid = self.valid(attention_mask)
+        counts = torch.ones(len(hidden), device=hidden.device) if valid is None else valid.flatten().float()
+        total, losses = chunked.WeightedLoss.apply(  # type: ignore[no-untyped-call]
+            hidden,
+            weight,
+            self.head.module.bias,
+            targets,
+            counts / counts.sum().clamp(min=1),
+            self.head.scale,
+            self.head.cap,
+        )
+        return total, losses.view(batch.shape[0], -1)
+
+    def _ends(self, model: nn.Module, batch: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return hidden states and targets, a row for each prediction, and the unembedding in the dtype of the former."""
+        hidden = last_hidden(self.head, lambda: self.adapter.logits(model, batch, attention_mask))
+        weight = self.head.module.weight.to(hidden.dtype)
+        return hidden[:, :-1].flatten(0, 1), weight, batch[:, 1:].flatten()
+
+
 class CustomLoss(Loss):
     """A user's ``loss_fn(model, batch)``."""
 
     def __init__(self, function: LossFunction) -> None:
         self.function = function
 
-    def __call__(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+    def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
         """Return what the function gives."""
         return self.function(model, batch)
+
+
+def fastest_loss(
+    plain: NextTokenLoss, model: nn.Module, batch: Tensor, attention_mask: Tensor | None
+) -> tuple[NextTokenLoss, str]:
+    """Return the chunked form of a loss if it gives the same losses on a batch, and a word on which was chosen and why.
+
+    Parameters
+    ----------
+    plain : NextTokenLoss
+        The loss from logits.
+    model : torch.nn.Module
+        The model.
+    batch, attention_mask : Tensor
+        A few sequences, ``(batch, token)``.
+
+    Returns
+    -------
+    loss : NextTokenLoss
+        `plain` where the model does not end as `devinterp.sampling.head` knows, or the losses differ.
+    note : str
+        ``"chunked"``, or why not.
+    """
+    try:
+        head = find_head(model, lambda ids: plain.adapter.logits(model, ids), batch[:1, :8])
+    except NoHead as reason:
+        return plain, f"plain: {reason}"
+    fast = ChunkedNextTokenLoss(plain.adapter, head)
+    with torch.no_grad():
+        expected, found = (loss.losses(model, batch, attention_mask) for loss in (plain, fast))
+        valid = plain.valid(attention_mask)
+    difference = (found - expected).abs()
+    worst = float((difference if valid is None else torch.where(valid, difference, 0)).max())
+    size = float(expected.abs().max())
+    tolerance = 1e-5 if expected.dtype == head.module.weight.dtype else 1e-2  # half precision: logits are rounded
+    if not worst <= tolerance * size:
+        return plain, f"plain: losses in chunks differ by {worst:.2g}"
+    return fast, "chunked"
 
 
 def token_losses(logits: Float[Tensor, "batch token vocabulary"], input_ids: Tensor) -> Float[Tensor, "batch position"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from devinterp import plugins, schema
 from devinterp.errors import InvalidInputError
 from devinterp.models.masks import ParamMasks, as_param_masks
 from devinterp.sampling.initial import check_finite_weights
-from devinterp.sampling.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses
+from devinterp.sampling.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses, fastest_loss
 from devinterp.sampling.order import chain_batches, observable_rows
 from devinterp.sampling.problem import Observable, Problem
 from devinterp.sampling.rows import check_tokens, num_rows, read_rows
@@ -55,7 +56,13 @@ def prepare(
         for name, observable in watched.items():
             check_tokens(observable.rows, vocab_size, name=f"observable {name!r}")
     problem = Problem(model, loss, rows, total, watched, restrictions, kernel, settings)
-    return problem, check_loss(problem, loss_dims)
+    dims = check_loss(problem, loss_dims)
+    if isinstance(loss, NextTokenLoss):
+        batch, mask = rows.batch(rows.ids[: min(settings.batch_size, 2)])
+        assert isinstance(batch, torch.Tensor)
+        loss, note = fastest_loss(loss, model, batch, mask)
+        problem = replace(problem, loss=loss, paths={"loss": note})
+    return problem, dims
 
 
 def check_kernel(settings: Settings) -> Kernel:
@@ -129,7 +136,7 @@ def check_loss(problem: Problem, loss_dims: Sequence[str] | None) -> tuple[str, 
     for name, (rows, ids) in sources.items():
         batch, mask = rows.batch(ids[: problem.settings.batch_size])
         with torch.no_grad():
-            losses = problem.loss(problem.model, batch, mask)
+            losses = problem.loss.losses(problem.model, batch, mask)
         expected = (rows.token_ids.shape[1] - 1,) if rows.token_ids is not None and loss_dims is None else None
         checked = check_losses(
             losses,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from devinterp.models.masks import ParamMasks
-from devinterp.sampling.loss import Loss, masked, mean_loss
+from devinterp.sampling.loss import Loss, masked
 from devinterp.sampling.rows import Rows
 from devinterp.sampling.settings import Settings
 from devinterp.types import Kernel, Transition
@@ -54,6 +54,8 @@ class Problem:
         The sampling algorithm.
     settings : Settings
         Everything else.
+    paths : dict of str to str
+        Which way of computing was chosen for what, and why: recorded with the run.
     """
 
     model: nn.Module
@@ -64,6 +66,7 @@ class Problem:
     restrictions: Mapping[str, ParamMasks]
     kernel: Kernel
     settings: Settings
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -94,11 +97,11 @@ class Problem:
         recorded, finite = [], []
         for part in parts:
             batch, attention_mask = self.rows.batch(part)
-            losses = self.loss(self.model, batch, attention_mask)
+            mean, losses = self.loss.mean(self.model, batch, attention_mask)
+            (mean / len(parts)).backward()  # type: ignore[no-untyped-call]
             valid = self.loss.valid(attention_mask)
-            (mean_loss(losses, valid) / len(parts)).backward()  # type: ignore[no-untyped-call]
-            recorded.append(masked(losses.detach(), valid))
-            finite.append(all_finite(losses.detach(), valid))
+            recorded.append(masked(losses, valid))
+            finite.append(all_finite(losses, valid))
         return torch.cat(recorded), torch.stack(finite).all()
 
     @torch.no_grad()
@@ -117,7 +120,7 @@ class Problem:
             sequence_ids, range(self.settings.batch_size, len(sequence_ids), self.settings.batch_size)
         ):
             batch, attention_mask = rows.batch(part)
-            losses = self.loss(self.model, batch, attention_mask)
+            losses = self.loss.losses(self.model, batch, attention_mask)
             valid = self.loss.valid(attention_mask)
             recorded.append(masked(losses, valid))
             finite.append(all_finite(losses, valid))
