@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -116,8 +117,17 @@ def synthetic_tree(
         "config": json.dumps(settings),
         "provenance": json.dumps({"synthetic_tree": {"seed": seed}}),
     }
-    tree = xr.DataTree.from_dict(groups)
-    return tree if chunks is None else tree.chunk(chunks)
+    if chunks is not None:
+        # The states stay as they are: strings in Dask arrays could not be written to a store.
+        groups = {
+            path: group if path.endswith(schema.STATUS) else group.chunk(_present(chunks, group))
+            for path, group in groups.items()
+        }
+    return xr.DataTree.from_dict(groups)
+
+
+def _present(chunks: Mapping[str, int] | str, group: xr.Dataset) -> Any:
+    return chunks if isinstance(chunks, str) else {dim: size for dim, size in chunks.items() if dim in group.dims}
 
 
 class _Dataset:
