@@ -1,0 +1,173 @@
+"""The kernels of this package, and one that a stranger could have written, against the published suite."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from typing import ClassVar
+
+import pytest
+import torch
+
+from devinterp.kernels import rmsprop_sgld, sgld
+from devinterp.testing import KernelTests
+from devinterp.types import Kernel
+
+RMSPROP = rmsprop_sgld.devinterp_kernels()[0]
+#: With so large an epsilon the preconditioner is 1 / eps, and RMSprop-SGLD is SGLD with step size lr / eps.
+LARGE = 1e5
+
+
+class TestSGLD(KernelTests):
+    kernel = sgld.devinterp_kernels()[0]
+    lr = 2e-2  # far from the continuous limit: the largest variance is 1.3 times the target's
+    num_steps = 200
+    num_chains = 20_000
+    bias = 0.0
+
+    def stationary_variance(self, curvature):
+        return 1 / (curvature * (1 - self.lr * curvature / 4))
+
+
+class TestRMSpropSGLD(KernelTests):
+    """At its default options, and a step whose bias is small."""
+
+    kernel = RMSPROP
+    bias = 0.1
+
+
+class TestRMSpropSGLDOfConstantScale(KernelTests):
+    """In the limit in which its law is exactly that of SGLD with another step size."""
+
+    kernel = RMSPROP
+    options: ClassVar = {"eps": LARGE, "alpha": 0.5}
+    lr = 2e-2 * LARGE
+    num_steps = 200
+    num_chains = 20_000
+    bias = 1e-3  # the root of the mean square gradient, about 10, over eps
+
+    def stationary_variance(self, curvature):
+        return 1 / (curvature * (1 - self.lr / LARGE * curvature / 4))
+
+
+class Underdamped:
+    """A kernel as a third party would write it: Langevin dynamics with momentum, kick-drift with partial refreshment."""
+
+    def __init__(self, target, lr, friction):
+        self.target, self.lr, self.friction = target, lr, friction
+
+    def init(self, values):
+        return {"momentum": [torch.zeros_like(value) for value in values]}
+
+    def _momenta(self, values, gradients, origin, state, noise):
+        t, step, keep = self.target, math.sqrt(self.lr), 1 - self.friction
+        for w, g, w0, p, xi in zip(values, gradients, origin, state["momentum"], noise, strict=True):
+            force = t.n_beta * g + t.localization * (w - w0) + t.weight_decay * w
+            yield keep * p - step * force + math.sqrt(1 - keep**2) * xi
+
+    def update(self, values, gradients, origin, state, noise):
+        momenta = self._momenta(values, gradients, origin, state, noise)
+        for value, held, momentum in zip(values, state["momentum"], momenta, strict=True):
+            held.copy_(momentum)
+            value.add_(momentum, alpha=math.sqrt(self.lr))
+
+    def terms(self, values, gradients, origin, state, noise):
+        momenta = list(self._momenta(values, gradients, origin, state, noise))
+        kick = [math.sqrt(self.lr * (1 - (1 - self.friction) ** 2)) * xi for xi in noise]
+        whole = [math.sqrt(self.lr) * momentum for momentum in momenta]
+        return {"drift": [a - b for a, b in zip(whole, kick, strict=True)], "noise": kick}
+
+
+def build_underdamped(target, *, lr, friction=0.3):
+    """Build underdamped Langevin dynamics with step size `lr` and `friction`."""
+    return Underdamped(target, lr, friction)
+
+
+class TestThirdParty(KernelTests):
+    kernel = Kernel(name="underdamped", build=build_underdamped)
+
+
+def failing(chosen="test_", **broken):
+    """Return the names of the tests that a broken kernel fails, of those that start so."""
+
+    class Broken(Underdamped):
+        pass
+
+    for name, method in broken.items():
+        setattr(Broken, name, method)
+
+    def build(target, *, lr, friction=0.3):
+        """Take `lr` and `friction`."""
+        return Broken(target, lr, friction)
+
+    class Suite(KernelTests):
+        kernel = Kernel(name="broken", build=build)
+
+    failed = set()
+    for name in [name for name in dir(Suite) if name.startswith(chosen)]:
+        try:
+            getattr(Suite(), name)()
+        except (AssertionError, RuntimeError, ValueError):
+            failed.add(name)
+    return failed
+
+
+def mixing(self, values, gradients, origin, state, noise):
+    Underdamped.update(self, values, gradients, origin, state, noise)
+    values[0].copy_(values[0].mean(0, keepdim=True).expand_as(values[0]))
+
+
+def twice(self, values, gradients, origin, state, noise):
+    Underdamped.update(self, values, gradients, origin, state, list(noise) and list(noise))
+
+
+def replacing(self, values, gradients, origin, state, noise):
+    copies = [value.clone() for value in values]
+    Underdamped.update(self, copies, gradients, origin, state, noise)
+    values[:] = copies
+
+
+def forgetting(self, values, gradients, origin, state, noise):
+    self.hidden = getattr(self, "hidden", 0) + 1
+    Underdamped.update(self, values, gradients, origin, state, noise)
+    values[0].add_(1e-3 * self.hidden)
+
+
+def too_cold(self, values, gradients, origin, state, noise):
+    Underdamped.update(self, values, gradients, origin, state, (0.9 * xi for xi in noise))
+
+
+def writing(self, values, gradients, origin, state, noise):
+    terms = Underdamped.terms(self, values, gradients, origin, state, noise)
+    gradients[0].zero_()
+    return terms
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ({"update": mixing}, "test_chains_do_not_mix"),
+        ({"update": twice}, "test_draws_noise_once_for_each_parameter"),
+        ({"update": replacing}, "test_updates_in_place"),
+        ({"update": forgetting}, "test_all_it_remembers_is_its_state"),
+        ({"update": too_cold}, "test_follows_its_law_on_a_quadratic"),
+        ({"update": too_cold}, "test_terms_sum_to_the_step"),
+        ({"terms": writing}, "test_terms_change_nothing"),
+        (
+            {"init": lambda self, values: {"momentum": [torch.zeros(w.shape[1:]) for w in values]}},
+            "test_state_is_of_the_chains",
+        ),
+    ],
+)
+def test_the_suite_catches_a_broken_kernel(broken, expected):
+    assert failing(expected, **broken)
+
+
+def test_the_suite_passes_a_sound_one():
+    assert failing() == set()
+
+
+def test_analysis_authors_do_not_import_torch():
+    code = "import sys, devinterp.testing as t; t.synthetic_tree; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
