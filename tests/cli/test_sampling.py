@@ -136,6 +136,43 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_written(
     assert not (tmp_path / "run.zarr").exists()
 
 
+def test_masks_are_shown(run: Run, model: Path) -> None:
+    code, out, err = run("masks", model, "l0h1")
+    assert (code, err) == (0, "")
+    assert (
+        out.count("256 weights of") == 1
+    )  # 4 query rows, 4 key rows and 4 value rows of 16, and 4 output columns of 16
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        assert name in out
+    assert "mlp" not in out
+    code, out, _ = run("masks", model, "l0h1", "l1 mlp")
+    assert code == 0
+    assert f"{256 + 3 * 16 * 24:,} weights of" in out
+
+
+def test_components_are_listed(run: Run, model: Path) -> None:
+    code, out, _ = run("masks", model, "--kind", "head")
+    assert code == 0
+    assert out.split() == [f"l{layer}h{head}" for layer in range(2) for head in range(4)]
+    _, out, _ = run("masks", model)
+    for name in ("embed", "l1 mlp", "l0 attn"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["l9h1"], "no layer of LlamaForCausalLM with number 9"),
+        (["l0 brain"], "brain"),
+        (["--kind", "brain"], "--kind"),
+    ],
+)
+def test_masks_that_cannot_be(run: Run, model: Path, arguments: list[str], message: str) -> None:
+    code, out, err = run("masks", model, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
 def test_help_of_sample_describes_every_option(run: Run) -> None:
     _, out, _ = run("sample", "--help")
     for words in (

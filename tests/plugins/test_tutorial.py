@@ -106,6 +106,13 @@ def test_the_commands_are_true(site: Path, tmp_path: Path) -> None:
         assert word in printed["devinterp plugins"]
 
 
+def test_the_conformance_suite_of_the_page_passes(site: Path, tmp_path: Path) -> None:
+    [suite] = [source for _, _, source in BLOCKS if "AnalysisTests" in source]
+    (tmp_path / "test_wbic.py").write_text(f"from slt_extras import devinterp_analyses\n{suite}")
+    out = run(site, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path, folder=tmp_path)
+    assert int(re.search(r"(\d+) passed", out)[1]) >= 6  # type: ignore[index]
+
+
 def test_the_package_is_found_without_torch(site: Path, tmp_path: Path) -> None:
     code = """
 import sys
