@@ -16,12 +16,12 @@ from zarr.storage import MemoryStore
 from devinterp import schema
 from devinterp.errors import DivergenceWarning, InvalidInputError, StoreError, StoreMismatchError
 from devinterp.sampling import identity, metrics
-from devinterp.sampling.chain import run_chain
+from devinterp.sampling.chain import run_chains
+from devinterp.sampling.grouping import grouped
 from devinterp.sampling.initial import InitialLoss, initial_loss
 from devinterp.sampling.order import step_rows
 from devinterp.sampling.problem import Problem
 from devinterp.sampling.progress import display
-from devinterp.sampling.weights import borrowed
 from devinterp.store.create import create, is_empty
 from devinterp.store.layout import ObservableLayout, RunLayout
 from devinterp.store.location import StoreLike, describe, resolve
@@ -39,6 +39,7 @@ def run(
     output_path: StoreLike | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool | None = None,
+    chains: str = "auto",
 ) -> xr.DataTree:
     """Sample every chain of a problem that its store does not hold yet.
 
@@ -54,6 +55,8 @@ def run(
         For fsspec, when `output_path` is a URL.
     progress : bool or None, default: None
         Whether to show bars; None: in a terminal or a notebook.
+    chains : {"auto", "sequential", "vectorized"}, default: "auto"
+        Whether chains run one after the other or as one computation.
 
     Returns
     -------
@@ -78,12 +81,14 @@ def run(
         check_same_run(store, where, config, provenance)
     pending = [key for key, state in read_states(store).items() if state not in (schema.FINISHED, schema.DIVERGED)]
     if pending:
-        sample_chains(problem, zarr.open_group(store, mode="r+"), pending, progress=progress)
+        sample_chains(problem, zarr.open_group(store, mode="r+"), pending, progress=progress, chain_mode=chains)
     warn_of_diverged(store)
     return open_store(store) if output_path is not None else open_store(store, chunks=None).load()
 
 
-def sample_chains(problem: Problem, root: zarr.Group, pending: list[Key], *, progress: bool | None) -> None:
+def sample_chains(
+    problem: Problem, root: zarr.Group, pending: list[Key], *, progress: bool | None, chain_mode: str
+) -> None:
     """Sample chains of a run into its store, leaving the model as it was.
 
     A chain that diverges is recorded, and the others go on.
@@ -94,14 +99,12 @@ def sample_chains(problem: Problem, root: zarr.Group, pending: list[Key], *, pro
             chains = [chain for r, chain in pending if r == restriction]
             if not chains:
                 continue
-            with borrowed(problem.model, masks) as weights:
-                for chain in chains:
-                    draws = run_chain(problem, weights, restriction=restriction, chain=chain)
-                    draw = None
-                    for draw in bars.track(draws, label=_label(problem, name, chain)):
+            with grouped(problem, name, masks, chains, mode=chain_mode) as groups:
+                for group, members in groups:
+                    draws = run_chains(group, restriction=restriction, chains=members)
+                    labels = {chain: _label(problem, name, chain) for chain in members}
+                    for draw in bars.track(draws, labels=labels):
                         writer.append(draw)
-                    if draw is not None and draw.error is None:
-                        writer.finish(restriction, chain)
 
 
 def layout(problem: Problem, loss_dims: tuple[str, ...], start: InitialLoss) -> RunLayout:
@@ -127,7 +130,7 @@ def layout(problem: Problem, loss_dims: tuple[str, ...], start: InitialLoss) -> 
 def _observable_layout(problem: Problem, name: str) -> ObservableLayout:
     observable = problem.observables[name]
     losses, finite = problem.evaluate(observable.rows, observable.sequence_id)
-    if not bool(finite):
+    if not finite:
         raise InvalidInputError(f"the loss of observable {name!r} at the starting weights is not finite.")
     tokens = observable.rows.token_ids
     where = observable.rows.locate(observable.sequence_id)

@@ -53,7 +53,9 @@ def initial_loss(problem: Problem) -> InitialLoss:
         with borrowed(problem.model, masks) as weights:
             rows = []
             for chain in chains:
-                Walker(problem.transition(), weights, settings, chain=chain)  # puts the weights where the chain starts
+                Walker(
+                    problem.transition(), weights, settings, chains=[chain]
+                )  # puts the weights where the chain starts
                 rows.append(_measure(problem, chain))
             per_restriction.append(_stack(rows))
     return _stack(per_restriction)
@@ -70,7 +72,7 @@ def _measure(problem: Problem, chain: int) -> InitialLoss:
     per_token, per_row = _Moments(), _Moments()
     for rows, count in zip(distinct, counts, strict=True):
         losses, finite = problem.evaluate(problem.rows, rows)
-        if not bool(finite):
+        if not finite:
             raise InvalidInputError(
                 f"the loss at the starting weights is not finite on rows {rows[:5].tolist()} ... of the dataset: check "
                 "the model and its dtype (float16 overflows), or the `loss_fn`."

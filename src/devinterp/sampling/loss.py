@@ -36,6 +36,10 @@ class Loss(ABC):
         """Return which losses count, shaped like them, or None when all do."""
         return None
 
+    def functional(self) -> Loss:
+        """Return the same loss in a form that function transforms (vmap) can go through."""
+        return self
+
 
 class NextTokenLoss(Loss):
     """Cross-entropy of the next token, ``(batch, position)``: position t predicts token t + 1.
@@ -105,6 +109,10 @@ class ChunkedNextTokenLoss(NextTokenLoss):
             self.head.cap,
         )
         return total, losses.view(batch.shape[0], -1)
+
+    def functional(self) -> NextTokenLoss:
+        """Return the loss from logits."""
+        return NextTokenLoss(self.adapter)
 
     def _ends(self, model: nn.Module, batch: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return hidden states and targets, a row for each prediction, and the unembedding in the dtype of the former."""

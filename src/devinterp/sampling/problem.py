@@ -55,7 +55,7 @@ class Problem:
     settings : Settings
         Everything else.
     paths : dict of str to str
-        Which way of computing was chosen for what, and why: recorded with the run.
+        Which way of computing was chosen for what, and why: recorded with the run. Filled as choices are made.
     """
 
     model: nn.Module
@@ -66,7 +66,7 @@ class Problem:
     restrictions: Mapping[str, ParamMasks]
     kernel: Kernel
     settings: Settings
-    paths: Mapping[str, str] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -78,55 +78,27 @@ class Problem:
         settings = self.settings
         return self.kernel.build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
 
-    def add_gradient(self, sequence_ids: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Add the gradient of the mean loss of one step's minibatches to the model's parameters.
-
-        Parameters
-        ----------
-        sequence_ids : numpy.ndarray
-            Rows of the step, ``(batch,)``: ``gradient_accumulation_steps`` minibatches one after the other.
-
-        Returns
-        -------
-        losses : Tensor
-            ``(batch, *loss_dims)``, NaN where they do not count.
-        finite : Tensor
-            Whether all losses that count are finite, a boolean without dims, still on the device.
-        """
-        parts = np.split(sequence_ids, self.settings.batches_per_step)
-        recorded, finite = [], []
-        for part in parts:
-            batch, attention_mask = self.rows.batch(part)
-            mean, losses = self.loss.mean(self.model, batch, attention_mask)
-            (mean / len(parts)).backward()  # type: ignore[no-untyped-call]
-            valid = self.loss.valid(attention_mask)
-            recorded.append(masked(losses, valid))
-            finite.append(all_finite(losses, valid))
-        return torch.cat(recorded), torch.stack(finite).all()
+    def batches_of(self, sequence_ids: np.ndarray) -> list[np.ndarray]:
+        """Return rows cut into batches for evaluation."""
+        size = self.settings.batch_size
+        return np.split(sequence_ids, range(size, len(sequence_ids), size))
 
     @torch.no_grad()
-    def evaluate(self, rows: Rows, sequence_ids: np.ndarray) -> tuple[Tensor, Tensor]:
+    def evaluate(self, rows: Rows, sequence_ids: np.ndarray) -> tuple[Tensor, bool]:
         """Return the losses of rows at the model's present weights, and whether all that count are finite.
 
         Returns
         -------
         losses : Tensor
             ``(sequence, *loss_dims)``, NaN where they do not count.
-        finite : Tensor
-            A boolean without dims.
+        finite : bool
+            Asks the device to wait.
         """
-        recorded, finite = [], []
-        for part in np.split(
-            sequence_ids, range(self.settings.batch_size, len(sequence_ids), self.settings.batch_size)
-        ):
+        recorded, finite = [], True
+        for part in self.batches_of(sequence_ids):
             batch, attention_mask = rows.batch(part)
             losses = self.loss.losses(self.model, batch, attention_mask)
             valid = self.loss.valid(attention_mask)
             recorded.append(masked(losses, valid))
-            finite.append(all_finite(losses, valid))
-        return torch.cat(recorded), torch.stack(finite).all()
-
-
-def all_finite(losses: Tensor, valid: Tensor | None) -> Tensor:
-    """Return whether all losses that count are finite, without asking the device to wait."""
-    return torch.isfinite(losses if valid is None else torch.where(valid, losses, 0)).all()
+            finite &= bool(torch.isfinite(losses if valid is None else torch.where(valid, losses, 0)).all())
+        return torch.cat(recorded), finite

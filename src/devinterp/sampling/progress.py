@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,16 +20,22 @@ class Display:
     def __init__(self, progress: Progress | None, settings: Settings, init_loss: float) -> None:
         self._progress, self._settings, self._init_loss = progress, settings, init_loss
 
-    def track(self, draws: Iterable[Draw], *, label: str) -> Iterator[Draw]:
-        """Yield the draws of one chain unchanged, moving its bar."""
+    def track(self, draws: Iterable[Draw], *, labels: Mapping[int, str]) -> Iterator[Draw]:
+        """Yield the draws of some chains unchanged, moving their bars; `labels` names each chain."""
         if self._progress is None:
             yield from draws
             return
-        task = self._progress.add_task(label, total=self._settings.num_steps, loss="", llc="", rate="")
-        total, count = 0.0, 0
+        steps = self._settings.num_steps
+        tasks = {
+            chain: self._progress.add_task(label, total=steps, loss="", llc="", rate="")
+            for chain, label in labels.items()
+        }
+        sums = dict.fromkeys(labels, (0.0, 0))
         for draw in draws:
+            task, (total, count) = tasks[draw.chain], sums[draw.chain]
             kept = draw.loss[max(0, self._settings.num_burnin_steps - draw.first_step) :]
             total, count = total + float(np.nansum(kept, dtype=np.float64)), count + int(np.isfinite(kept).sum())
+            sums[draw.chain] = total, count
             fields: dict[str, Any] = {}
             if draw.num_steps:
                 fields["loss"] = f"loss {np.nanmean(draw.loss[-1]):.3f}"
@@ -41,7 +47,8 @@ class Display:
             speed = self._progress.tasks[self._progress.task_ids.index(task)].speed
             self._progress.update(task, rate="" if speed is None else f"{speed:.2f} steps/s")
             yield draw
-        self._progress.stop_task(task)
+        for task in tasks.values():
+            self._progress.stop_task(task)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ Only the rows a run will use are read: they are known before it starts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -53,12 +53,12 @@ class Rows:
         """Return rows of the dataset, in the order of `ids`, and their attention mask."""
         where = self.locate(ids)
         mask = None if self.attention_mask is None else self.attention_mask[where.to(self.attention_mask.device)]
-        return _map(self.data, lambda t: t[where.to(t.device)]), mask
+        return map_tensors(self.data, lambda t: t[where.to(t.device)]), mask
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device."""
         mask = None if self.attention_mask is None else self.attention_mask.to(device)
-        return Rows(_map(self.data, lambda t: t.to(device)), self.ids, mask)
+        return Rows(map_tensors(self.data, lambda t: t.to(device)), self.ids, mask)
 
 
 def num_rows(dataset: Any, *, name: str) -> int:
@@ -201,12 +201,13 @@ def _is_tokens(data: Tensor) -> bool:
     return data.ndim == 2 and not data.is_floating_point() and data.dtype != torch.bool
 
 
-def _map(data: Batch, function: Any) -> Any:
+def map_tensors(data: Batch, function: Callable[[Tensor], Tensor]) -> Any:
+    """Return data of the same structure with a function applied to each tensor."""
     if isinstance(data, Tensor):
         return function(data)
     if isinstance(data, dict):
-        return {key: _map(value, function) for key, value in data.items()}
-    return tuple(_map(value, function) for value in data)
+        return {key: map_tensors(value, function) for key, value in data.items()}
+    return tuple(map_tensors(value, function) for value in data)
 
 
 def check_tokens(rows: Rows, vocab_size: int | None, *, name: str) -> None:

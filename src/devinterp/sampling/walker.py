@@ -1,8 +1,8 @@
-"""A kernel at work on the weights of one chain."""
+"""A kernel at work on the weights of one chain, or of several that advance together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,26 +14,28 @@ from devinterp.types import Transition
 
 
 class Walker:
-    """Moves weights step by step, from where a chain starts.
+    """Moves weights step by step, from where chains start.
 
     Parameters
     ----------
     transition : Transition
         The kernel.
     weights : MovingWeights
-        What moves. Put where the chain starts: at the starting weights, plus ``init_noise`` if that is set.
+        What moves. Put where the chains start: at the starting weights, plus ``init_noise`` if that is set.
     settings : Settings
         Of the run.
-    chain : int
-        Which chain. Its noise comes from a generator seeded ``init_seed + chain``.
+    chains : sequence of int
+        Which chains. The noise of each comes from a generator seeded ``init_seed + chain``.
     """
 
-    def __init__(self, transition: Transition, weights: MovingWeights, settings: Settings, *, chain: int) -> None:
+    def __init__(
+        self, transition: Transition, weights: MovingWeights, settings: Settings, *, chains: Sequence[int]
+    ) -> None:
         self._transition, self._weights, self._settings = transition, weights, settings
-        self._generator = torch.Generator(weights.device).manual_seed(settings.init_seed + chain)
+        self._generators = [torch.Generator(weights.device).manual_seed(settings.init_seed + c) for c in chains]
         weights.reset()
         if settings.init_noise is not None:
-            weights.add(weights.noise(self._generator, settings.init_noise))
+            weights.add(weights.noise(self._generators, settings.init_noise))
         self._state = transition.init(weights.values)
 
     @torch.no_grad()
@@ -43,11 +45,11 @@ class Walker:
         Returns
         -------
         dict of str to Tensor
-            The metrics of the step, ``(1,)`` each; empty unless ``save_metrics`` is set.
+            The metrics of the step, ``(chain,)`` each; empty unless ``save_metrics`` is set.
         """
         settings, weights = self._settings, self._weights
         gradients = weights.gradients()
-        noise: Iterable[Tensor] = weights.noise(self._generator, settings.noise_level)
+        noise: Iterable[Tensor] = weights.noise(self._generators, settings.noise_level)
         measured: dict[str, Tensor] = {}
         if settings.save_metrics:
             noise = list(noise)  # measured first, used after

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -11,42 +13,41 @@ from torch import Tensor, nn
 from devinterp.models.masks import Mask
 
 
-class MovingWeights:
+class MovingWeights(ABC):
     """The moving elements of a model's parameters, ready for a kernel.
 
-    `values` and `origin` are lists of tensors of shape ``(1, *shape)``: the leading dimension is the kernel's chain
-    dimension. Values are views of the model's own parameters where these are float32 and move whole or in one contiguous
-    block; otherwise they are float32 copies, because an update below about 1/256 of a weight is lost in bfloat16, and
-    `store` writes them back.
+    `values` and `origin` are lists of float32 tensors of shape ``(chain, *shape)``, one for each parameter: float32
+    whatever the model computes in, because an update below about 1/256 of a weight is lost in bfloat16.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The caller's model, which is moved in place; see `borrowed`.
+        The caller's model.
     masks : mapping of str to Mask
         What moves, by parameter name, in the order in which noise is drawn.
     """
+
+    values: list[Tensor]
+    origin: list[Tensor]
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Mask]) -> None:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         self.names = list(masks)
         self.masks = list(masks.values())
         self.parameters = [parameters[name] for name in masks]
-        with torch.no_grad():
-            taken = [m.take(p.detach()) for m, p in zip(self.masks, self.parameters, strict=True)]
-            self.values = [t.to(_master_dtype(t.dtype)).unsqueeze(0) for t in taken]
-            self.origin = [value.clone() for value in self.values]
-        self._aliased = [_shares(v, p) for v, p in zip(self.values, self.parameters, strict=True)]
-
-    @property
-    def num_elements(self) -> int:
-        """Return how many weights move."""
-        return sum(mask.num_elements for mask in self.masks)
 
     @property
     def device(self) -> torch.device:
         """Return where the model is."""
         return self.parameters[0].device
+
+    @abstractmethod
+    def store(self) -> None:
+        """Let the model see the values, where it does not already."""
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients of what moves, ``(chain, *shape)`` each, and clear them."""
 
     @torch.no_grad()
     def add(self, steps: Iterable[Tensor]) -> None:
@@ -54,15 +55,6 @@ class MovingWeights:
         for value, step in zip(self.values, steps, strict=True):
             value.add_(step)
         self.store()
-
-    @torch.no_grad()
-    def store(self) -> None:
-        """Write the values into the model, where they are not already part of it."""
-        for mask, parameter, value, aliased in zip(
-            self.masks, self.parameters, self.values, self._aliased, strict=True
-        ):
-            if not aliased:
-                mask.put_(parameter.detach(), value[0])
 
     @torch.no_grad()
     def clamp(self, size: float) -> None:
@@ -78,6 +70,48 @@ class MovingWeights:
         self.store()
 
     @torch.no_grad()
+    def noise(self, generators: Sequence[torch.Generator], level: float) -> Iterator[Tensor]:
+        """Yield normal noise for each parameter, ``(chain, *shape)``, from a generator for each chain.
+
+        Drawn for the whole parameter and cut to what moves, as v2 does: the stream does not depend on the mask.
+        """
+        for mask, parameter, value in zip(self.masks, self.parameters, self.values, strict=True):
+            parts = []
+            for generator in generators:
+                whole = torch.empty(parameter.shape, dtype=value.dtype, device=value.device)
+                parts.append(mask.take(whole.normal_(generator=generator)))
+            noise = parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
+            yield noise if level == 1 else noise.mul_(level)
+
+    def _take(self) -> list[Tensor]:
+        taken = [mask.take(p.detach()) for mask, p in zip(self.masks, self.parameters, strict=True)]
+        return [t.to(torch.promote_types(t.dtype, torch.float32)) for t in taken]
+
+
+@final
+class InPlaceWeights(MovingWeights):
+    """The weights of one chain, moved inside the model.
+
+    Values are views of the model's own parameters where these are float32 and move whole or in one contiguous block;
+    otherwise they are copies that `store` writes back.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Mask]) -> None:
+        super().__init__(model, masks)
+        self.values = [taken.unsqueeze(0) for taken in self._take()]
+        self.origin = [value.clone() for value in self.values]
+        self._aliased = [_shares(v, p) for v, p in zip(self.values, self.parameters, strict=True)]
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Write the values into the model, where they are not already part of it."""
+        for mask, parameter, value, aliased in zip(
+            self.masks, self.parameters, self.values, self._aliased, strict=True
+        ):
+            if not aliased:
+                mask.put_(parameter.detach(), value[0])
+
+    @torch.no_grad()
     def gradients(self) -> list[Tensor]:
         """Return the gradients of what moves, ``(1, *shape)`` each, and take them off the model."""
         gradients = []
@@ -87,19 +121,50 @@ class MovingWeights:
             gradients.append(taken)
         return gradients
 
-    def noise(self, generator: torch.Generator, level: float) -> Iterator[Tensor]:
-        """Yield normal noise for each parameter, ``(1, *shape)``.
 
-        Drawn for the whole parameter and cut to what moves, as v2 does: the stream does not depend on the mask.
-        """
-        for mask, parameter, value in zip(self.masks, self.parameters, self.values, strict=True):
-            whole = torch.empty(parameter.shape, dtype=value.dtype, device=value.device).normal_(generator=generator)
-            noise = mask.take(whole).unsqueeze(0)
-            yield noise if level == 1 else noise.mul_(level)
+@final
+class StackedWeights(MovingWeights):
+    """The weights of several chains side by side; the model itself is not moved.
 
+    Parameters
+    ----------
+    model, masks
+        As for `MovingWeights`.
+    num_chains : int
+        Chains.
+    """
 
-def _master_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+    def __init__(self, model: nn.Module, masks: Mapping[str, Mask], num_chains: int) -> None:
+        super().__init__(model, masks)
+        self.origin = [taken.clone().unsqueeze(0) for taken in self._take()]
+        self.values = [start.repeat(num_chains, *[1] * (start.ndim - 1)) for start in self.origin]
+        # Where the elements that move are in the flattened parameter; None where all do.
+        self._places = [None if m.is_whole else m.to_bool().flatten().nonzero()[:, 0] for m in self.masks]
+        for value in self.values:
+            value.requires_grad_(True)
+
+    def store(self) -> None:
+        """Do nothing: the model is called with the values."""
+
+    @torch.no_grad()
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients of the values, ``(chain, *shape)`` each, and clear them."""
+        gradients = [torch.zeros_like(v) if v.grad is None else v.grad for v in self.values]
+        for value in self.values:
+            value.grad = None
+        return gradients
+
+    def whole_parameters(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the parameters of one chain, ``(*shape)`` each, from its values; differentiable, also under vmap."""
+        whole = {}
+        for name, parameter, value, places in zip(self.names, self.parameters, values, self._places, strict=True):
+            if places is None:
+                whole[name] = value.to(parameter.dtype)
+            else:
+                flat = parameter.detach().flatten()
+                moved = flat.scatter(0, places.to(flat.device), value.flatten().to(flat.dtype))
+                whole[name] = moved.view(parameter.shape)
+        return whole
 
 
 def _shares(value: Tensor, parameter: Tensor) -> bool:
@@ -107,27 +172,36 @@ def _shares(value: Tensor, parameter: Tensor) -> bool:
 
 
 @contextmanager
-def borrowed(model: nn.Module, masks: Mapping[str, Mask]) -> Iterator[MovingWeights]:
-    """Lend a model for sampling: on leaving, whatever happens, it is byte for byte what it was.
-
-    Inside, only parameters that move require gradients. Weights, buffers, gradients and ``requires_grad`` flags are put back.
-    """
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Put back, whatever happens, the buffers, gradients and ``requires_grad`` flags of a model; inside, all flags are off."""
     saved = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     # Buffers can change in a forward pass (batch-norm statistics of a model in train mode); they are small.
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     for parameter, _, _ in saved:
         parameter.requires_grad_(False)
         parameter.grad = None
-    weights = MovingWeights(model, masks)
     try:
-        for parameter in weights.parameters:
-            parameter.requires_grad_(True)
-        yield weights
+        yield
     finally:
-        weights.reset()
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
         for parameter, requires_grad, gradient in saved:
             parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
+
+
+@contextmanager
+def borrowed(model: nn.Module, masks: Mapping[str, Mask]) -> Iterator[InPlaceWeights]:
+    """Lend a model for sampling: on leaving, whatever happens, it is byte for byte what it was.
+
+    Inside, only parameters that move require gradients.
+    """
+    with unchanged(model):
+        weights = InPlaceWeights(model, masks)
+        try:
+            for parameter in weights.parameters:
+                parameter.requires_grad_(True)
+            yield weights
+        finally:
+            weights.reset()

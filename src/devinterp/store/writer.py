@@ -39,13 +39,14 @@ class TraceWriter:
 
     def __init__(self, root: zarr.Group, *, max_pending: int = 4) -> None:
         self._root = root
+        self._num_steps = _array(root, f"{schema.TRACE}/loss").shape[2]
         self._chains: dict[tuple[int, int], _ChainBuffers] = {}
         self._thread = _WriterThread(max_pending)
 
     def append(self, draw: Draw) -> None:
         """Take the steps and losses of one draw.
 
-        A draw whose `error` is set ends its chain as diverged.
+        A draw whose `error` is set ends its chain as diverged, one that completes its steps as finished.
 
         Raises
         ------
@@ -61,6 +62,8 @@ class TraceWriter:
             self._thread.submit(array, selection, block)
         if draw.error is not None:
             self.finish(*key, state=schema.DIVERGED, error=draw.error)
+        elif chain.steps_done == self._num_steps:
+            self.finish(*key)
 
     def flush(self, restriction: int, chain: int) -> None:
         """Hand what one chain has gathered to the background thread, full chunks or not, and record its progress."""
