@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 from pathlib import Path
@@ -63,8 +62,19 @@ SIZES: dict[str, Any] = {
     "num_nextn_predict_layers": 0,
     "query_pre_attn_scalar": 8,
 }
-VARIANTS = ("plain", "grouped", "wide", "biased", "tied")
-BIASES = ("attention_bias", "qkv_bias", "use_bias", "bias", "mlp_bias", "use_qkv_bias", "add_bias_linear", "enable_bias", "use_qkv_bias", "add_qkv_bias")
+VARIANTS = ("plain", "grouped", "wide", "biased", "tied", "multihead")
+BIASES = (
+    "attention_bias",
+    "qkv_bias",
+    "use_bias",
+    "bias",
+    "mlp_bias",
+    "use_qkv_bias",
+    "add_bias_linear",
+    "enable_bias",
+    "use_qkv_bias",
+    "add_qkv_bias",
+)
 GROUPS = ("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads")
 WIDTHS = ("head_dim", "swa_head_dim")
 EXCEPTIONS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "zoo.json").read_text())
@@ -141,7 +151,7 @@ def build(model_type: str, variant: str = "plain") -> Any:
     small = _small(defaults)
     special = EXCEPTIONS.get(model_type, {})
     _merge(small, special.get("config", {}))
-    if not _vary(small, defaults, variant):
+    if variant not in special.get("variants", VARIANTS) or not (_vary(small, defaults, variant) or variant in special):
         return None
     _merge(small, special.get(variant, {}))
     with torch.random.fork_rng():

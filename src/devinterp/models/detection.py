@@ -263,7 +263,8 @@ class _Detection:
                 Head({part: self.named(masks, core.path) for part, masks in parts.items()}, group)
                 for parts, group in zip(core.heads.parts, core.heads.groups, strict=True)
             )
-        kind = "cross" if CROSS.search(core.path.rpartition(".")[2]) or self._reads_another(core.path) else "self"
+        name = ".".join(core.path.split(".")[-2:])
+        kind = "cross" if CROSS.search(name) or self._reads_another(core.path) else "self"
         return Attention(core.path, kind, self.whole(self.all(core.path)), heads, core.reason)
 
     def _reads_another(self, path: str) -> bool:

@@ -120,7 +120,7 @@ class _Run:
     outputs: dict[str, Tensor] = field(default_factory=dict)
     calls: dict[str, Call] = field(default_factory=dict)
     attended: list[Tensor] = field(default_factory=list)
-    num_heads: list[int] = field(default_factory=list)
+    num_heads: list[tuple[int, ...]] = field(default_factory=list)
     num_queries: int = 0
     before: list[str] = field(default_factory=list)
 
@@ -129,11 +129,11 @@ def _run(twin: nn.Module, call: Call, frozen: bool = False, cut_but: str | None 
     """Run the copy; with attention weights frozen, or with the inputs of all projections but one cut off."""
     run = _Run()
 
-    def seen(out: Tensor, num_heads: int, num_queries: int) -> None:
+    def seen(out: Tensor, heads: tuple[int, ...], num_queries: int) -> None:
         if not run.attended:
             run.num_queries, run.before = num_queries, list(run.outputs)
         run.attended.append(out)
-        run.num_heads.append(num_heads)
+        run.num_heads.append(heads)
 
     def record(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -189,19 +189,22 @@ def probe_heads(module: nn.Module, call: Call) -> Heads | None:
     twin, call = probing_copy(module), random_call(call)
     run, modules = _run(twin, call), dict(twin.named_modules())
     tried: list[int] = []
-    for attended, num_heads in reversed(list(zip(run.attended, run.num_heads, strict=True))):
+    for attended, candidates in reversed(list(zip(run.attended, run.num_heads, strict=True))):
         output = _output_projection(run, modules, attended)
         if output is None:
             continue
-        # Experts may share a token between rows; some models split a head's attention in two.
-        in_row = num_heads * run.num_queries // _rows(run.inputs[output], run.num_queries)
-        for divided in (in_row // k for k in (1, 2, 3, 4) if in_row % k == 0 and (in_row > k or k == 1)):
-            if not _divides(run.inputs[output], divided, run.num_queries):
-                continue
-            tried.append(divided)
-            supports = _supports(twin, run, output, divided)
-            if _all_private(supports):
-                return _assemble(twin, call, run, output, supports)
+        given, labels = run.inputs[output], _labels(twin, call, run, output)
+        rows = _rows(given, run.num_queries)
+        if given.ndim == 2 and rows != run.num_queries:
+            # Experts that share a token have a row each.
+            candidates = (candidates[0] * run.num_queries // rows,)
+        divisions = [n for n in candidates if n > 0 and given.numel() % (rows * n) == 0]
+        supports = {n: _supports(twin, run, output, n) for n in divisions}
+        tried += divisions
+        for own in (lambda s, labels=labels: _of_queries(s, labels, modules), list):
+            for n in divisions:
+                if _all_private(own(supports[n])):
+                    return _assemble(twin, run, call, output, supports[n], labels)
     if tried:
         raise ValueError(f"no division into {tried} heads gives each of them weights of its own")
     return None
@@ -216,12 +219,8 @@ def _output_projection(run: _Run, modules: dict[str, nn.Module], attended: Tenso
 
 
 def _rows(given: Tensor, num_queries: int) -> int:
-    """Return how many rows the output projection reads: a row per token, or several, where experts share them."""
-    return given.shape[0] if given.ndim == 2 else num_queries
-
-
-def _divides(given: Tensor, num_heads: int, num_queries: int) -> bool:
-    return given.numel() % (_rows(given, num_queries) * num_heads) == 0
+    """Return how many rows the output projection reads: one per token, or more, where experts or streams share it."""
+    return given.shape[:-1].numel() if given.ndim <= 3 else num_queries
 
 
 def _slices(tensor: Tensor, num_heads: int, num_queries: int) -> Tensor:
@@ -253,6 +252,20 @@ def _supports(twin: nn.Module, run: _Run, output: str, num_heads: int) -> list[d
                 support[bias] = Mask.from_bool((grad != 0).flatten(0, -2).any(0))
         supports.append({name: mask for name, mask in support.items() if not mask.is_empty})
     return supports
+
+
+def _of_queries(
+    supports: Sequence[dict[str, Mask]], labels: dict[str, dict[str, Tensor]], modules: dict[str, nn.Module]
+) -> list[dict[str, Mask]]:
+    """Return the supports within query rows: halves of a head have values of their own, but the same queries."""
+    rows: dict[str, Mask] = {}
+    for path, columns in labels.items():
+        for name, parameter in modules[path].named_parameters(recurse=False):
+            dim = _output_dim(modules[path], parameter, columns["q"])
+            if dim is not None and bool(columns["q"].any()):
+                rows[f"{path}.{name}"] = Mask.block(parameter.shape, {dim: columns["q"].nonzero()})
+    of_queries = [{n: mask & rows[n] for n, mask in support.items() if n in rows} for support in supports]
+    return of_queries if any(not mask.is_empty for mask in of_queries[0].values()) else list(supports)
 
 
 def _all_private(supports: Sequence[dict[str, Mask]]) -> bool:
@@ -332,7 +345,14 @@ def _reached_outputs(run: _Run, output: str) -> dict[str, tuple[Tensor, Tensor]]
     return reached
 
 
-def _assemble(twin: nn.Module, call: Call, run: _Run, output: str, supports: list[dict[str, Mask]]) -> Heads:
+def _assemble(
+    twin: nn.Module,
+    run: _Run,
+    call: Call,
+    output: str,
+    supports: list[dict[str, Mask]],
+    labels: dict[str, dict[str, Tensor]],
+) -> Heads:
     """Turn supports into parts of heads.
 
     A head has what not all heads share, and what it reads through no further projection: key and value rows that all
@@ -342,7 +362,6 @@ def _assemble(twin: nn.Module, call: Call, run: _Run, output: str, supports: lis
     direct_run = _run(twin, call, cut_but=output)
     direct = _supports(twin, direct_run, output, len(supports))
     columns = _output_columns(modules[output], run.calls[output], len(supports), run.num_queries)
-    labels = _labels(twin, call, run, output)
     projections = [path for path in run.outputs if path != output and is_projection(modules[path])]
     last = {
         path

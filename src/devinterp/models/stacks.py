@@ -28,15 +28,19 @@ def find_stacks(
         elements = [f"{path}.{name}" for name, _ in module.named_children()]
         if not any(_ran(element, seen) for element in elements):
             continue
-        if not any(core == e or core.startswith(f"{e}.") for core in cores for e in elements):
+        if not _holds(path, cores):
             first = next(element for element in elements if _ran(element, seen))
             if isinstance(module, nn.Sequential) or not attentions.mixes(first):
                 continue
         found[path] = [(element,) for element in elements]
         if set(elements) & cores:
-            beside = _lists_beside(modules, path, len(elements))
+            beside = [p for p in _lists_beside(modules, path, len(elements)) if p == path or not _holds(p, cores)]
             found[path] = [tuple(f"{name}.{i}" for name in beside) for i in range(len(elements))]
     return _named(found, seen)
+
+
+def _holds(path: str, cores: Iterable[str]) -> bool:
+    return any(core.startswith(f"{path}.") for core in cores)
 
 
 def _ran(path: str, seen: Trace) -> bool:
@@ -59,7 +63,11 @@ def _named(found: Mapping[str, Paths], seen: Trace) -> dict[str, Paths]:
     ran = sorted(found, key=lambda path: -max(order.get(layer[0], -1) for layer in found[path]))
     names: dict[str, Paths] = {}
     for i, path in enumerate(ran):
-        parent = path.rpartition(".")[0].rpartition(".")[2] or path
-        name = "dec" if i == 0 else "enc" if "encoder" in path and "enc" not in names else parent
+        above, _, last = path.rpartition(".")
+        parent = above.rpartition(".")[2] or path
+        if i and "att" in last:
+            name = f"{parent}_{last}"  # a list of attentions beside the layers (BLT)
+        else:
+            name = "dec" if i == 0 else "enc" if "encoder" in path and "enc" not in names else parent
         names[name if name not in names else path.replace(".", "_")] = found[path]
     return names

@@ -23,18 +23,23 @@ def is_attention_weights(weights: Tensor) -> bool:
     return weights.ndim >= 4 or (weights.ndim == 3 and weights.shape[-1] == weights.shape[-2])
 
 
+def _heads(shape: torch.Size) -> tuple[int, ...]:
+    return tuple(dict.fromkeys((shape[:-2].numel(), *shape[-3:-2])))
+
+
 class WatchAttention(TorchFunctionMode):
     """Calls `seen` with what each softmax over tokens returns, whoever calls it.
 
     Parameters
     ----------
     seen : callable
-        ``seen(out, num_heads, num_queries)``; `out` are attention weights, or what the fused function returns.
+        ``seen(out, heads, num_queries)``; `out` are attention weights, or what the fused function returns; `heads` what
+        the number of heads may be: all leading dimensions (key/value heads by heads of each), or the last of them.
     frozen : bool, optional
         Let no gradient pass through attention weights, so that only values are left.
     """
 
-    def __init__(self, seen: Callable[[Tensor, int, int], None], frozen: bool = False) -> None:
+    def __init__(self, seen: Callable[[Tensor, tuple[int, ...], int], None], frozen: bool = False) -> None:
         super().__init__()
         self.seen = seen
         self.frozen = frozen
@@ -48,14 +53,14 @@ class WatchAttention(TorchFunctionMode):
             if self.frozen:
                 query, key = query.detach(), key.detach()
             out = func(query, key, *rest, **kwargs)
-            self.seen(out, int(torch.Size(query.shape[:-2]).numel()), query.shape[-2])
+            self.seen(out, _heads(query.shape), query.shape[-2])
             return out
         out = func(*args, **kwargs)
         if name == "logsumexp" and self.frozen:
             return out.detach()
         if name == "softmax" and is_attention_weights(out):
             out = out.detach() if self.frozen else out
-            self.seen(out, int(torch.Size(out.shape[:-2]).numel()), out.shape[-2])
+            self.seen(out, _heads(out.shape), out.shape[-2])
         return out
 
 
@@ -103,7 +108,7 @@ def trace(model: nn.Module, run: Callable[[Tensor], Tensor], ids: Tensor) -> Tra
 
         return hook
 
-    def attended(out: Tensor, num_heads: int, num_queries: int) -> None:
+    def attended(out: Tensor, heads: tuple[int, ...], num_queries: int) -> None:
         if stack[-1] not in seen.sites:
             seen.sites.append(stack[-1])
 

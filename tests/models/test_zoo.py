@@ -1,0 +1,201 @@
+"""Masks of every causal language model that transformers can build, proved by gradients on the running model.
+
+Each head is isolated by zeroing what its mask calls the output columns of the other heads; the gradient of the attention's
+output must then be non-zero exactly on the head's mask, beside weights that all heads share.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+
+from devinterp.models.huggingface import HuggingFaceAdapter, _probing_run
+from devinterp.models.masks import canonical_names
+from devinterp.models.structure import union
+from models import zoo
+
+pytest.importorskip("transformers")
+TYPES = [t for t in zoo.model_types() if "skip" not in zoo.EXCEPTIONS.get(t, {})]
+# What other people's code warns of is not what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore")
+TABLE: dict[tuple[str, str], str] = {}
+
+
+def prepared(model_type, variant):
+    """A model with no zero and no saturated weights, and norms that do not couple heads by their statistics."""
+    model = zoo.build(model_type, variant)
+    if model is None:
+        pytest.skip("no such variant")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=generator) * (p.ndim < 2 or p.shape[-1] ** -0.5)
+    return model
+
+
+class Scale(nn.Module):
+    """A norm without its statistics: one number over the width of all heads would couple each head to all others."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.inner = norm
+
+    def forward(self, x):
+        for name, p in self.inner.named_parameters():
+            x = x + p if name == "bias" else x * p
+        return x
+
+
+def without_statistics(model, attention):
+    replaced = []
+    for path, module in model.get_submodule(attention.name).named_modules():
+        name = type(module).__name__
+        if path and re.search(r"Norm$", name) and not re.search(r"QKNorm|Gated|Dynamic", name):
+            module.forward = Scale(module).forward
+            replaced.append(module)
+    return replaced
+
+
+def run(model, watch):
+    """Outputs of the modules in `watch` at their first call, on seven tokens."""
+    seen, calls, forward = {}, {}, _probing_run(HuggingFaceAdapter(), model)
+
+    def record(name):
+        def hook(module, args, kwargs, output):
+            calls[name] = (args, kwargs)
+            out = output if isinstance(output, torch.Tensor) else next(t for t in output if isinstance(t, torch.Tensor))
+            if out.requires_grad or name not in seen:  # some models run their first rounds without gradients
+                seen[name] = out
+
+        return hook
+
+    hooks = [model.get_submodule(name).register_forward_hook(record(name), with_kwargs=True) for name in watch]
+    ids = torch.tensor([[4, 2, 7, 5, 3, 1, 6]])
+    try:
+        logits = forward(ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name in watch:
+        if not seen[name].requires_grad:  # run within an autograd function (Reformer): again, with gradients
+            args, kwargs = calls[name]
+            seen[name] = model.get_submodule(name)(*args, **kwargs)[0]
+    return seen, logits
+
+
+def support(out, model, names):
+    """Which elements of the named parameters a random projection of `out` depends on."""
+    parameters = dict(model.named_parameters())
+    chosen = [parameters[name] for name in names]
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
+    grads = torch.autograd.grad((out * weights).sum(), chosen, allow_unused=True)
+    return {
+        n: torch.zeros(p.shape, dtype=torch.bool) if g is None else g != 0
+        for n, p, g in zip(names, chosen, grads, strict=True)
+    }
+
+
+def check_attention(model, attention, expected, outside):
+    parameters = dict(model.named_parameters())
+    assert len(attention.heads) == expected, f"{attention.name}: {len(attention.heads)} heads, {attention.no_heads}"
+    columns = union(head.parts["o"] for head in attention.heads)
+    assert all(mask.is_whole for mask in columns.values()), "output columns of the heads do not cover the projection"
+    frozen = without_statistics(model, attention)
+    names = list(attention.masks)
+    for name in names:
+        parameters[name].requires_grad_()  # BLT's patcher comes frozen
+    supports = []
+    try:
+        for head in attention.heads:
+            saved = {name: parameters[name].detach().clone() for name in columns}
+            with torch.no_grad():
+                for name, mask in head.parts["o"].items():
+                    parameters[name] *= mask.to_bool()
+            seen, _ = run(model, [attention.name])
+            supports.append(support(seen[attention.name], model, names))
+            with torch.no_grad():
+                for name, value in saved.items():
+                    parameters[name].copy_(value)
+    finally:
+        for module in frozen:
+            del module.forward
+    for index, (head, found) in enumerate(zip(attention.heads, supports, strict=True)):
+        masks = head.masks
+        for name in names:
+            mine = masks[name].to_bool() if name in masks else torch.zeros_like(found[name])
+            of_heads = torch.zeros_like(mine)
+            for other in attention.heads:
+                if name in other.masks:
+                    of_heads |= other.masks[name].to_bool()
+            if name in columns:
+                found[name] = found[name] & mine  # the zeroed columns still have gradients of their own
+            extra = found[name] & ~mine
+            if any(name.endswith(known) for known in outside):
+                continue
+            # Outside of its mask a head depends only on what belongs to no head, and then all heads depend on it.
+            assert not (extra & of_heads).any(), (
+                f"head {index} of {attention.name} depends on weights of others: {name}"
+            )
+            in_all = torch.stack([s[name] for s in supports]).all(0)
+            assert not (extra & ~in_all).any(), (
+                f"head {index} of {attention.name} alone depends on {name} outside its mask"
+            )
+            missing = mine & ~found[name]
+            if missing.any() and not harmless(name, parameters[name], mine, found[name], attention):
+                raise AssertionError(
+                    f"head {index} of {attention.name} does not depend on {name}: {int(missing.sum())}"
+                )
+
+
+def harmless(name, parameter, mine, found, attention):
+    """Weights of a head that this input does not reach: a key's bias, which shifts all scores alike; distances and
+    experts that no token visits."""
+    if parameter.ndim == 1 and "bias" in name:
+        return True
+    # Each row or slice that was not reached at all is one that the input did not visit.
+    if "r_s_bias" in name or "seg_embed" in name:
+        return True  # XLNet's segments: the input has none
+    if "relative" in name or "rel_" in name or parameter.ndim == 3:
+        return bool(found.any())
+    return False
+
+
+def check_layer(model, model_type, layer):
+    canonical = canonical_names(model)
+    parts = [layer.attn, layer.mlp, layer.norm]
+    names = Counter(name for part in parts for name in part)
+    assert max(names.values()) == 1, "attn, mlp and norm overlap"
+    assert all(mask.is_whole for part in parts for mask in part.values())
+    if model_type != "xlm":
+        inside = {
+            canonical[f"{layer.name}.{n}"]
+            for n, _ in model.get_submodule(layer.name).named_parameters(remove_duplicate=False)
+        }
+        assert set(names) == inside, "attn, mlp and norm do not cover the layer"
+    for experts in layer.experts:
+        assert set(experts) <= set(layer.mlp)
+    assert set(layer.router) <= set(layer.mlp)
+
+
+@pytest.mark.parametrize("variant", zoo.VARIANTS)
+@pytest.mark.parametrize("model_type", TYPES)
+def test_masks_are_what_gradients_say(model_type, variant):
+    model = prepared(model_type, variant)
+    TABLE[model_type, variant] = "wrong"
+    special = zoo.EXCEPTIONS.get(model_type, {})
+    structure = HuggingFaceAdapter().structure(model)
+    assert structure.layers, "no layers"
+    heads = 0
+    for _, _, layer in structure:
+        check_layer(model, model_type, layer)
+        for attention in layer.attentions:
+            check_attention(model, attention, special.get("heads", zoo.HEADS), special.get("outside", {}))
+            heads += len(attention.heads)
+            if variant in ("grouped", "wide") and "groups" not in special:
+                assert len({head.group for head in attention.heads}) == 2
+    assert heads or special.get("no_heads"), "no heads, and no reason given in zoo.json"
+    TABLE[model_type, variant] = "right" if heads else "no heads"
