@@ -302,6 +302,16 @@ def test_info_says_what_is_missing(run: Run, store: Path, install: Install, monk
     assert "`noise` needs `metrics/noise_norm`; this tree has none: sample with `save_metrics=True`" in err
 
 
+@pytest.mark.filterwarnings("ignore:Failed to open Zarr store with consolidated metadata")
+def test_info_of_a_run_without_losses(run: Run, tmp_path: Path) -> None:
+    bare = xr.DataTree(xr.Dataset({"x": ("i", [1.0, 2.0])}, attrs={"schema_version": 1}))
+    bare.to_zarr(tmp_path / "bare.zarr", consolidated=False)
+    code, out, err = run("info", tmp_path / "bare.zarr")
+    assert (code, err) == (0, "")
+    assert "no status recorded" in out
+    assert ["mean", "needs trace/loss", "some-plugin 1.2"] in cells(out)
+
+
 def test_plugins(run: Run, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("bad-plugin", "0.1", {"bad_plugin": "raise RuntimeError('no such luck')\n"})
     install("typo-plugin", "0.2", {"typo_plugin": plugin(hook="devinterp_analysis")})

@@ -102,7 +102,8 @@ def _type(dtype: Any) -> str:
 
 def _status(run: xr.DataTree) -> Iterator[Table | str]:
     """Yield how far each chain is, restrictions as rows; then what ended those that broke."""
-    if schema.missing(run, [f"{schema.STATUS}/state", f"{schema.STATUS}/steps_done"]):
+    needed = [f"{schema.STATUS}/state", f"{schema.STATUS}/steps_done", f"{schema.TRACE}/loss", schema.RESTRICTION]
+    if schema.missing(run, needed):
         yield "no status recorded"
         return
     status = run[schema.STATUS]
