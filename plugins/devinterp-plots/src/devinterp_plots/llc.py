@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: What the rows of the sampled data itself are called beside the observables.
-TRACE = "sampled data"
+#: What the rows of the minibatch LLC are called beside the observables.
+TRACE = "minibatches"
 
 
 def llc(
@@ -28,7 +28,7 @@ def llc(
 ) -> Figure:
     """Draw the local learning coefficient of every restriction and observable, with its chains.
 
-    A large dot is the mean over chains, its bar one standard error (Monte Carlo error and, for the sampled data, the error
+    A large dot is the mean over chains, its bar one standard error (Monte Carlo error and, for minibatches, the error
     of the loss at the starting weights), small dots are single chains. Observables give *paired* LLCs: the same sequences
     at the starting weights and at the draws.
 
@@ -112,7 +112,7 @@ def table(result: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        The same numbers, computed, the sampled data itself being one more entry along ``observable``.
+        The same numbers, computed, the minibatches being one more entry along ``observable``.
     """
     result = result.compute()
     columns = {"mean": "llc_mean", "se": "llc_se", "per_chain": "llc_per_chain"}

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Characters of a line, points, and lines in units of the font size.
-COLUMNS, FONT_SIZE, LINE_HEIGHT = 108, 9.0, 1.75
+#: Most and fewest characters of a line (fewer would cut the caption), points, and lines in units of the font size.
+COLUMNS, MIN_COLUMNS, FONT_SIZE, LINE_HEIGHT = 108, 72, 9.0, 1.75
 #: Advance of a character of DejaVu Sans Mono, the font that comes with matplotlib, in units of the font size.
 ADVANCE = 0.602
 
@@ -137,7 +137,8 @@ def _page(texts: list[str]) -> tuple[Axes, list[Cell], float]:
     from devinterp_plots import style
 
     cells = lay_out(texts, COLUMNS)
-    width, height = COLUMNS * ADVANCE * FONT_SIZE / 72, (cells[-1].line + 1) * LINE_HEIGHT * FONT_SIZE / 72
+    columns = max(MIN_COLUMNS, *(cell.column + cell.width for cell in cells))
+    width, height = columns * ADVANCE * FONT_SIZE / 72, (cells[-1].line + 1) * LINE_HEIGHT * FONT_SIZE / 72
     left, top, bottom = 0.25, 0.4, 0.65
     figure = style.picture(width + 2 * left, height + top + bottom, layout=None)
     total_width, total_height = figure.get_size_inches()
