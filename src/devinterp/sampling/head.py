@@ -107,11 +107,15 @@ def _scale_and_cap(given: Tensor, seen: Tensor) -> tuple[float, float | None]:
 @contextmanager
 def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let a module do something else while the block runs."""
+    before = module.__dict__.get("forward")  # hooks of the accelerate package are instance attributes too
     module.__dict__["forward"] = forward  # an instance attribute hides the class's method
     try:
         yield
     finally:
-        del module.__dict__["forward"]
+        if before is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = before
 
 
 def last_hidden(head: Head, run: Callable[[], Any]) -> Tensor:

@@ -77,11 +77,17 @@ def check_kernel(settings: Settings) -> Kernel:
     return kernel
 
 
+def check_model(model: object) -> None:
+    """Raise unless this is a module with something to sample."""
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
+    if not any(True for _ in model.parameters()):
+        raise InvalidInputError(f"{type(model).__name__} has no parameters: there is nothing to sample.")
+
+
 def on_device(model: nn.Module, device: str | torch.device | None) -> nn.Module:
     """Return the model on a device: itself where it is there already, else one copy."""
     parameters = list(model.parameters())
-    if not parameters:
-        raise InvalidInputError(f"{type(model).__name__} has no parameters: there is nothing to sample.")
     if device is None:
         return model
     try:
@@ -117,6 +123,8 @@ def name_restrictions(
         return {name or "custom": masks}
     if param_masks is not None:
         raise InvalidInputError("`param_masks` and `weight_restrictions` both say what moves: pass only one.")
+    if isinstance(weight_restrictions, str):
+        weight_restrictions = [weight_restrictions]
     if not isinstance(weight_restrictions, Mapping):
         weight_restrictions = {name: name for name in weight_restrictions}
     if not weight_restrictions:

@@ -10,15 +10,15 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from devinterp import plugins
 from devinterp.errors import InvalidInputError
-from devinterp.models.masks import as_param_masks
+from devinterp.models.masks import ParamMasks, as_param_masks
+from devinterp.sampling.initial import check_finite_weights
 from devinterp.sampling.order import step_rows
-from devinterp.sampling.prepare import check_kernel, on_device
-from devinterp.sampling.rows import Batch, num_rows, read_rows
+from devinterp.sampling.prepare import check_kernel, check_model, on_device
+from devinterp.sampling.rows import Batch, Rows, num_rows, read_rows
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.walker import Walker
-from devinterp.sampling.weights import borrowed
+from devinterp.sampling.weights import borrowed, sheltered
 from devinterp.schema import DRAW, STEP
 
 #: ``evaluate(model, batch)``: the loss to descend, and whatever is to be recorded.
@@ -105,20 +105,36 @@ def sample_single_chain(
         init_noise=init_noise,
     )
     check_kernel(settings)
-    model = on_device(ref_model, device)
-    masks = as_param_masks(model, param_masks)
-    batches = step_rows(settings, num_rows(dataset, name="`dataset`"), chain)
-    rows = read_rows(dataset, batches, name="`dataset`").to(next(model.parameters()).device)
+    check_model(ref_model)
+    check_finite_weights(ref_model)
+    with sheltered(ref_model, device, seed=settings.init_seed + chain):
+        model = on_device(ref_model, device)
+        masks = as_param_masks(model, param_masks)
+        batches = step_rows(settings, num_rows(dataset, name="`dataset`"), chain)
+        rows = read_rows(dataset, batches, name="`dataset`").to(next(model.parameters()).device)
+        return _run(model, masks, rows, batches, evaluate, settings, chain)
+
+
+def _run(
+    model: nn.Module,
+    masks: ParamMasks,
+    rows: Rows,
+    batches: np.ndarray,
+    evaluate: Evaluate,
+    settings: Settings,
+    chain: int,
+) -> xr.Dataset:
+    num_parts = settings.gradient_accumulation_steps
     losses, draws = [], []
     with borrowed(model, masks) as weights:
-        transition = plugins.kernel(sampling_method).build(settings.target, lr=lr, **settings.sampling_method_kwargs)
-        walker = Walker(transition, weights, settings, chain=chain)
+        transition = check_kernel(settings).build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
+        walker = Walker(transition, weights, settings, chains=[chain])
         for step, ids in enumerate(batches):
             total, results = 0.0, None
-            for part in np.split(ids, gradient_accumulation_steps):
+            for part in np.split(ids, num_parts):
                 loss, results = _evaluate(evaluate, model, rows.batch(part)[0])
-                (loss / gradient_accumulation_steps).backward()  # type: ignore[no-untyped-call]
-                total += float(loss.detach()) / gradient_accumulation_steps
+                (loss / num_parts).backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach()) / num_parts
             if not np.isfinite(total):
                 raise FloatingPointError(
                     f"the loss is not finite at step {step}: use a smaller `lr` or more `localization`."

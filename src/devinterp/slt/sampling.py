@@ -12,8 +12,9 @@ from torch import nn
 from devinterp.errors import InvalidInputError
 from devinterp.sampling import driver
 from devinterp.sampling.loss import LossFunction
-from devinterp.sampling.prepare import name_restrictions, prepare
+from devinterp.sampling.prepare import check_model, name_restrictions, prepare
 from devinterp.sampling.settings import Settings
+from devinterp.sampling.weights import sheltered
 from devinterp.types import ModelAdapter
 
 if TYPE_CHECKING:
@@ -188,20 +189,22 @@ def sample(
         init_noise=init_noise,
         save_metrics=save_metrics,
     )
-    problem, dims = prepare(
-        model,
-        dataset,
-        observables,
-        settings,
-        restrictions=name_restrictions(model, param_masks, weight_restrictions),
-        loss_fn=loss_fn,
-        loss_dims=loss_dims,
-        adapter=adapter,
-        device=device,
-    )
-    return driver.run(
-        problem, dims, output_path=output_path, storage_options=storage_options, progress=progress, chains=chains
-    )
+    check_model(model)
+    with sheltered(model, device, seed=settings.init_seed):
+        problem, dims = prepare(
+            model,
+            dataset,
+            observables,
+            settings,
+            restrictions=name_restrictions(model, param_masks, weight_restrictions),
+            loss_fn=loss_fn,
+            loss_dims=loss_dims,
+            adapter=adapter,
+            device=device,
+        )
+        return driver.run(
+            problem, dims, output_path=output_path, storage_options=storage_options, progress=progress, chains=chains
+        )
 
 
 def kernel_options(

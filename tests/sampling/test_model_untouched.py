@@ -1,0 +1,204 @@
+"""The caller's model, and everything global, is afterwards what it was before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from devinterp.sampling.weights import InPlaceWeights
+from devinterp.slt.llc import llc
+from devinterp.slt.sampler import sample_single_chain
+from sampling.problems import Noisy, TinyModel, ids, make, random_states, run, same_numbers, snapshot
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+class StopError(Exception):
+    """Raised by a loss function in the middle of a run."""
+
+
+def in_disarray(kind: type[TinyModel] = TinyModel, dtype: torch.dtype = torch.float32) -> TinyModel:
+    """Return a model with gradients, a frozen parameter, and modules in different modes."""
+    model = make(kind, dtype=dtype)
+    for parameter in model.mix.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    model.head.bias.requires_grad_(False)
+    model.embed.train()
+    return model
+
+
+def interrupted_by(error: type[BaseException], after: int):
+    calls = iter(range(10**6))
+
+    def loss_fn(model, batch):
+        if next(calls) == after:
+            raise error("as a test")
+        logits = model(batch)[:, :-1]
+        return nn.functional.cross_entropy(logits.transpose(1, 2), batch[:, 1:], reduction="none")
+
+    return loss_fn
+
+
+@pytest.mark.parametrize("kind", [TinyModel, Noisy])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("chains", ["auto", "sequential"])
+def test_after_a_run(kind, dtype, training, chains):
+    model = in_disarray(kind, dtype)
+    if training:
+        model.train()
+    before, states = snapshot(model), random_states()
+    run(model, observables={"code": ids("code")}, save_metrics=True, init_noise=0.01, chains=chains)
+    assert snapshot(model) == before
+    assert random_states() == states
+
+
+def test_after_a_masked_run_of_several_restrictions():
+    model = in_disarray()
+    before = snapshot(model)
+    mask = torch.zeros(23, 6, dtype=torch.bool)
+    mask[[3, 8, 9], 2] = True
+    run(model, weight_restrictions={"all": None, "some": {"head.weight": mask}, "rows": {"embed.weight": mask}})
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("error", [StopError, KeyboardInterrupt])
+@pytest.mark.parametrize("after", [0, 3, 8])
+@pytest.mark.parametrize("kind", [TinyModel, Noisy])
+def test_after_an_error_inside(error, after, kind):
+    model = in_disarray(kind)
+    model.train()
+    before, states = snapshot(model), random_states()
+    with pytest.raises(error, match="as a test"):
+        run(model, loss_fn=interrupted_by(error, after), observables={"code": ids("code")})
+    assert snapshot(model) == before
+    assert random_states() == states
+
+
+def test_after_a_chain_diverged():
+    model = in_disarray()
+    before = snapshot(model)
+    with pytest.warns(UserWarning, match="diverged"):
+        run(model, lr=1e6, localization=1e9, num_draws=40)
+    assert snapshot(model) == before
+
+
+def test_after_a_model_whose_forward_was_replaced():
+    """As the hooks of the accelerate package do, with an attribute of the instance."""
+    model = make()
+    original = model.head.forward
+    model.head.forward = lambda hidden: original(hidden)
+    before = snapshot(model)
+    run(model, observables={"code": ids("code")})
+    assert snapshot(model) == before
+
+
+def test_after_memory_ran_out_while_weights_were_taken(monkeypatch):
+    model = in_disarray()
+    before = snapshot(model)
+
+    def fail(self, model, masks):
+        raise MemoryError
+
+    monkeypatch.setattr(InPlaceWeights, "__init__", fail)
+    with pytest.raises(MemoryError):
+        run(model)
+    assert snapshot(model) == before
+
+
+def test_after_one_call_and_single_chain():
+    model = in_disarray(Noisy)
+    before, states = snapshot(model), random_states()
+    llc(model, ids(), lr=1e-3, n_beta=10.0, num_chains=1, num_draws=2, batch_size=4)
+    sample_single_chain(
+        model, ids(), lambda m, b: (m(b).square().mean(), None), lr=1e-3, n_beta=10.0, num_draws=2, batch_size=4
+    )
+    assert snapshot(model) == before
+    assert random_states() == states
+
+
+@pytest.mark.parametrize("kind", [TinyModel, Noisy])
+@pytest.mark.parametrize("training", [False, True])
+def test_sampling_happens_in_the_mode_the_model_is_in(kind, training):
+    model = make(kind)
+    model.train(training)
+    seen = set()
+    model.register_forward_hook(lambda module, args, output: seen.add(module.training))
+    run(model, observables={"code": ids("code")})
+    # Structure may be looked up in eval mode, but no loss is measured in another mode than the model's own.
+    assert training in seen
+    assert seen <= {training, False}
+    probes = make(kind)
+    probes.train(training)
+    counted = []
+    probes.register_forward_hook(lambda module, args, output: counted.append((module.training, output.shape[0])))
+    run(probes, observables={"code": ids("code")})
+    assert all(mode == training for mode, rows in counted if rows == 4)
+
+
+def test_dropout_is_on_in_train_mode_only():
+    def trace(training):
+        model = make(Noisy)
+        model.train(training)
+        return run(model, noise_level=0.0, lr=1e-12, num_chains=1)["trace/loss"].to_numpy()
+
+    assert not np.allclose(trace(True), trace(False), rtol=1e-2)
+    np.testing.assert_array_equal(trace(False), trace(False))
+
+
+def test_a_run_with_dropout_can_be_repeated():
+    model = make(Noisy)
+    model.train()
+    torch.manual_seed(1)
+    first = run(model)
+    torch.manual_seed(2)
+    same_numbers(run(model), first)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_callers_may_have_gradients_switched_off(context):
+    expected = run()
+    model = make()
+    with context():
+        same_numbers(run(model), expected)
+
+
+def test_small_steps_are_not_rounded_away_in_bfloat16():
+    """The masters are float32: losses of the last draw move although one update is below the model's resolution."""
+    model = make(dtype=torch.bfloat16)
+    resolution = 2.0**-8 * float(model.embed.weight.detach().float().abs().mean())
+    lr = (resolution / 20) ** 2
+    tree = run(model, lr=lr, num_draws=400, num_chains=1, save_metrics=True, localization=0.0)
+    distance = tree["metrics/distance"].to_numpy()[0, 0]
+    num = int(tree["num_moving"][0])
+    expected = np.sqrt(lr * num * np.arange(len(distance)))  # a random walk: the drift is negligible at this step size
+    np.testing.assert_allclose(distance[20:], expected[20:], rtol=0.25)
+    assert np.ptp(tree["trace/loss"].to_numpy().mean((0, 1, 3, 4))) > 0
+
+
+def test_bfloat16_without_noise_descends():
+    model = make(dtype=torch.bfloat16)
+    tree = run(model, lr=1e-3, noise_level=0.0, n_beta=1.0, num_draws=600, batch_size=24, num_chains=1, localization=0)
+    loss = tree["trace/loss"].to_numpy().mean((0, 1, 3, 4))
+    reference = (
+        run(make(), lr=1e-3, noise_level=0.0, n_beta=1.0, num_draws=600, batch_size=24, num_chains=1, localization=0)[
+            "trace/loss"
+        ]
+        .to_numpy()
+        .mean((0, 1, 3, 4))
+    )
+    drop = reference[0] - reference[-1]
+    assert drop > 0.005
+    # Every single step is far below bfloat16's resolution; the loss still falls as it does in float32.
+    np.testing.assert_allclose(loss[0] - loss[-1], drop, rtol=0.2)
+
+
+def test_a_shared_parameter_is_moved_once():
+    model = make()
+    model.head.weight = model.embed.weight
+    before = snapshot(model)
+    tree = run(model)
+    assert int(tree["num_moving"][0]) == sum(p.numel() for p in model.parameters())
+    assert snapshot(model) == before
