@@ -17,6 +17,8 @@ from devinterp.errors import InvalidInputError, MissingDataError
 from devinterp.schema import CHAIN, DRAW, OBSERVABLES, POSITION, RESTRICTION, SEQUENCE, TRACE
 
 Errors = Literal["none", "jackknife", "ess"]
+#: Tokens that are in work at a time: their traces stay in the processor's cache.
+_COLUMNS = 256
 #: Susceptibilities ``(restriction, sequence, position)`` and their standard errors.
 Estimate: TypeAlias = tuple[Array, Array | None]
 
@@ -112,17 +114,17 @@ def _moments(tiles: np.ndarray, rise: np.ndarray) -> np.ndarray:
     ``(restriction, chain, 2, sequence, position)``, float64.
     """
     num_restrictions, num_chains, num_draws, *tokens = tiles.shape
-    found = np.zeros((num_restrictions, num_chains, 2, *tokens))
+    found = np.empty((num_restrictions, num_chains, 2, *tokens))
     weights = np.stack([np.ones_like(rise), rise], axis=2) / num_draws
-    step = max(1, 2**17 // max(1, int(np.prod(tokens))))
     for r in range(num_restrictions):
         for c in range(num_chains):
             flat = tiles[r, c].reshape(num_draws, -1)
-            target = found[r, c].reshape(2, -1)
-            # A few draws at a time: their float64 copy stays in the processor's cache.
-            for start in range(0, num_draws, step):
-                part = slice(start, start + step)
-                target += weights[r, c, :, part] @ flat[part].astype(np.float64)
+            target, single = found[r, c].reshape(2, -1), weights[r, c].astype(np.float32)
+            for start in range(0, flat.shape[1], _COLUMNS):
+                part = slice(start, start + _COLUMNS)
+                # Losses are large and their fluctuations small: without its first value a trace keeps its digits in float32.
+                target[:, part] = single @ (flat[:, part] - flat[0, part])
+            target += weights[r, c].sum(axis=1)[:, None] * flat[0]
     return found
 
 

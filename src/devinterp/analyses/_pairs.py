@@ -17,6 +17,8 @@ from devinterp.analyses.uncertainty import jackknife_error
 from devinterp.errors import InvalidInputError
 from devinterp.schema import CHAIN, RESTRICTION
 
+#: A block of a symmetric product: large enough for full speed, small enough for its transpose to be copied from the cache.
+_SQUARE = 1024
 _POSITION_1, _POSITION_2 = "target_position", "target_position_T"
 
 
@@ -72,9 +74,26 @@ class Plan:
 
 def _token_products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     left, right = (rows.reshape(*rows.shape[:2], -1) for rows in (first, second))
-    product = left.transpose(0, 2, 1) @ right
+    if first is second and left.shape[2] > 2 * _SQUARE:
+        product = np.stack([_symmetric(rows) for rows in left]) if len(left) > 1 else _symmetric(left[0])[None]
+    else:
+        product = left.transpose(0, 2, 1) @ right
     blocks = product.reshape(len(product), *first.shape[2:], *second.shape[2:])
     return np.asarray(blocks.transpose(0, 1, 3, 2, 4))
+
+
+def _symmetric(rows: np.ndarray) -> np.ndarray:
+    """Return the products of rows ``(sample, token)`` with each other, of which little more than half are computed."""
+    size = rows.shape[1]
+    product = np.empty((size, size), np.float32)
+    for start in range(0, size, _SQUARE):
+        here = slice(start, start + _SQUARE)
+        product[here, here] = rows[:, here].T @ rows[:, here]
+        for other in range(0, start, _SQUARE):
+            there = slice(other, other + _SQUARE)
+            np.matmul(rows[:, here].T, rows[:, there], out=product[here, there])
+            product[there, here] = product[here, there].T
+    return product
 
 
 def _sequence_products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -156,7 +175,13 @@ def labels(side: Side, number: Literal[1, 2], plan: Plan) -> dict[str, Any]:
     return found
 
 
-def constant(run: xr.DataTree, side: Side, number: Literal[1, 2], plan: Plan) -> xr.Variable:
+def dims_of_side(plan: Plan, number: Literal[1, 2]) -> tuple[str, ...]:
+    """Return the dims of what is known of each row of a side."""
+    dims = (RESTRICTION, f"batch_{number}")
+    return dims if plan.method == "sequence" else (*dims, _POSITION_1 if number == 1 else _POSITION_2)
+
+
+def constant(run: xr.DataTree, side: Side, plan: Plan) -> Array:
     """Return which traces of a side do not vary, so that their correlations are undefined."""
     found = []
     for part, slots in zip(side.parts, side.slots, strict=True):
@@ -171,10 +196,7 @@ def constant(run: xr.DataTree, side: Side, number: Literal[1, 2], plan: Plan) ->
         found.append(
             blockwise(_traces.constant, "rsv" if sizes else "rs", (tiles, "rcdst"), sizes=sizes, dtype=bool, **options)
         )
-    dims: tuple[str, ...] = (RESTRICTION, f"batch_{number}")
-    if plan.method != "sequence":
-        dims = (*dims, _POSITION_1 if number == 1 else _POSITION_2)
-    return xr.Variable(dims, join(found, 1))
+    return join(found, 1)
 
 
 def drift_share(run: xr.DataTree, first: Side, second: Side, plan: Plan) -> Array:

@@ -139,18 +139,22 @@ def constant(losses: np.ndarray, *, centring: Centring, slots: np.ndarray, width
 
     Bool ``(restriction, sequence, width)``, or ``(restriction, sequence)`` for the mean losses of sequences.
     """
-    values = _position_means(losses)[..., None] if mean else losses
-    first = values[:, :, :1] if centring.by_chain else values[:, :1, :1]
     # A trace that varies shows it in its first draws: the others are looked at only where these are equal.
-    found: np.ndarray = (values[:, :, :3] == first).all(axis=(1, 2))
-    r, s, p = np.nonzero(found)
-    same = values[r, :, :, s, p] == first[r, :, :, s, p]
-    found[r, s, p] = same.all(axis=(1, 2))
+    early = _position_means(losses[:, :, :3])[..., None] if mean else losses[:, :, :3]
+    found = _equal(early, centring)
+    for r, s in np.argwhere(found.any(axis=2)):
+        one = losses[r : r + 1, :, :, s : s + 1]
+        found[r, s] = _equal(_position_means(one)[..., None] if mean else one, centring)[0, 0]
     if mean:
         return found[..., 0]
     placed = np.zeros((*found.shape[:2], width), bool)
     placed[..., slots] = found
     return placed
+
+
+def _equal(values: np.ndarray, centring: Centring) -> np.ndarray:
+    first = values[:, :, :1] if centring.by_chain else values[:, :1, :1]
+    return np.asarray((values == first).all(axis=(1, 2)))
 
 
 def _blocks(losses: np.ndarray) -> list[tuple[int, slice]]:

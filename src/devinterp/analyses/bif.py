@@ -11,7 +11,7 @@ from typing import Any, Literal
 import xarray as xr
 
 from devinterp.analyses._lazy import storable
-from devinterp.analyses._pairs import Plan, all_pairs, constant, dims_of, drift_share, labels, strongest
+from devinterp.analyses._pairs import Plan, all_pairs, constant, dims_of, dims_of_side, drift_share, labels, strongest
 from devinterp.analyses._run import (
     STATUS_REQUIRED,
     Chains,
@@ -160,10 +160,12 @@ def compute_bif(
     else:
         result = strongest(run, first, second, plan, top_k, exclude_self)
     sides: tuple[tuple[Literal[1, 2], Side], ...] = ((1, first), (2, second))
+    flags: Any = None
     for number, side in sides:
         result = result.assign_coords(labels(side, number, plan))
         if not compute_covariance:
-            result[f"constant_{number}"] = constant(run, side, number, plan)
+            flags = constant(run, side, plan) if number == 1 or second is not first else flags
+            result[f"constant_{number}"] = (dims_of_side(plan, number), flags)
     if detrend:
         result["drift_share"] = (dims_of(plan, tokens=False), drift_share(run, first, second, plan))
     ids = [side.input_ids(run) for side in (first, second)]

@@ -112,7 +112,7 @@ def _unreadable(array: da.Array) -> da.Array:
 
 
 def _assert_close(found: xr.DataTree, expected: xr.DataTree, tolerance: float) -> None:
-    assert [node.path for node in found.subtree] == [node.path for node in expected.subtree]
+    assert {node.path for node in found.subtree} == {node.path for node in expected.subtree}
     for node in expected.subtree:
         assert set(found[node.path].data_vars) == set(node.data_vars)
         for name, variable in node.data_vars.items():
