@@ -79,13 +79,19 @@ def _measure(problem: Problem, chain: int) -> InitialLoss:
             )
         values = losses.double().cpu().numpy()
         per_token.add(values, int(count))
-        per_row.add(np.nanmean(values.reshape(len(values), -1), axis=1), int(count))
+        per_row.add(_row_means(values.reshape(len(values), -1)), int(count))
     num_distinct = distinct.size
     return InitialLoss(
         per_token.mean,
         per_token.standard_error(num_distinct, problem.num_rows),
         per_row.standard_error(num_distinct, problem.num_rows),
     )
+
+
+def _row_means(losses: np.ndarray) -> np.ndarray:
+    """Return the mean over the losses of each row that count, NaN where none does."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(losses, axis=1) / np.isfinite(losses).sum(axis=1))
 
 
 class _Moments:

@@ -18,7 +18,7 @@ from devinterp.sampling.initial import check_finite_weights
 from devinterp.sampling.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses, fastest_loss
 from devinterp.sampling.order import chain_batches, observable_rows
 from devinterp.sampling.problem import Observable, Problem
-from devinterp.sampling.rows import check_tokens, num_rows, read_rows
+from devinterp.sampling.rows import as_tokens, check_tokens, num_rows, read_rows
 from devinterp.sampling.settings import Settings
 from devinterp.types import Kernel, ModelAdapter
 
@@ -51,6 +51,8 @@ def prepare(
     watched = _read_observables(observables or {}, settings, where)
     loss = _make_loss(model, loss_fn, adapter)
     if isinstance(loss, NextTokenLoss):
+        rows = as_tokens(rows, name="`dataset`")
+        watched = {n: replace(o, rows=as_tokens(o.rows, name=f"observable {n!r}")) for n, o in watched.items()}
         vocab_size = loss.adapter.vocab_size(model)
         check_tokens(rows, vocab_size, name="`dataset`")
         for name, observable in watched.items():

@@ -6,7 +6,7 @@ Only the rows a run will use are read: they are known before it starts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -71,17 +71,27 @@ def num_rows(dataset: Any, *, name: str) -> int:
     """
     dataset = _unwrap(dataset, name=name)
     if isinstance(dataset, Tensor | np.ndarray):
-        return int(dataset.shape[0])
-    if isinstance(dataset, Mapping):
-        return min((len(column) for column in dataset.values()), default=0)
-    if isinstance(dataset, tuple):
-        return min((len(column) for column in dataset), default=0)
+        return int(dataset.shape[0]) if dataset.ndim else 0
+    if isinstance(dataset, Mapping | tuple):
+        return _num_in_columns(dataset, name)
     if not isinstance(dataset, Sized):
         raise InvalidInputError(
             f"{name} ({type(dataset).__name__}) has no length: pass a dataset of known length, for example "
             "`datasets.Dataset.from_list(list(stream.take(1000)))`."
         )
     return len(dataset)
+
+
+def _num_in_columns(columns: Mapping[Any, Any] | tuple[Any, ...], name: str) -> int:
+    named = columns if isinstance(columns, Mapping) else dict(enumerate(columns))
+    lengths = {key: len(column) if isinstance(column, Sized) else None for key, column in named.items()}
+    if len(set(lengths.values())) > 1 or None in lengths.values():
+        found = ", ".join(
+            f"{key!r} {type(named[key]).__name__} without length" if length is None else f"{key!r} {length}"
+            for key, length in lengths.items()
+        )
+        raise InvalidInputError(f"{name} must hold columns with one entry for each row; lengths are: {found}.")
+    return next((length for length in lengths.values() if length is not None), 0)
 
 
 def read_rows(dataset: Any, ids: np.ndarray, *, name: str) -> Rows:
@@ -107,9 +117,14 @@ def read_rows(dataset: Any, ids: np.ndarray, *, name: str) -> Rows:
     InvalidInputError
         If the rows do not stack (ragged sequences) or there is no ``input_ids`` column where one is expected.
     """
-    dataset, ids = _unwrap(dataset, name=name), np.unique(ids)
+    rows = _read(_unwrap(dataset, name=name), np.unique(ids), name)
+    # Embeddings and losses take no other whole numbers.
+    return rows if rows.token_ids is None else replace(rows, data=rows.token_ids.long())
+
+
+def _read(dataset: Any, ids: np.ndarray, name: str) -> Rows:
     if isinstance(dataset, Tensor | np.ndarray):
-        return Rows(torch.as_tensor(dataset)[torch.from_numpy(ids)], ids)
+        return Rows(_column(dataset, ids, name), ids)
     if isinstance(dataset, Mapping):
         columns = {key: _column(value, ids, f"{name}[{key!r}]") for key, value in dataset.items()}
         return _with_mask(columns, ids, name) if set(columns) <= {INPUT_IDS, ATTENTION_MASK} else Rows(columns, ids)
@@ -157,8 +172,10 @@ def _read_items(dataset: Any, ids: np.ndarray, name: str) -> Rows:
 
 
 def _column(values: Any, ids: np.ndarray, name: str) -> Tensor:
-    if isinstance(values, Tensor | np.ndarray):
-        return torch.as_tensor(values)[torch.from_numpy(ids)]
+    if isinstance(values, Tensor):
+        return values[torch.from_numpy(ids).to(values.device)]
+    if isinstance(values, np.ndarray):  # rows first: a copy of few rows of what may be a file, writable and contiguous
+        return _stack(values[ids], name)
     return _stack([values[int(i)] for i in ids], name)
 
 
@@ -175,7 +192,9 @@ def _stack(values: Iterable[Any], name: str) -> Tensor:
     array = rows if isinstance(rows, np.ndarray) else np.stack(rows) if rows else np.zeros((0,))
     if array.dtype.kind not in "biuf":
         raise InvalidInputError(f"{name} must hold numbers; it holds {array.dtype}.")
-    return torch.as_tensor(array)
+    if array.dtype in (np.uint16, np.uint32, np.uint64):  # torch has the types, but few operations on them
+        array = array.astype(np.int64)
+    return torch.tensor(array)
 
 
 def _with_mask(columns: Mapping[str, Tensor], ids: np.ndarray, name: str) -> Rows:
@@ -189,6 +208,15 @@ def _with_mask(columns: Mapping[str, Tensor], ids: np.ndarray, name: str) -> Row
         )
     # A mask without padding says nothing, and leaving it out keeps models on their fast attention path.
     return Rows(tokens, ids, None if mask is None or bool(mask.bool().all()) else mask.bool())
+
+
+def as_tokens(rows: Rows, *, name: str) -> Rows:
+    """Return only the token ids of rows that hold other columns beside them."""
+    if not isinstance(rows.data, dict) or INPUT_IDS not in rows.data:
+        return rows
+    kept = {column: rows.data[column] for column in (INPUT_IDS, ATTENTION_MASK) if column in rows.data}
+    found = _with_mask(kept, rows.ids, name)
+    return found if found.token_ids is None else replace(found, data=found.token_ids.long())
 
 
 def _numeric(arrays: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
