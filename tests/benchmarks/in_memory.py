@@ -67,9 +67,12 @@ def token_bif() -> dict[str, float]:
     tree = pool(pool=(NUM_SEQUENCES, NUM_POSITIONS + 1))
     losses = tree["observables/pool/loss"].values
     traces = losses.reshape(-1, NUM_SEQUENCES, NUM_POSITIONS)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several only get in each other's way on matrices so small
     start = time.perf_counter()
     blocks = pairwise(traces)
     found = {"pairwise": time.perf_counter() - start}
+    torch.set_num_threads(threads)
     np.testing.assert_allclose(compute_bif(tree)["influences"], blocks, atol=5e-5)
     rows = np.random.default_rng(0).standard_normal((len(traces), NUM_SEQUENCES * NUM_POSITIONS), np.float32)
     other = rows.copy()
@@ -106,7 +109,7 @@ def susceptibilities() -> dict[str, float]:
         return np.stack(
             [
                 (f * m).mean() - (f[..., None, None] * loss).mean((0, 1)) - f.mean() * gap
-                for f, m, loss in zip(phi, mean, losses)
+                for f, m, loss in zip(phi, mean, losses, strict=True)
             ]
         )
 
