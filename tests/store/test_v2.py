@@ -75,7 +75,12 @@ def test_one_restriction_and_distinct_names():
     flat = to_v2(tree, restriction="part1")
     np.testing.assert_array_equal(flat["loss_code"], tree["observables/code/loss"][1])
     with pytest.raises(InvalidInputError, match="'pile-cc' and 'pile_cc' would both be 'loss_pile_cc'"):
-        to_v2(synthetic_tree(observables={"pile-cc": (2, 3), "pile_cc": (2, 3)}))
+        to_v2(synthetic_tree(num_tokens=3, observables={"pile-cc": (2, 3), "pile_cc": (2, 3)}))
+
+
+def test_one_length():
+    with pytest.raises(InvalidInputError, match=r"one number of positions .* 'observables/web': 4"):
+        to_v2(synthetic_tree(observables={"web": (2, 5)}))
 
 
 def test_gradient_accumulation_is_averaged_at_draws():

@@ -194,8 +194,8 @@ def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
     Raises
     ------
     InvalidInputError
-        If `restriction` is not one of the run's, or two observables get the same name: v2's names hold letters, digits and
-        underscores only.
+        If `restriction` is not one of the run's, or two observables get the same name (v2's names hold letters, digits and
+        underscores only), or their sequences have different lengths, which v2 cannot store.
     """
     names = [str(name) for name in tree[RESTRICTION].to_numpy()]
     if (restriction is None and len(names) > 1) or (restriction is not None and restriction not in names):
@@ -203,6 +203,7 @@ def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
             f"the layout of DevInterp 2 holds one restriction: `restriction` (={restriction!r}) must be one of {names}."
         )
     run = tree.isel({RESTRICTION: names.index(restriction) if restriction else 0}, missing_dims="ignore")
+    _check_one_length(run)
     settings = json.loads(run.attrs["config"])
     trace = _group(run, schema.TRACE)
     per_draw = int(settings.get("batch_size") or trace.sizes[BATCH])
@@ -229,6 +230,16 @@ def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
     if "num_moving" in run.coords:
         attrs["metrics_numel"] = int(run["num_moving"])
     return xr.Dataset(variables, attrs=attrs)
+
+
+def _check_one_length(run: xr.DataTree) -> None:
+    paths = [schema.TRACE, *(f"{schema.OBSERVABLES}/{name}" for name in schema.observable_names(run))]
+    lengths = {path: run[f"{path}/loss"].sizes.get(POSITION) for path in paths}
+    if None in lengths.values() or len(set(lengths.values())) > 1:
+        raise InvalidInputError(
+            f"the layout of DevInterp 2 has one number of positions for all losses; this run has {lengths}: leave observables "
+            "out, or select positions."
+        )
 
 
 def _group(run: xr.DataTree, path: str) -> xr.Dataset:
