@@ -60,7 +60,7 @@ test: lint
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(ARGS)
 
 bench: install-dev
-	$(BIN)/python -m pytest -m benchmark -s -p no:xdist $(ARGS) tests/benchmarks
+	DEVINTERP_TYPECHECK=0 $(BIN)/python -m pytest -m benchmark -s -p no:xdist $(ARGS) tests/benchmarks
 
 docs: install-dev
 	$(BIN)/python -m pytest $(ARGS) tests/test_docs.py
