@@ -1,0 +1,268 @@
+"""How fast sampling is, as ratios to a plain loop in the same process, and to the bare passes through the model.
+
+Run with ``make bench``. Times are processor time of one thread, the least of several repeats: what other programs do on
+the machine then hardly matters.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks import plain_loop
+from devinterp.models.masks import as_param_masks
+from devinterp.sampling.grouping import single_chain
+from devinterp.sampling.prepare import prepare
+from devinterp.sampling.settings import Settings
+from devinterp.sampling.weights import borrowed
+from devinterp.slt.sampling import sample
+
+pytestmark = pytest.mark.benchmark
+
+
+def least_time(*functions: Callable[[], Any], repeats: int = 3) -> list[float]:
+    """Return the least processor time of each function, in seconds; they take turns."""
+    best = [float("inf")] * len(functions)
+    for function in functions:
+        function()
+    for _ in range(repeats):
+        for n, function in enumerate(functions):
+            gc.collect()
+            start = time.process_time()
+            function()
+            best[n] = min(best[n], time.process_time() - start)
+    return best
+
+
+def report(what: str, **figures: float) -> None:
+    """Print figures so that they can be copied into docs/performance.md."""
+    print(f"\n{what}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
+
+
+def neox(**changes: Any) -> nn.Module:
+    """Return the small model of the benchmarks: two layers, 256 wide, 5,000 words."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.GPTNeoXConfig(
+        vocab_size=5000, hidden_size=256, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4, **changes
+    )
+    return transformers.GPTNeoXForCausalLM(config).eval()
+
+
+def llama(num_layers: int = 12) -> nn.Module:
+    """Return a 12-layer Llama."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=5000,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=num_layers,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+    )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def tokens(num: int, length: int = 128, vocabulary: int = 5000) -> Tensor:
+    """Return random token ids."""
+    return torch.randint(vocabulary, (num, length), generator=torch.Generator().manual_seed(1))
+
+
+SGLD = {"lr": 1e-6, "n_beta": 30.0, "localization": 100.0}
+
+
+def test_small_model_end_to_end(tmp_path: Path) -> None:
+    model, data, batch, draws = neox(), tokens(160), 16, 20
+    watched = {"a": tokens(32), "b": tokens(32)}
+    paths = iter(range(1000))
+
+    def ours() -> None:
+        sample(
+            model,
+            data,
+            {name: (ids, 2) for name, ids in watched.items()},
+            num_chains=1,
+            num_draws=draws,
+            batch_size=batch,
+            num_init_loss_batches=1,
+            output_path=tmp_path / f"{next(paths)}.zarr",
+            progress=False,
+            **SGLD,
+        )
+
+    def plain() -> None:
+        batches = list(data.split(batch))
+        parts = {name: list(ids.split(batch)) for name, ids in watched.items()}
+        plain_loop.sample(model, batches, parts, tmp_path / "plain.zarr", num_chains=1, num_draws=draws, **SGLD)
+
+    settings = Settings(num_chains=1, num_draws=draws, batch_size=batch, **SGLD)
+    masks = as_param_masks(model, None)
+    problem, _ = prepare(model, data, {n: (d, 2) for n, d in watched.items()}, settings, restrictions={"full": masks})
+
+    def bare() -> None:
+        with borrowed(model, masks) as weights:
+            group = single_chain(problem, weights)
+            for rows in (data.split(batch) * 2)[:draws]:
+                problem.loss.mean(model, rows, None)[0].backward()
+                weights.gradients()
+                for name in watched:
+                    group.evaluate(name)
+
+    ours_s, plain_s, bare_s = least_time(ours, plain, bare)
+    report("2-layer 256-wide GPT-NeoX", speedup=plain_s / ours_s, over_bare=ours_s / bare_s, seconds=ours_s)
+    assert plain_s / ours_s >= 1.7
+    assert ours_s / bare_s <= 1.15
+
+
+def test_one_head_of_the_last_layer(tmp_path: Path) -> None:
+    model, data, batch, draws = llama(), tokens(64), 8, 24
+    watched = {"a": tokens(16)}
+    masks = as_param_masks(model, "l11h3")
+    paths = iter(range(1000))
+
+    def ours() -> None:
+        sample(
+            model,
+            data,
+            {"a": (watched["a"], 2)},
+            param_masks=masks,
+            num_chains=1,
+            num_draws=draws,
+            batch_size=batch,
+            num_init_loss_batches=1,
+            output_path=tmp_path / f"{next(paths)}.zarr",
+            progress=False,
+            **SGLD,
+        )
+
+    dense = {name: mask.to_bool().float() for name, mask in masks.items()}
+
+    def plain() -> None:
+        parts = {"a": list(watched["a"].split(batch))}
+        where = tmp_path / "plain.zarr"
+        plain_loop.sample(
+            model, list(data.split(batch)), parts, where, num_chains=1, num_draws=draws, masks=dense, **SGLD
+        )
+
+    ours_s, plain_s = least_time(ours, plain, repeats=2)
+    report("12-layer Llama, l11h3", speedup=plain_s / ours_s, seconds=ours_s)
+    assert plain_s / ours_s >= 3
+
+
+class Regression(nn.Module):
+    """A two-layer network on the line."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            nn.Linear(8, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)[..., 0]
+
+
+def squared_error(model: nn.Module, batch: Any) -> Tensor:
+    """Return one loss per point."""
+    x, y = batch if isinstance(batch, tuple | list) else (batch[:, :8], batch[:, 8])
+    return (model(x) - y) ** 2
+
+
+@pytest.mark.parametrize(("width", "num_chains", "wanted"), [(27, 4, 4.0), (27, 32, 12.0), (310, 32, 1.5)])
+def test_chains_side_by_side(tmp_path: Path, width: int, num_chains: int, wanted: float) -> None:
+    model, points, draws = Regression(width), torch.randn(1024, 9), 200
+    paths = iter(range(1000))
+
+    def ours() -> None:
+        sample(
+            model,
+            (points[:, :8], points[:, 8]),
+            loss_fn=squared_error,
+            num_chains=num_chains,
+            num_draws=draws,
+            batch_size=256,
+            num_init_loss_batches=1,
+            output_path=tmp_path / f"{next(paths)}.zarr",
+            progress=False,
+            chains="vectorized",
+            **SGLD,
+        )
+
+    def plain() -> None:
+        batches = list(points.split(256))
+        where = tmp_path / "plain.zarr"
+        plain_loop.sample(model, batches, {}, where, num_chains=num_chains, num_draws=draws, loss=squared_error, **SGLD)
+
+    ours_s, plain_s = least_time(ours, plain, repeats=2)
+    num = sum(p.numel() for p in model.parameters())
+    report(f"{num} parameters, {num_chains} chains", speedup=plain_s / ours_s, seconds=ours_s)
+    assert plain_s / ours_s >= wanted
+
+
+def test_fixed_cost_of_a_chain(tmp_path: Path) -> None:
+    model, points = Regression(27), torch.randn(1024, 9)
+    paths = iter(range(1000))
+
+    def run(num_chains: int, draws: int) -> Callable[[], Any]:
+        return lambda: sample(
+            model,
+            (points[:, :8], points[:, 8]),
+            loss_fn=squared_error,
+            num_chains=num_chains,
+            num_draws=draws,
+            batch_size=256,
+            num_init_loss_batches=1,
+            output_path=tmp_path / f"{next(paths)}.zarr",
+            progress=False,
+            chains="sequential",
+            **SGLD,
+        )
+
+    few, many, long = least_time(run(2, 10), run(34, 10), run(2, 170))
+    per_chain = (many - few) / 32 - (long - few) / 32
+    report("fixed cost of a chain", milliseconds=1e3 * per_chain)
+    assert per_chain <= 0.020
+
+
+def test_kernel_overhead_of_a_large_model(tmp_path: Path) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=5000, hidden_size=384, intermediate_size=1024, num_hidden_layers=6, num_attention_heads=6
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    assert sum(p.numel() for p in model.parameters()) > 10_000_000
+    data, draws, batch = tokens(64), 2, 32
+    settings = Settings(num_chains=1, num_draws=draws, batch_size=batch, **SGLD)
+    masks = as_param_masks(model, None)
+    problem, _ = prepare(model, data, {}, settings, restrictions={"full": masks})
+
+    from devinterp.sampling.chain import run_chains
+
+    with borrowed(model, masks) as weights:
+        group = single_chain(problem, weights)
+
+        def ours() -> None:
+            for _ in run_chains(group, restriction=0, chains=[0]):
+                pass
+
+        def bare() -> None:
+            for rows in (data.split(batch) * 2)[:draws]:
+                problem.loss.mean(model, rows, None)[0].backward()
+                weights.gradients()
+
+        ours_s, bare_s = least_time(ours, bare, repeats=2)
+    report("overhead, 14M parameters, batch of 32 x 128", over_bare=ours_s / bare_s)
+    assert ours_s / bare_s <= 1.05
