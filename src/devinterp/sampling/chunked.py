@@ -43,7 +43,7 @@ def token_losses(
     with torch.no_grad():
         for part in _parts(hidden, weight):
             logits = _logits(hidden[part], weight, bias, scale, cap)
-            losses[part] = torch.logsumexp(logits, 1) - logits.gather(1, targets[part, None])[:, 0]
+            losses[part] = torch.nn.functional.cross_entropy(logits, targets[part], reduction="none")
     return losses
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -130,8 +131,11 @@ def _compare(problem: Problem, masks: ParamMasks, chains: Sequence[int]) -> floa
     with unchanged(problem.model):
         stacked = VectorizedChains(problem, StackedWeights(problem.model, masks, len(chains)))
         try:
-            together = _gradient(stacked, rows)
-        except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
+            with warnings.catch_warnings():
+                # torch warns where it must loop over the chains after all: then nothing is gained.
+                warnings.simplefilter("error", UserWarning)
+                together = _gradient(stacked, rows)
+        except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, UserWarning) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise CannotVectorize(f"the model does not run under vmap ({lines[0][:100]})") from error
         seconds_together = _time(lambda: _gradient(stacked, rows), problem.device)
