@@ -357,3 +357,13 @@ def test_models_with_one_loss_per_sample():
         compute_bif(flat, "sequence")["influences"], compute_bif(tree, "sequence")["influences"], atol=1e-6
     )
     assert compute_bif(flat)["influences"].shape == (loss.sizes["sequence"],) * 2 + (1, 1)
+
+
+def test_losses_stored_in_half_precision():
+    tree = synthetic_tree(observables={"train": (5, 9)})
+    half = tree.copy(deep=True)
+    half["observables/train/loss"] = tree["observables/train/loss"].astype(np.float16)
+    rounded = tree.copy(deep=True)
+    rounded["observables/train/loss"] = half["observables/train/loss"].astype(np.float32)
+    for lazy in (half, half.chunk({"sequence": 2})):
+        np.testing.assert_allclose(compute_bif(lazy)["influences"], compute_bif(rounded)["influences"], atol=1e-6)

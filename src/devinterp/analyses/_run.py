@@ -155,6 +155,8 @@ def losses(run: xr.DataTree, path: str, variable: str = "loss") -> xr.DataArray:
     """
     found = run[f"{path}/{variable}"]
     found = found.drop_vars([name for name in found.coords if name not in found.xindexes])
+    if found.dtype == np.float16:  # a store may save space; arithmetic would lose what is left
+        found = found.astype(np.float32)
     return found if POSITION in found.dims else found.expand_dims({POSITION: 1}, axis=-1)
 
 

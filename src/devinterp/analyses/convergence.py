@@ -19,8 +19,6 @@ import xarray as xr
 
 from devinterp.schema import CHAIN, DRAW
 
-#: Fewer draws than this, in each chain, say nothing: the results are NaN.
-MIN_DRAWS = 4
 #: Series are handled in groups of about this many numbers, so that what is in work stays in the processor's cache.
 _BLOCK = 2**18
 
