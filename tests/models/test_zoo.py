@@ -15,6 +15,7 @@ from torch import nn
 
 from devinterp.models.huggingface import HuggingFaceAdapter, _probing_run
 from devinterp.models.masks import canonical_names
+from devinterp.models.restrictions import create_param_masks, restrictions
 from devinterp.models.structure import union
 from models import zoo
 
@@ -50,11 +51,21 @@ class Scale(nn.Module):
         return x
 
 
-def without_statistics(model, attention):
+def above(paths):
+    return {path.rpartition(".")[0] for path in paths}
+
+
+def without_statistics(model, names):
+    """Freeze the norms among the modules that own these parameters."""
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in names)
+    # Norms without weights own none: look beside the owners, too.
+    owners |= dict.fromkeys(
+        p for p, m in model.named_modules() if not list(m.parameters()) and p.rpartition(".")[0] in above(owners)
+    )
     replaced = []
-    for path, module in model.get_submodule(attention.name).named_modules():
+    for module in (model.get_submodule(path) for path in owners):
         name = type(module).__name__
-        if path and re.search(r"Norm$", name) and not re.search(r"QKNorm|Gated|Dynamic", name):
+        if re.search(r"Norm$", name) and not re.search(r"QKNorm|Gated|Dynamic", name):
             module.forward = Scale(module).forward
             replaced.append(module)
     return replaced
@@ -81,7 +92,9 @@ def run(model, watch):
         for hook in hooks:
             hook.remove()
     for name in watch:
-        if not seen[name].requires_grad:  # run within an autograd function (Reformer): again, with gradients
+        if (
+            not seen[name].requires_grad and name in calls
+        ):  # run within an autograd function (Reformer): again, with gradients
             args, kwargs = calls[name]
             seen[name] = model.get_submodule(name)(*args, **kwargs)[0]
     return seen, logits
@@ -104,7 +117,7 @@ def check_attention(model, attention, expected, outside):
     assert len(attention.heads) == expected, f"{attention.name}: {len(attention.heads)} heads, {attention.no_heads}"
     columns = union(head.parts["o"] for head in attention.heads)
     assert all(mask.is_whole for mask in columns.values()), "output columns of the heads do not cover the projection"
-    frozen = without_statistics(model, attention)
+    frozen = without_statistics(model, attention.masks)
     names = list(attention.masks)
     for name in names:
         parameters[name].requires_grad_()  # BLT's patcher comes frozen
@@ -134,7 +147,7 @@ def check_attention(model, attention, expected, outside):
             if name in columns:
                 found[name] = found[name] & mine  # the zeroed columns still have gradients of their own
             extra = found[name] & ~mine
-            if any(name.endswith(known) for known in outside):
+            if any(known in name for known in outside):
                 continue
             # Outside of its mask a head depends only on what belongs to no head, and then all heads depend on it.
             assert not (extra & of_heads).any(), (
@@ -181,6 +194,76 @@ def check_layer(model, model_type, layer):
     assert set(layer.router) <= set(layer.mlp)
 
 
+def check_experts(model, layer, top_k):
+    """One token's output depends on as many experts as are chosen for it, and always on the same ones."""
+    if not layer.experts or top_k is None:
+        return
+    seen, _ = run(model, [layer.name])
+    out = seen[layer.name].flatten(0, -2)[-1:]
+    names = sorted({name for expert in layer.experts for name in expert})
+    found = support(out, model, names)
+    used = [any(bool((found[n] & m.to_bool()).any()) for n, m in expert.items()) for expert in layer.experts]
+    assert sum(used) == top_k, f"{layer.name}: {sum(used)} of {len(used)} experts used by a token, not {top_k}"
+    total = union(layer.experts)
+    assert sum(m.num_elements for e in layer.experts for m in e.values()) == sum(m.num_elements for m in total.values())
+    assert layer.router, "experts without a router"
+
+
+def check_neurons(model, layer):
+    """A neuron's masks are its rows and its column: without its column, the output depends on its rows no more."""
+    if layer.neurons is None:
+        return
+    parameters = dict(model.named_parameters())
+    canonical = canonical_names(model)
+    frozen = without_statistics(model, layer.mlp)
+    down = canonical[layer.neurons.places[0][0]]
+    for neuron in (0, 1, layer.neurons.size - 1):
+        masks = {canonical[name]: mask for name, mask in layer.neurons.masks([neuron]).items()}
+        assert set(masks) <= set(layer.mlp)
+        saved = parameters[down].detach().clone()
+        with torch.no_grad():  # leave this neuron's column alone
+            parameters[down] *= masks[down].to_bool()
+        seen, _ = run(model, [layer.name])
+        found = support(seen[layer.name], model, [n for n in layer.mlp if n != down])
+        with torch.no_grad():
+            parameters[down].copy_(saved)
+        for name, hit in found.items():
+            mine = masks[name].to_bool() if name in masks else torch.zeros_like(hit)
+            if ("bias" in name or hit.numel() == 1) and not mine.any():
+                continue  # biases behind the output projection, and numbers that all neurons share, are of no neuron
+            assert not (hit & ~mine).any(), f"neuron {neuron} of {layer.name} depends on more of {name}"
+    for module in frozen:
+        del module.forward
+
+
+def check_whole_model(model, structure, variant):
+    canonical = canonical_names(model)
+    parameters = {id(p): name for name, p in model.named_parameters()}
+    assert structure.unembed, "no unembedding"
+    output = model.get_output_embeddings() if not hasattr(model, "pred_layer") else model.pred_layer.proj
+    if isinstance(output, nn.Linear):
+        assert parameters[id(output.weight)] in structure.unembed
+    table = model.get_input_embeddings()
+    if isinstance(table, nn.Embedding):
+        assert parameters[id(table.weight)] in structure.embed
+    if isinstance(output, nn.Linear) and isinstance(table, nn.Embedding) and output.weight is table.weight:
+        assert create_param_masks(model, "embed").keys() & create_param_masks(model, "unembed").keys()
+        assert any("tied" in note for note in create_param_masks(model, "unembed").notes)
+    everything = union(
+        [structure.embed, structure.unembed, structure.other, *(layer.masks for _, _, layer in structure)]
+    )
+    assert set(everything) == set(canonical.values()), "some weights are in no component"
+    for name in restrictions(model):
+        assert create_param_masks(model, name).num_elements > 0
+    for index, layer in enumerate(structure.layers):
+        queries = {group: [] for group in (head.group for head in layer.heads())}
+        for head, found in enumerate(layer.heads()):
+            queries[found.group].append(f"l{index}h{head}")
+        if len(layer.attentions) == 1:
+            for group, heads in queries.items():
+                assert create_param_masks(model, f"l{index}g{group}") == create_param_masks(model, heads)
+
+
 @pytest.mark.parametrize("variant", zoo.VARIANTS)
 @pytest.mark.parametrize("model_type", TYPES)
 def test_masks_are_what_gradients_say(model_type, variant):
@@ -192,10 +275,14 @@ def test_masks_are_what_gradients_say(model_type, variant):
     heads = 0
     for _, _, layer in structure:
         check_layer(model, model_type, layer)
+        if "layer_outputs" not in special:
+            check_experts(model, layer, special.get("top_k", 2))
+            check_neurons(model, layer)
         for attention in layer.attentions:
-            check_attention(model, attention, special.get("heads", zoo.HEADS), special.get("outside", {}))
+            check_attention(model, attention, special.get(f"{variant}_heads", zoo.HEADS), special.get("outside", {}))
             heads += len(attention.heads)
             if variant in ("grouped", "wide") and "groups" not in special:
                 assert len({head.group for head in attention.heads}) == 2
+    check_whole_model(model, structure, variant)
     assert heads or special.get("no_heads"), "no heads, and no reason given in zoo.json"
     TABLE[model_type, variant] = "right" if heads else "no heads"

@@ -77,13 +77,14 @@ def _stacked_experts(modules: Mapping[str, nn.Module]) -> list[dict[str, Mask]]:
     stacks: dict[str, nn.Parameter] = {}
     for path, module in modules.items():
         own = {f"{path}.{name}": p for name, p in module.named_parameters(recurse=False)}
-        deep = [p for p in own.values() if p.ndim == 3 and not isinstance(module, nn.Conv1d)]
+        deep = [p for p in own.values() if p.ndim == 3 and p.shape[0] > 1 and not isinstance(module, nn.Conv1d)]
         if deep:
-            stacks.update({name: p for name, p in own.items() if p.ndim >= 2 and p.shape[0] == deep[0].shape[0]})
-    sizes = {p.shape[0] for p in stacks.values()}
-    if len(sizes) != 1 or sizes == {1}:
+            stacks.update({name: p for name, p in own.items() if p.ndim >= 2 and p.shape[0] > 1})
+    if not stacks:
         return []
-    return [{name: Mask.block(p.shape, {0: [e]}) for name, p in stacks.items()} for e in range(sizes.pop())]
+    # Experts that do nothing (LongCat) have rows in some of the parameters only.
+    num_experts = min(p.shape[0] for p in stacks.values())
+    return [{name: Mask.block(p.shape, {0: [e]}) for name, p in stacks.items()} for e in range(num_experts)]
 
 
 def _router(modules: Mapping[str, nn.Module], num_experts: int, experts: set[str]) -> set[str]:
@@ -92,7 +93,8 @@ def _router(modules: Mapping[str, nn.Module], num_experts: int, experts: set[str
     for path, module in modules.items():
         names = {f"{path}.{name}": p for name, p in module.named_parameters()}
         routes = ROUTER.search(path.rpartition(".")[2]) or ROUTER.search(type(module).__name__)
-        if routes and not set(names) & experts and any(num_experts in p.shape for p in names.values()):
+        chooses = any(p.ndim == 2 and p.shape[0] >= num_experts for p in names.values())
+        if routes and chooses and not set(names) & experts:
             found |= set(names)
     return found
 
@@ -103,7 +105,9 @@ def _blocked_experts(modules: Mapping[str, nn.Module]) -> tuple[list[dict[str, M
     blocks = [path for path in modules if path.rpartition(".")[2] == "experts"]
     if not routers or not blocks:
         return None
-    num_experts = min(p.shape[0] for m in modules.values() for p in m.parameters() if m in routers)
+    num_experts = min((p.shape[0] for m in routers for p in m.parameters() if p.ndim == 2), default=0)
+    if num_experts < 2:
+        return None
     rows = {f"{blocks[0]}.{n}": p for n, p in modules[blocks[0]].named_parameters() if p.shape[0] % num_experts == 0}
     experts = []
     for expert in range(num_experts):

@@ -201,9 +201,15 @@ def probe_heads(module: nn.Module, call: Call) -> Heads | None:
         divisions = [n for n in candidates if n > 0 and given.numel() % (rows * n) == 0]
         supports = {n: _supports(twin, run, output, n) for n in divisions}
         tried += divisions
-        for own in (lambda s, labels=labels: _of_queries(s, labels, modules), list):
+        tests: list[Callable[[list[dict[str, Mask]]], bool]] = [
+            lambda s, labels=labels: _all_private(_of_queries(s, labels, modules)),  # type: ignore[misc]
+            _all_private,
+            # Differential attention shares queries between some heads and values between others.
+            lambda s: len({frozenset(support.items()) for support in s}) == len(s),
+        ]
+        for test in tests:
             for n in divisions:
-                if _all_private(own(supports[n])):
+                if test(supports[n]):
                     return _assemble(twin, run, call, output, supports[n], labels)
     if tried:
         raise ValueError(f"no division into {tried} heads gives each of them weights of its own")
@@ -370,7 +376,6 @@ def _assemble(
         and not any(_reaches(run.outputs[path], run.inputs[other]) for other in projections if other != path)
     }
     parts: list[Parts] = []
-    keys: list[frozenset[tuple[str, Mask]]] = []
     for head, support in enumerate(supports):
         mine: Parts = {}
         for name in support:
@@ -384,12 +389,25 @@ def _assemble(
             for part, mask_of in _split(mask, dim, labels.get(path) if path in projections else None).items():
                 if not mask_of.is_empty:
                     mine.setdefault(part, {})[name] = mask_of
-        keys.append(frozenset((n, m) for part in ("k", "v") for n, m in mine.get(part, {}).items()))
         mine["o"] = {f"{output}.{name}": mask for name, mask in columns[head].items()}
         parts.append(mine)
-    distinct = list(dict.fromkeys(keys))
-    groups = [distinct.index(key) if key else head for head, key in enumerate(keys)]
-    return Heads(parts, groups, output)
+    return Heads(parts, _groups(parts), output)
+
+
+def _groups(parts: Sequence[Parts]) -> list[int]:
+    """Return the key/value head of each head: heads whose key or value rows overlap read the same."""
+    groups: list[int] = []
+    for head, mine in enumerate(parts):
+        read = [(name, mask) for part in ("k", "v") for name, mask in mine.get(part, {}).items()]
+        same = (
+            groups[other]
+            for other in range(head)
+            for name, mask in read
+            for part in ("k", "v")
+            if name in parts[other].get(part, {}) and not (mask & parts[other][part][name]).is_empty
+        )
+        groups.append(next(same, max(groups, default=-1) + 1))
+    return groups
 
 
 def _is_simple(call: Call) -> bool:
