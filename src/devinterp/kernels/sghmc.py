@@ -1,0 +1,132 @@
+r"""Stochastic gradient Hamiltonian Monte Carlo (SGHMC): Langevin dynamics with momentum.
+
+.. math::
+
+    v &\leftarrow (1 - \alpha) v - \tfrac{\epsilon}{2} \nabla U(w) + \sqrt{(\alpha - \hat\beta) \epsilon}\, \xi,
+    \qquad \xi \sim N(0, \sigma^2) \\
+    w &\leftarrow w + v
+
+which is equation 15 of arXiv:1402.4102 with its learning rate :math:`\eta = \epsilon / 2`, so that friction
+:math:`\alpha = 1` is SGLD with the same :math:`\epsilon`. The velocity :math:`v` starts at zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from devinterp.errors import InvalidInputError
+from devinterp.hookspecs import hookimpl
+from devinterp.types import Kernel, Target, Transition
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def build(target: Target, *, lr: float, friction: float = 0.1, gradient_noise: float = 0.0) -> Transition:
+    r"""Build SGHMC [1]_.
+
+    On a quadratic with second derivative :math:`a` of :math:`U` the stationary law of the discretised chain is exactly
+    normal, with variance :math:`1 / (a (1 - \epsilon a / (4 (2 - \alpha))))`; it is stable iff
+    :math:`\epsilon a < 4 (2 - \alpha)`. Its bias is that of SGLD divided by :math:`2 - \alpha`, and it forgets where it was
+    about :math:`1 / \alpha` times as fast, as long as :math:`\alpha \ge \sqrt{2 \epsilon a}`.
+
+    Parameters
+    ----------
+    target : Target
+        The posterior to sample.
+    lr : float
+        Step size :math:`\epsilon > 0`, twice the learning rate of the paper.
+    friction : float, default: 0.1
+        :math:`\alpha`, what a step takes away of the velocity; above 0, at most 1. The momentum of SGD is one minus it.
+    gradient_noise : float, default: 0.0
+        :math:`\hat\beta`, an estimate of what the noise of minibatch gradients adds to the diffusion, taken off the noise
+        that is added; from 0 to less than `friction`.
+
+    Returns
+    -------
+    Transition
+        With state ``velocity``.
+
+    Raises
+    ------
+    InvalidInputError
+        If `friction` or `gradient_noise` is out of range.
+
+    References
+    ----------
+    .. [1] T. Chen, E. B. Fox, C. Guestrin. Stochastic gradient Hamiltonian Monte Carlo. ICML 2014. arXiv:1402.4102.
+    """
+    if not 0 < friction <= 1:
+        raise InvalidInputError(f"`friction` (={friction}) must be above 0 and at most 1.")
+    if not 0 <= gradient_noise < friction:
+        raise InvalidInputError(
+            f"`gradient_noise` (={gradient_noise}) must be at least 0 and below `friction` (={friction})."
+        )
+    return SGHMC(target, lr, friction, gradient_noise)
+
+
+@dataclass(frozen=True)
+class SGHMC:
+    """SGHMC with its settings; see `build`."""
+
+    target: Target
+    lr: float
+    friction: float
+    gradient_noise: float
+
+    def init(self, values: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Return the velocity, zero."""
+        return {"velocity": [value.new_zeros(value.shape) for value in values]}
+
+    def update(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        origin: list[Tensor],
+        state: dict[str, list[Tensor]],
+        noise: Iterable[Tensor],
+    ) -> None:
+        """Move the velocity and then `values` one step, in place."""
+        half, target = self.lr / 2, self.target
+        pull = target.localization + target.weight_decay
+        for value, gradient, start, velocity, xi in zip(
+            values, gradients, origin, state["velocity"], noise, strict=True
+        ):
+            velocity.mul_(1 - self.friction).add_(gradient, alpha=-half * target.n_beta)
+            if pull:
+                velocity.add_(value, alpha=-half * pull)
+            if target.localization:
+                velocity.add_(start, alpha=half * target.localization)
+            velocity.add_(xi, alpha=self._noise_scale)
+            value.add_(velocity)
+
+    def terms(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        origin: list[Tensor],
+        state: dict[str, list[Tensor]],
+        noise: list[Tensor],
+    ) -> dict[str, list[Tensor]]:
+        """Return what is left of the velocity, and the drifts and noise that are added to it."""
+        half, target = self.lr / 2, self.target
+        return {
+            "velocity": [(1 - self.friction) * v for v in state["velocity"]],
+            "gradient": [-half * target.n_beta * g for g in gradients],
+            "localization": [-half * target.localization * (w - w0) for w, w0 in zip(values, origin, strict=True)],
+            "weight_decay": [-half * target.weight_decay * w for w in values],
+            "noise": [self._noise_scale * xi for xi in noise],
+        }
+
+    @property
+    def _noise_scale(self) -> float:
+        return math.sqrt((self.friction - self.gradient_noise) * self.lr)
+
+
+@hookimpl
+def devinterp_kernels() -> list[Kernel]:
+    """Register SGHMC."""
+    return [Kernel(name="sghmc", build=build)]

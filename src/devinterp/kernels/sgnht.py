@@ -1,0 +1,138 @@
+r"""The stochastic gradient Nosé-Hoover thermostat (SGNHT): SGHMC that finds its friction itself.
+
+.. math::
+
+    v &\leftarrow (1 - \alpha) v - \tfrac{\epsilon}{2} \nabla U(w) + \sqrt{a \epsilon}\, \xi,
+    \qquad \xi \sim N(0, \sigma^2) \\
+    w &\leftarrow w + v, \qquad
+    \alpha \leftarrow \alpha + \tfrac{1}{n} |v|^2 - \tfrac{\epsilon}{2}
+
+which is algorithm 2 of the paper with step :math:`h`, :math:`v = h p`, :math:`\epsilon / 2 = h^2`, :math:`a = h A` and
+:math:`\alpha = h \xi`; :math:`n` is the number of weights that move. One friction for all weights of a chain rises while they
+are hotter than they should be, whatever heats them: noise of minibatch gradients too. :math:`v` starts at zero,
+:math:`\alpha` at :math:`a`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from devinterp.errors import InvalidInputError
+from devinterp.hookspecs import hookimpl
+from devinterp.types import Kernel, Target, Transition
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def build(target: Target, *, lr: float, diffusion: float = 0.1) -> Transition:
+    r"""Build SGNHT [1]_.
+
+    At any step size a stationary chain has :math:`E|v|^2 = n \epsilon / 2` exactly, because :math:`\alpha` stops moving only
+    then. For small steps :math:`w` has the law of the target, :math:`v` is :math:`N(0, \epsilon / 2)` and :math:`\alpha` is
+    :math:`N(a, \epsilon / 2n)`. The thermostat takes about :math:`2 a / \epsilon` steps to settle where :math:`a` is not yet
+    the friction that is needed: burn in at least as long.
+
+    Parameters
+    ----------
+    target : Target
+        The posterior to sample.
+    lr : float
+        Step size :math:`\epsilon > 0`, twice the square of the paper's :math:`h`; as in SGHMC.
+    diffusion : float, default: 0.1
+        :math:`a`, in which friction starts and around which it settles when gradients have no noise; positive, at most 1.
+
+    Returns
+    -------
+    Transition
+        With state ``velocity``, and ``friction``: one tensor ``(chain,)`` for all parameters.
+
+    Raises
+    ------
+    InvalidInputError
+        If `diffusion` is out of range.
+
+    References
+    ----------
+    .. [1] N. Ding, Y. Fang, R. Babbush, C. Chen, R. D. Skeel, H. Neven. Bayesian sampling using stochastic gradient
+       thermostats. NeurIPS 2014.
+    """
+    if not 0 < diffusion <= 1:
+        raise InvalidInputError(f"`diffusion` (={diffusion}) must be above 0 and at most 1.")
+    return SGNHT(target, lr, diffusion)
+
+
+@dataclass(frozen=True)
+class SGNHT:
+    """SGNHT with its settings; see `build`."""
+
+    target: Target
+    lr: float
+    diffusion: float
+
+    def init(self, values: list[Tensor]) -> dict[str, list[Tensor]]:
+        """Return the velocity, zero, and the friction of each chain."""
+        return {
+            "velocity": [value.new_zeros(value.shape) for value in values],
+            "friction": [values[0].new_full(values[0].shape[:1], self.diffusion)],
+        }
+
+    def update(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        origin: list[Tensor],
+        state: dict[str, list[Tensor]],
+        noise: Iterable[Tensor],
+    ) -> None:
+        """Move the velocity, then `values`, then the friction one step, in place."""
+        half, target = self.lr / 2, self.target
+        pull = target.localization + target.weight_decay
+        (friction,) = state["friction"]
+        squares, number = friction.new_zeros(friction.shape), 0
+        for value, gradient, start, velocity, xi in zip(
+            values, gradients, origin, state["velocity"], noise, strict=True
+        ):
+            velocity.mul_(_beside(1 - friction, value)).add_(gradient, alpha=-half * target.n_beta)
+            if pull:
+                velocity.add_(value, alpha=-half * pull)
+            if target.localization:
+                velocity.add_(start, alpha=half * target.localization)
+            velocity.add_(xi, alpha=math.sqrt(self.diffusion * self.lr))
+            value.add_(velocity)
+            squares += velocity.square().reshape(len(friction), -1).sum(1)
+            number += velocity[0].numel()
+        friction.add_(squares / number - half)
+
+    def terms(
+        self,
+        values: list[Tensor],
+        gradients: list[Tensor],
+        origin: list[Tensor],
+        state: dict[str, list[Tensor]],
+        noise: list[Tensor],
+    ) -> dict[str, list[Tensor]]:
+        """Return what is left of the velocity, and the drifts and noise that are added to it."""
+        half, target = self.lr / 2, self.target
+        keep = 1 - state["friction"][0]
+        return {
+            "velocity": [_beside(keep, v) * v for v in state["velocity"]],
+            "gradient": [-half * target.n_beta * g for g in gradients],
+            "localization": [-half * target.localization * (w - w0) for w, w0 in zip(values, origin, strict=True)],
+            "weight_decay": [-half * target.weight_decay * w for w in values],
+            "noise": [math.sqrt(self.diffusion * self.lr) * xi for xi in noise],
+        }
+
+
+def _beside(number: Tensor, value: Tensor) -> Tensor:
+    """Return one number for each chain, ``(chain,)``, so that it multiplies a tensor ``(chain, *shape)``."""
+    return number.view(-1, *[1] * (value.ndim - 1))
+
+
+@hookimpl
+def devinterp_kernels() -> list[Kernel]:
+    """Register SGNHT."""
+    return [Kernel(name="sgnht", build=build)]
