@@ -1,0 +1,213 @@
+"""What sampling reaches on one GPU. Run with ``pytest -m gpu tests/benchmarks -s`` where there is one.
+
+Figures are printed, for docs/performance.md; a benchmark fails only where it contradicts what the docs promise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from devinterp.models.masks import as_param_masks
+from devinterp.sampling.chain import run_chains
+from devinterp.sampling.grouping import grouped
+from devinterp.sampling.loss import NextTokenLoss
+from devinterp.sampling.prepare import prepare
+from devinterp.sampling.problem import Problem
+from devinterp.sampling.settings import Settings
+from devinterp.slt.sampling import sample
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.benchmark,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+#: Dense bfloat16 peak, FLOP/s, by a part of the device's name.
+PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
+SGLD = {"lr": 1e-7, "n_beta": 30.0, "localization": 100.0}
+
+
+def report(what: str, **figures: float | str) -> None:
+    """Print figures, to be copied into docs/performance.md."""
+    shown = (
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items()
+    )
+    print(f"\n{what}: " + ", ".join(shown), flush=True)
+
+
+def half_billion() -> nn.Module:
+    """Return a random-weight model of 0.5 billion parameters with 151,936 words, in bfloat16 on the GPU."""
+    import transformers
+
+    config = transformers.Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=896,
+        intermediate_size=4864,
+        num_hidden_layers=24,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        return transformers.Qwen2ForCausalLM(config).to(torch.bfloat16).eval()
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """Return how long a function takes, device included."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def run_one_chain(problem: Problem) -> None:
+    """Run one chain and discard its draws."""
+    (name, masks), *_ = problem.restrictions.items()
+    with grouped(problem, name, masks, [0], mode="sequential") as groups:
+        for group, chains in groups:
+            for _ in run_chains(group, restriction=0, chains=chains):
+                pass
+
+
+def problem_of(model: nn.Module, restriction: str | None, *, draws: int, batch: int, **options: Any) -> Problem:
+    """Return a prepared run on random tokens, 1,024 to a sequence."""
+    data = torch.randint(model.config.vocab_size, (4 * batch, 1024), generator=torch.Generator().manual_seed(0))
+    settings = Settings(num_chains=1, num_draws=draws, batch_size=batch, **SGLD, **options)
+    masks = as_param_masks(model, restriction)
+    problem, _ = prepare(model, data, {"a": (data, 1)}, settings, restrictions={restriction or "full": masks})
+    return problem
+
+
+def test_half_a_billion_parameters() -> None:
+    model, batch, steps = half_billion(), 16, 12
+    num = sum(p.numel() for p in model.parameters())
+    problem = problem_of(model, None, draws=1, batch=batch, num_burnin_steps=steps)
+    run_one_chain(problem)  # warm up
+    torch.cuda.reset_peak_memory_stats()
+    base = torch.cuda.memory_allocated()
+    elapsed = seconds(lambda: run_one_chain(problem))
+    tokens = (steps + 1) * batch * 1024
+    # Six FLOPs for each parameter and token of a step, two for each of an evaluation (a third of the step's).
+    flops = 6 * num * tokens + 2 * num * batch * 1024
+    peak = next((value for key, value in PEAKS.items() if key in torch.cuda.get_device_name()), float("nan"))
+    report(
+        "0.5B parameters, bfloat16, batch 16 x 1024",
+        device=torch.cuda.get_device_name(),
+        loss=problem.paths["loss"],
+        tokens_per_second=tokens / elapsed,
+        fraction_of_peak=flops / elapsed / peak,
+        gib_above_model=(torch.cuda.max_memory_allocated() - base) / 2**30,
+        model_gib=base / 2**30,
+    )
+
+
+def test_loss_in_chunks_against_all_logits() -> None:
+    model = half_billion()
+    problem = problem_of(model, None, draws=1, batch=16)
+    fast, plain = problem.loss, NextTokenLoss(problem.loss.adapter)
+    batch, _ = problem.rows.batch(problem.rows.ids[:16])
+
+    def step(loss: Any) -> None:
+        loss.mean(model, batch, None)[0].backward()
+        model.zero_grad(set_to_none=True)
+
+    for name, loss in (("chunked", fast), ("plain", plain)):
+        step(loss)
+        torch.cuda.reset_peak_memory_stats()
+        base = torch.cuda.memory_allocated()
+        elapsed = min(seconds(lambda loss=loss: step(loss)) for _ in range(3))
+        peak = (torch.cuda.max_memory_allocated() - base) / 2**30
+        report(f"forward and backward, {name}", seconds=elapsed, gib_above_model=peak)
+
+
+def test_one_head_of_the_last_layer() -> None:
+    model, draws = half_billion(), 12
+    whole, head = (problem_of(model, name, draws=draws, batch=16) for name in (None, "l23h0"))
+    for problem in (whole, head):
+        run_one_chain(problem)
+    elapsed = {name: seconds(lambda p=p: run_one_chain(p)) / draws for name, p in (("full", whole), ("l23h0", head))}
+    report(
+        "seconds per draw (a step and an evaluation of 16 x 1024 tokens)",
+        full=elapsed["full"],
+        l23h0=elapsed["l23h0"],
+        ratio=elapsed["full"] / elapsed["l23h0"],
+        prefix=head.paths["prefix/l23h0"],
+    )
+    assert elapsed["full"] > elapsed["l23h0"]
+
+
+class Regression(nn.Module):
+    """A two-layer network on the line."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            nn.Linear(8, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)[..., 0]
+
+
+def test_32_chains_of_a_small_model() -> None:
+    model, points = Regression(310).cuda(), torch.randn(1024, 9)
+    elapsed = {}
+    for mode in ("sequential", "vectorized"):
+        for steps in (20, 300):
+            elapsed[mode] = seconds(
+                lambda mode=mode, steps=steps: sample(
+                    model,
+                    (points[:, :8], points[:, 8]),
+                    loss_fn=lambda m, batch: (m(batch[0]) - batch[1]) ** 2,
+                    num_chains=32,
+                    num_draws=steps,
+                    batch_size=256,
+                    num_init_loss_batches=1,
+                    chains=mode,
+                    progress=False,
+                    **SGLD,
+                )
+            )
+    report("100,000 parameters, 32 chains, 300 steps", **elapsed, ratio=elapsed["sequential"] / elapsed["vectorized"])
+    assert elapsed["sequential"] > elapsed["vectorized"]
+
+
+def test_same_numbers_as_on_the_cpu() -> None:
+    model, points = Regression(27), torch.randn(1024, 9)
+    settings = {
+        "num_chains": 2,
+        "num_draws": 5,
+        "batch_size": 256,
+        "num_init_loss_batches": 1,
+        "noise_level": 0.0,
+        **SGLD,
+    }
+    # Without noise: the random streams of the two devices differ.
+    found = [
+        sample(
+            model,
+            (points[:, :8], points[:, 8]),
+            loss_fn=lambda m, batch: (m(batch[0]) - batch[1]) ** 2,
+            device=device,
+            chains="sequential",
+            progress=False,
+            **settings,
+        )
+        for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(
+        torch.as_tensor(found[0]["trace/loss"].values),
+        torch.as_tensor(found[1]["trace/loss"].values),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    assert next(model.parameters()).device.type == "cpu"
