@@ -3,5 +3,8 @@
 from __future__ import annotations
 
 from devinterp.analyses.bif import compute_bif
+from devinterp.slt._one_call import sample_then
 
-__all__ = ["compute_bif"]
+__all__ = ["bif", "compute_bif"]
+
+bif = sample_then(compute_bif, "bif")
