@@ -20,6 +20,9 @@ BATCH, SEQUENCE, TOKEN, POSITION = "batch", "sequence", "token", "position"
 
 TRACE, OBSERVABLES, METRICS, STATUS = "trace", "observables", "metrics", "status"
 
+#: Variables of runs that keep moments instead of losses.
+MEAN_LOSS, LOSS_MEAN, LOSS_COMOMENT, TASK = "mean_loss", "loss_mean", "loss_comoment", "task"
+
 #: States of a chain, in ``status/state``.
 PENDING, RUNNING, FINISHED, DIVERGED, INTERRUPTED = "pending", "running", "finished", "diverged", "interrupted"
 STATES = (PENDING, RUNNING, FINISHED, DIVERGED, INTERRUPTED)
@@ -33,6 +36,10 @@ DIMS: dict[str, tuple[str, ...]] = {
     "trace/init_loss": (CHAIN, POSITION),
     "trace/init_loss_se": (CHAIN, POSITION),
     "trace/init_loss_mean_se": (CHAIN,),
+    "trace/mean_loss": (RESTRICTION, CHAIN, STEP),
+    "observables/*/mean_loss": (RESTRICTION, CHAIN, DRAW),
+    "observables/*/loss_mean": (RESTRICTION, CHAIN, SEQUENCE, POSITION),
+    "observables/*/loss_comoment": (RESTRICTION, CHAIN, TASK, SEQUENCE, POSITION),
     "observables/*/loss": (RESTRICTION, CHAIN, DRAW, SEQUENCE, POSITION),
     "observables/*/init_loss": (SEQUENCE, POSITION),
     "observables/*/token_ids": (SEQUENCE, TOKEN),
@@ -70,10 +77,12 @@ def variable_paths(tree: xr.DataTree) -> Iterator[str]:
 
 
 def missing(tree: xr.DataTree, requires: Iterable[str]) -> list[str]:
-    """Return those of the required paths that a run lacks; ``*`` stands for any one group or variable."""
+    """Return those of the required paths that a run lacks; ``*`` stands for any one group or variable, ``a|b`` for either."""
     have = [path.split("/") for path in variable_paths(tree)]
 
     def present(pattern: str) -> bool:
+        if "|" in pattern:
+            return any(present(either) for either in pattern.split("|"))
         parts = pattern.strip("/").split("/")
         return any(
             len(path) == len(parts) and all(fnmatchcase(a, b) for a, b in zip(path, parts, strict=True))

@@ -216,6 +216,10 @@ class Draw:
         Per-token losses at the draw, float32 of shape ``(sequence, position)``, by observable.
     error : str or None
         Why the chain ended here, when it diverged; None for a healthy chain.
+    loss_name : str
+        Variable that holds `loss` and `observables`: ``"loss"``, or ``"mean_loss"`` where they are means over sequences.
+    summaries : dict of str to numpy.ndarray
+        Arrays of the whole chain, by the path of their variable; with its last draw.
     """
 
     restriction: int
@@ -226,6 +230,8 @@ class Draw:
     index: int | None = None
     observables: Mapping[str, np.ndarray] = field(default_factory=dict)
     error: str | None = None
+    loss_name: str = "loss"
+    summaries: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_steps(self) -> int:

@@ -65,6 +65,10 @@ class RunLayout:
         Names of the per-step metrics.
     loss_dims : tuple of str
         Dims of a sample's loss: ``("position",)`` for language models, ``()`` for one loss per sample.
+    record : {"token", "sequence", "moments"}
+        What of the losses is kept.
+    loss_dtype : {"float32", "float16"}
+        Of the losses along chains.
     """
 
     restrictions: Mapping[str, int]
@@ -78,11 +82,16 @@ class RunLayout:
     observables: Mapping[str, ObservableLayout] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     loss_dims: tuple[str, ...] = (POSITION,)
+    record: str = "token"
+    loss_dtype: str = "float32"
 
     @property
     def loss_shape(self) -> tuple[int, ...]:
         """Return the shape of one sample's loss."""
         return self.init_loss.shape[self.init_loss.ndim - len(self.loss_dims) :]
+
+
+_NATS = {"units": "nats"}
 
 
 @dataclass(frozen=True)
@@ -132,17 +141,27 @@ def loss_chunks(num_rows: int, num_samples: int, sample_bytes: int) -> tuple[int
     return rows, samples
 
 
-def _losses(path: str, rows: str, samples: str, shape: tuple[int, ...], loss_dims: tuple[str, ...]) -> ArraySpec:
-    num_rows, num_samples, *loss_shape = shape[2:]
-    num, per = loss_chunks(num_rows, num_samples, 4 * math.prod(loss_shape))
+def _losses(
+    group: str, rows: str, samples: str, layout: RunLayout, num_rows: int, num_samples: int, loss_shape: tuple[int, ...]
+) -> ArraySpec:
+    """Return the losses along chains of a group: of tokens or sequences, or their mean at each step or draw."""
+    pair = (len(layout.restrictions), layout.num_chains)
+    if layout.record == "moments":
+        path = f"{group}/{schema.MEAN_LOSS}"
+        chunks = (1, 1, max(1, min(num_rows, 2**18)))
+        return ArraySpec(path, (RESTRICTION, CHAIN, rows), (*pair, num_rows), chunks, np.float32, np.nan, attrs=_NATS)
+    if layout.record == "sequence":
+        loss_shape = ()
+    dtype = np.dtype(layout.loss_dtype)
+    num, per = loss_chunks(num_rows, num_samples, dtype.itemsize * math.prod(loss_shape))
     return ArraySpec(
-        path,
-        (RESTRICTION, CHAIN, rows, samples, *loss_dims),
-        shape,
+        f"{group}/loss",
+        (RESTRICTION, CHAIN, rows, samples, *(layout.loss_dims if loss_shape else ())),
+        (*pair, num_rows, num_samples, *loss_shape),
         (1, 1, num, per, *(max(1, n) for n in loss_shape)),
-        np.float32,
+        dtype,
         np.nan,
-        attrs={"units": "nats"},
+        attrs=_NATS,
     )
 
 
@@ -205,12 +224,11 @@ def array_specs(layout: RunLayout) -> list[ArraySpec]:
 def _trace_specs(layout: RunLayout) -> list[ArraySpec]:
     trace, loss_dims = schema.TRACE, layout.loss_dims
     num_batch = layout.sequence_id.shape[2]
-    shape = (len(layout.restrictions), layout.num_chains, layout.num_steps, num_batch, *layout.loss_shape)
     start = (RESTRICTION, CHAIN)[2 - (layout.init_loss.ndim - len(loss_dims)) :]
     return [
         _fixed(f"{trace}/{STEP}", (STEP,), np.arange(layout.num_steps)),
         *_position_spec(trace, loss_dims, layout.loss_shape),
-        _losses(f"{trace}/loss", STEP, BATCH, shape, loss_dims),
+        _losses(trace, STEP, BATCH, layout, layout.num_steps, num_batch, layout.loss_shape),
         _fixed(f"{trace}/sequence_id", (CHAIN, STEP, BATCH), layout.sequence_id, np.int64),
         _fixed(f"{trace}/init_loss", (*start, *loss_dims), layout.init_loss, np.float32, units="nats"),
         _fixed(f"{trace}/init_loss_se", (*start, *loss_dims), layout.init_loss_se, np.float32, units="nats"),
@@ -221,16 +239,48 @@ def _trace_specs(layout: RunLayout) -> list[ArraySpec]:
 def _observable_specs(name: str, observable: ObservableLayout, layout: RunLayout) -> list[ArraySpec]:
     group, loss_dims = f"{schema.OBSERVABLES}/{name}", layout.loss_dims
     num_sequences, *loss_shape = observable.init_loss.shape
-    shape = (len(layout.restrictions), layout.num_chains, len(layout.draw_steps), num_sequences, *loss_shape)
+    num_draws = len(layout.draw_steps)
     specs = [
         *_position_spec(group, loss_dims, tuple(loss_shape)),
-        _losses(f"{group}/loss", DRAW, SEQUENCE, shape, loss_dims),
+        _losses(group, DRAW, SEQUENCE, layout, num_draws, num_sequences, tuple(loss_shape)),
+        *_moment_specs(group, layout, (num_sequences, *loss_shape)),
         _fixed(f"{group}/init_loss", (SEQUENCE, *loss_dims), observable.init_loss, np.float32, units="nats"),
         _fixed(f"{group}/sequence_id", (SEQUENCE,), observable.sequence_id, np.int64),
     ]
     if observable.token_ids is not None:
         specs.append(_fixed(f"{group}/token_ids", (SEQUENCE, TOKEN), observable.token_ids, np.int64))
     return specs
+
+
+def _moment_specs(group: str, layout: RunLayout, shape: tuple[int, ...]) -> list[ArraySpec]:
+    if layout.record != "moments":
+        return []
+    pair = (len(layout.restrictions), layout.num_chains)
+    tokens, tasks = (SEQUENCE, *layout.loss_dims), tuple(layout.observables)
+    tile = (1, 1, *_fixed_chunks(shape, 4))
+    return [
+        ArraySpec(
+            f"{group}/{schema.TASK}", (schema.TASK,), (len(tasks),), (len(tasks),), str, "", np.array(tasks, object)
+        ),
+        ArraySpec(
+            f"{group}/{schema.LOSS_MEAN}",
+            (RESTRICTION, CHAIN, *tokens),
+            (*pair, *shape),
+            tile,
+            np.float32,
+            np.nan,
+            attrs=_NATS,
+        ),
+        ArraySpec(
+            f"{group}/{schema.LOSS_COMOMENT}",
+            (RESTRICTION, CHAIN, schema.TASK, *tokens),
+            (*pair, len(tasks), *shape),
+            (1, *tile),
+            np.float32,
+            np.nan,
+            attrs={"units": "nats^2"},
+        ),
+    ]
 
 
 def _position_spec(group: str, loss_dims: tuple[str, ...], loss_shape: tuple[int, ...]) -> list[ArraySpec]:
