@@ -259,7 +259,7 @@ def test_padded_text_of_a_huggingface_model(side):
 
 
 def test_padding_needs_a_model_that_takes_a_mask():
-    with pytest.raises(InvalidInputError, match="tokens are masked, but TinyModel.forward takes no `attention_mask`"):
+    with pytest.raises(InvalidInputError, match=r"tokens are masked, but TinyModel.forward takes no `attention_mask`"):
         run(make(), padded())
 
 
@@ -272,9 +272,9 @@ def test_a_position_that_is_padding_everywhere():
 
 
 def test_columns_must_agree():
-    with pytest.raises(InvalidInputError, match="`dataset` must hold columns .* lengths are: 0 24, 1 23"):
+    with pytest.raises(InvalidInputError, match=r"`dataset` must hold columns .* lengths are: 0 24, 1 23"):
         run(Classifier(), (pairs()[0], pairs()[1][1:]), loss_fn=classify)
-    with pytest.raises(InvalidInputError, match="observable 'code' must hold columns .* 1 float without length"):
+    with pytest.raises(InvalidInputError, match=r"observable 'code' must hold columns .* 1 float without length"):
         run(observables={"code": (ids("code"), 2.5)})
 
 

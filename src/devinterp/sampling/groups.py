@@ -84,7 +84,8 @@ class SingleChain(ChainGroup):
             batch, attention_mask = self.problem.rows.batch(part)
             with self._after_prefix(_DATASET, self.problem.rows, part):
                 mean, losses = loss.mean(self.problem.model, batch, attention_mask)
-            (mean / len(parts)).backward()  # type: ignore[no-untyped-call]
+            if mean.requires_grad:  # else the loss does not depend on what moves: its gradient is zero
+                (mean / len(parts)).backward()  # type: ignore[no-untyped-call]
             valid = loss.valid(attention_mask)
             recorded.append(masked(losses, valid))
             finite.append(all_finite(losses, valid))
@@ -161,7 +162,8 @@ class VectorizedChains(ChainGroup):
                 batch = map_tensors(batch, partial(_per_chain, num=len(parts)))
                 attention_mask = None if attention_mask is None else _per_chain(attention_mask, num=len(parts))
             mean, losses = self._run(batch, attention_mask, shared=shared)
-            (mean.sum() / num).backward()  # type: ignore[no-untyped-call]
+            if mean.requires_grad:  # else the loss does not depend on what moves: its gradient is zero
+                (mean.sum() / num).backward()  # type: ignore[no-untyped-call]
             losses, sound = self._mark(losses.detach(), attention_mask)
             recorded.append(losses)
             finite.append(sound)

@@ -8,9 +8,12 @@ import json
 import platform
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import is_dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,6 +42,7 @@ def config(problem: Problem, loss_dims: tuple[str, ...]) -> dict[str, Any]:
 def fingerprints(problem: Problem) -> dict[str, Any]:
     """Return a hash for each thing that decides a run's numbers and is no setting."""
     return {
+        "model": describe_model(problem.model),
         "weights": hash_weights(problem.model),
         "dataset": hash_rows(problem.rows),
         "loss": describe_loss(problem.loss),
@@ -72,6 +76,13 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: st
         elif have != want:
             lines.append(f"{prefix}{key}: the store has {_short(have)}, this run {_short(want)}")
     return lines
+
+
+def describe_model(model: nn.Module) -> str:
+    """Return the class of a model and the mode it is in, which decides on dropout and batch statistics."""
+    training = [module.training for module in model.modules()]
+    mode = "train mode" if all(training) else f"train mode in {sum(training)} modules" if any(training) else "eval mode"
+    return f"{type(model).__qualname__} in {mode}"
 
 
 def hash_weights(model: nn.Module) -> str:
@@ -117,19 +128,93 @@ def describe_loss(loss: Loss) -> str:
 
 
 def _describe_function(function: LossFunction) -> str:
-    name = getattr(function, "__qualname__", type(function).__qualname__)
+    named = function.func if isinstance(function, partial) else function
     digest = hashlib.blake2b(digest_size=16)
+    _update_value(digest, function, {})
+    return f"{getattr(named, '__qualname__', type(named).__qualname__)} {digest.hexdigest()}"
+
+
+def _update_value(digest: Any, value: Any, seen: dict[int, Any]) -> None:
+    """Add to a hash what a loss function is, or holds: source, constants, tensors, and functions of its own module.
+
+    What is none of these (an open file, a logger) adds only its type.
+    """
+    if id(value) in seen:
+        return
+    digest.update(type(value).__qualname__.encode())
+    if value is None or isinstance(value, str | int | float | complex | bytes):
+        digest.update(repr(value).encode())
+        return
+    seen[id(value)] = value  # held, so that nothing else gets its id meanwhile
+    if isinstance(value, Tensor):
+        _update(digest, "", value)
+    elif isinstance(value, np.ndarray):
+        digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+    else:
+        for part in _parts(value):
+            _update_value(digest, part, seen)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """Return what a function, a container or an object is made of."""
+    if isinstance(value, FunctionType):
+        cells = [_contents(cell) for cell in value.__closure__ or ()]
+        return [_source(value), value.__defaults__, value.__kwdefaults__, *cells, *_own_globals(value)]
+    if isinstance(value, MethodType):
+        return [value.__func__, *_held(value.__self__)]
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, nn.Module):
+        return [value.state_dict(), value.training, _source(type(value))]
+    if isinstance(value, Mapping):
+        return [part for item in value.items() for part in item]
+    if isinstance(value, list | tuple):
+        return value
+    if isinstance(value, set | frozenset):
+        return sorted(repr(part) for part in value if isinstance(part, str | int | float))
+    return _held(value) if callable(value) or is_dataclass(value) else []
+
+
+def _held(value: Any) -> list[Any]:
+    if isinstance(value, nn.Module):
+        return [value]
+    return [_source(type(value)), vars(value)] if not isinstance(value, type) and hasattr(value, "__dict__") else []
+
+
+def _contents(cell: CellType) -> Any:
     try:
-        digest.update(textwrap.dedent(inspect.getsource(function)).encode())
-    except (OSError, TypeError):
-        digest.update(getattr(getattr(function, "__code__", None), "co_code", b""))
-    for cell in getattr(function, "__closure__", None) or ():
-        contents = cell.cell_contents
-        if isinstance(contents, Tensor):
-            _update(digest, "closure", contents)
-        elif isinstance(contents, str | int | float | bool | bytes | None | tuple):
-            digest.update(repr(contents).encode())
-    return f"{name} {digest.hexdigest()}"
+        return cell.cell_contents
+    except ValueError:  # not yet bound
+        return None
+
+
+def _own_globals(function: FunctionType) -> list[Any]:
+    """Return the constants a function takes from its module, and the functions it calls there."""
+    found = []
+    for name in sorted({name for code in _codes(function.__code__) for name in code.co_names}):
+        value = function.__globals__.get(name)
+        theirs = isinstance(value, FunctionType) and value.__module__ != function.__module__
+        if not theirs and not isinstance(value, ModuleType | type):
+            found += [name, value]
+    return found
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield a function's code and that of the functions written inside it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _source(value: FunctionType | type) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(value))
+    except (OSError, TypeError):  # typed in at a prompt, or compiled
+        code = getattr(value, "__code__", None)
+        return (
+            "" if code is None else f"{code.co_code.hex()}{[c for c in code.co_consts if not isinstance(c, CodeType)]}"
+        )
 
 
 def _update(digest: Any, name: str, tensor: Tensor) -> None:

@@ -20,6 +20,7 @@ from devinterp.sampling.order import chain_batches, observable_rows
 from devinterp.sampling.problem import Observable, Problem
 from devinterp.sampling.rows import as_tokens, check_tokens, num_rows, read_rows
 from devinterp.sampling.settings import Settings
+from devinterp.sampling.weights import unchanged
 from devinterp.types import Kernel, ModelAdapter
 
 
@@ -45,26 +46,29 @@ def prepare(
     kernel = check_kernel(settings)
     check_finite_weights(model)
     model = on_device(model, device)
-    where = next(model.parameters()).device
-    total = num_rows(dataset, name="`dataset`")
-    rows = read_rows(dataset, _rows_of_run(settings, total), name="`dataset`").to(where)
-    watched = _read_observables(observables or {}, settings, where)
-    loss = _make_loss(model, loss_fn, adapter)
-    if isinstance(loss, NextTokenLoss):
-        rows = as_tokens(rows, name="`dataset`")
-        watched = {n: replace(o, rows=as_tokens(o.rows, name=f"observable {n!r}")) for n, o in watched.items()}
-        vocab_size = loss.adapter.vocab_size(model)
-        check_tokens(rows, vocab_size, name="`dataset`")
-        for name, observable in watched.items():
-            check_tokens(observable.rows, vocab_size, name=f"observable {name!r}")
-    problem = Problem(model, loss, rows, total, watched, restrictions, kernel, settings)
-    dims = check_loss(problem, loss_dims)
-    if isinstance(loss, NextTokenLoss):
-        batch, mask = rows.batch(rows.ids[: min(settings.batch_size, 2)])
-        assert isinstance(batch, torch.Tensor)
-        loss, note = fastest_loss(loss, model, batch, mask)
-        problem = replace(problem, loss=loss, paths={"loss": note})
-    return problem, dims
+    with unchanged(model):  # the mode it is in may let a forward pass change its buffers
+        where = next(model.parameters()).device
+        total = num_rows(dataset, name="`dataset`")
+        rows = read_rows(dataset, _rows_of_run(settings, total), name="`dataset`").to(where)
+        watched = _read_observables(observables or {}, settings, where)
+        loss = _make_loss(model, loss_fn, adapter)
+        if isinstance(loss, NextTokenLoss):
+            rows = as_tokens(rows, name="`dataset`")
+            watched = {n: replace(o, rows=as_tokens(o.rows, name=f"observable {n!r}")) for n, o in watched.items()}
+            vocab_size = loss.adapter.vocab_size(model)
+            check_tokens(rows, vocab_size, name="`dataset`")
+            for name, observable in watched.items():
+                check_tokens(observable.rows, vocab_size, name=f"observable {name!r}")
+        problem = Problem(model, loss, rows, total, watched, restrictions, kernel, settings)
+        dims = check_loss(problem, loss_dims)
+        if isinstance(loss, CustomLoss):
+            check_gradient(problem)
+        if isinstance(loss, NextTokenLoss):
+            batch, mask = rows.batch(rows.ids[: min(settings.batch_size, 2)])
+            assert isinstance(batch, torch.Tensor)
+            loss, note = fastest_loss(loss, model, batch, mask)
+            problem = replace(problem, loss=loss, paths={"loss": note})
+        return problem, dims
 
 
 def check_kernel(settings: Settings) -> Kernel:
@@ -157,6 +161,20 @@ def check_loss(problem: Problem, loss_dims: Sequence[str] | None) -> tuple[str, 
         )
         dims = _name_dims(checked.shape[1:], rows.token_ids is not None, loss_dims, f"{source} on {name}")
     return dims
+
+
+def check_gradient(problem: Problem) -> None:
+    """Raise unless the loss can be differentiated with respect to the model's parameters."""
+    batch, mask = problem.rows.batch(problem.rows.ids[:2])
+    with unchanged(problem.model):
+        for parameter in problem.model.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
+        losses = problem.loss.losses(problem.model, batch, mask)
+    if not losses.requires_grad:
+        raise InvalidInputError(
+            "`loss_fn` returned losses without a gradient: compute them with torch from the model's output, and leave out "
+            "`torch.no_grad()`, `.detach()` and `.item()`."
+        )
 
 
 def _name_dims(shape: Sequence[int], is_text: bool, loss_dims: Sequence[str] | None, source: str) -> tuple[str, ...]:
