@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, TypeAlias, final
+from typing import final
 
 import numpy as np
 
 from devinterp import schema
-from devinterp.errors import InvalidInputError
+from devinterp.sampling.chain import Start
+from devinterp.sampling.settings import Settings
 from devinterp.store.states import ChainState
 from devinterp.types import Draw
 
-Record: TypeAlias = Literal["token", "sequence", "moments"]
-RECORDS: tuple[Record, ...] = ("token", "sequence", "moments")
 _PREFIX = "recorded."
 
 
 class Recorder(ABC):
     """Turns draws with all their losses into what is stored. The default stores everything."""
 
-    def record(self, items: Iterable[Draw | ChainState]) -> Iterator[Draw | ChainState]:
-        """Yield what is to be stored, one item for each that comes in; states gain what the recorder has gathered."""
-        for item in items:
-            if isinstance(item, Draw):
-                yield self.reduce(item)
-            else:
-                yield replace(item, arrays={**item.arrays, **self.save(item.chains)})
+    def extend(self, state: ChainState) -> ChainState:
+        """Return a state with what the recorder has gathered added."""
+        return replace(state, arrays={**state.arrays, **self.save(state.chains)})
 
     @abstractmethod
     def reduce(self, draw: Draw) -> Draw:
@@ -38,9 +33,12 @@ class Recorder(ABC):
         """Return what has been gathered for some chains, as arrays of a `ChainState`."""
         return {}
 
-    def restore(self, state: ChainState) -> ChainState:
-        """Take back what `save` gave, and return the state without it."""
-        return replace(state, arrays={k: v for k, v in state.arrays.items() if not k.startswith(_PREFIX)})
+    def resume(self, start: Start) -> Start:
+        """Take back what `save` gave, and return the start without it."""
+        if start.state is None:
+            return start
+        arrays = {name: found for name, found in start.state.arrays.items() if not name.startswith(_PREFIX)}
+        return replace(start, state=replace(start.state, arrays=arrays))
 
 
 @final
@@ -96,12 +94,14 @@ class Moments(Recorder):
         """Return the running moments of some chains."""
         return {f"{_PREFIX}{chain}": self._running[chain].arrays() for chain in chains if chain in self._running}
 
-    def restore(self, state: ChainState) -> ChainState:
-        """Take back the running moments."""
-        for name, arrays in state.arrays.items():
+    def resume(self, start: Start) -> Start:
+        """Take back the running moments; without a state, steps must be taken anew to gather them."""
+        if start.state is None:
+            return replace(start, recorded=0)
+        for name, arrays in start.state.arrays.items():
             if name.startswith(_PREFIX):
                 self._running[int(name.removeprefix(_PREFIX))] = _Running.of(arrays)
-        return super().restore(state)
+        return replace(super().resume(start), recorded=start.state.step)
 
 
 class _Running:
@@ -167,19 +167,8 @@ def mean_of_rows(losses: np.ndarray, keep: int) -> np.ndarray:
         return np.asarray(total / counted.sum(axis=axes), np.float32)
 
 
-def recorder(how: Record, num_steps: int) -> Recorder:
-    """Return the recorder of a run of `num_steps` steps.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is none of that name.
-    """
-    check_record(how)
-    return {"token": Tokens, "sequence": Sequences}[how]() if how != "moments" else Moments(num_steps)
-
-
-def check_record(how: str) -> None:
-    """Raise unless there is a recorder of that name."""
-    if how not in RECORDS:
-        raise InvalidInputError(f"`record` (={how!r}) must be one of {', '.join(map(repr, RECORDS))}.")
+def recorder(settings: Settings) -> Recorder:
+    """Return the recorder that the settings of a run ask for."""
+    if settings.record == "moments":
+        return Moments(settings.num_steps)
+    return Sequences() if settings.record == "sequence" else Tokens()

@@ -45,6 +45,8 @@ class Settings:
     match_sampling_input_ids_across_chains: bool = True
     init_noise: float | None = None
     save_metrics: bool = False
+    record: str = "token"
+    loss_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -58,6 +60,8 @@ class Settings:
             _check_number("bounding_box_size", self.bounding_box_size, positive=True)
         if self.init_noise is not None:
             _check_number("init_noise", self.init_noise)
+        _check_word("record", self.record, RECORDS)
+        _check_word("loss_dtype", self.loss_dtype, LOSS_DTYPES)
 
     @property
     def num_steps(self) -> int:
@@ -86,6 +90,9 @@ class Settings:
         return {**asdict(self), "sampling_method_kwargs": dict(self.sampling_method_kwargs)}
 
 
+#: What of the losses is kept (`devinterp.sampling.recording`), and in which precision.
+RECORDS, LOSS_DTYPES = ("token", "sequence", "moments"), ("float32", "float16")
+
 _COUNTS = (
     "num_chains",
     "num_draws",
@@ -101,6 +108,11 @@ def _check_count(name: str, value: object, *, least: int) -> None:
     if isinstance(value, bool) or not hasattr(value, "__index__") or int(value.__index__()) < least:
         kind = "a positive whole number" if least == 1 else "a whole number, at least 0"
         raise InvalidInputError(f"`{name}` (={value!r}) must be {kind}.")
+
+
+def _check_word(name: str, value: object, words: tuple[str, ...]) -> None:
+    if value not in words:
+        raise InvalidInputError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, words))}.")
 
 
 def _check_number(name: str, value: object, *, positive: bool = False) -> None:
