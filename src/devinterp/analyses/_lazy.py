@@ -14,8 +14,10 @@ from devinterp.schema import CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE
 
 #: A numpy or a Dask array.
 Array: TypeAlias = Any
-#: The most that one task reads: all draws of the sequences of a stored chunk, or of a part of them.
+#: The most that the traces of one task may take, where stored chunks hold so many sequences that they would take more.
 _READ_BYTES = 256 * 2**20
+#: The most arrays that one task is given.
+_MANY_PIECES = 512
 #: What one task of a matrix product writes.
 TILE_BYTES = 64 * 2**20
 #: From so many blocks on, the scheduler's own work counts; small blocks are joined.
@@ -27,15 +29,66 @@ def is_lazy(array: Array) -> bool:
     return isinstance(array, da.Array)
 
 
-def whole_traces(loss: xr.DataArray) -> Array:
-    """Return losses ``(restriction, chain, draw, sequence, position)`` in tiles that hold all draws of some sequences."""
+class Traces:
+    """All draws of some sequences, whose draws and chains may lie in several arrays: they are joined a few at a time.
+
+    Parameters
+    ----------
+    losses : numpy.ndarray or list
+        Losses ``(restriction, chain, draw, sequence, position)``, or a list along chains of lists along draws of such arrays.
+    """
+
+    def __init__(self, losses: Any) -> None:
+        self.grid: list[list[np.ndarray]] = [
+            [_innermost(piece) for piece in row] for row in (losses if isinstance(losses, list) else [[losses]])
+        ]
+        first = self.grid[0][0]
+        num_chains, num_draws = sum(row[0].shape[1] for row in self.grid), sum(piece.shape[2] for piece in self.grid[0])
+        self.shape: tuple[int, ...] = (first.shape[0], num_chains, num_draws, *first.shape[3:])
+
+    def piece(self, restriction: int, sequences: Any) -> np.ndarray:
+        """Return all draws of a few sequences, ``(chain, draw, sequence, position)``."""
+        rows = [[piece[restriction][:, :, sequences] for piece in row] for row in self.grid]
+        return (
+            rows[0][0] if len(rows) == len(rows[0]) == 1 else np.concatenate([np.concatenate(row, 1) for row in rows])
+        )
+
+    def each(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return a function of every array, joined along chains and draws, which it must keep."""
+        rows = [
+            np.concatenate([function(piece) for piece in row], 2) if len(row) > 1 else function(row[0])
+            for row in self.grid
+        ]
+        return np.concatenate(rows, 1) if len(rows) > 1 else rows[0]
+
+    def early(self) -> np.ndarray:
+        """Return the first few draws of every chain."""
+        rows = [row[0][:, :, :3] for row in self.grid]
+        num_draws = min(row.shape[2] for row in rows)
+        return np.concatenate([row[:, :, :num_draws] for row in rows], 1)
+
+
+def _innermost(piece: Any) -> np.ndarray:
+    while isinstance(piece, list):
+        (piece,) = piece
+    return np.asarray(piece)
+
+
+def stored_traces(loss: xr.DataArray) -> Array:
+    """Return losses ``(restriction, chain, draw, sequence, position)`` in the chunks they are stored in, but whole positions.
+
+    Not joined along draws: a task that needs all draws of some sequences is given all arrays that hold them (`Traces`).
+    """
     array = loss.transpose(RESTRICTION, CHAIN, DRAW, SEQUENCE, POSITION).data
     if not is_lazy(array):
         return np.asarray(array)
-    bytes_each = max(1, array.itemsize * math.prod(array.shape[n] for n in (1, 2, 4)))
-    cut = max(1, _READ_BYTES // bytes_each)
-    sequences = array.chunks[3] if max(array.chunks[3], default=1) <= cut else cut
-    return array.rechunk({0: 1, 1: -1, 2: -1, 3: sequences, 4: -1})
+    stored = max(array.chunks[3], default=1)
+    parts = math.ceil(stored * array.itemsize * math.prod(array.shape[n] for n in (1, 2, 4)) / _READ_BYTES)
+    sequences = array.chunks[3] if parts <= 1 else math.ceil(stored / parts)
+    draws = array.chunks[2]
+    if len(draws) * len(array.chunks[1]) > _MANY_PIECES:
+        draws = max(1, math.ceil(array.shape[2] * len(array.chunks[1]) / _MANY_PIECES))
+    return array.rechunk({0: 1, 2: draws, 3: sequences, 4: -1})
 
 
 def blockwise(
@@ -44,6 +97,7 @@ def blockwise(
     *arguments: tuple[Array, str],
     sizes: dict[str, int] | None = None,
     dtype: Any = np.float32,
+    joined: bool = True,
     **options: Any,
 ) -> Array:
     """Call a function on numpy arrays, or for each block of Dask arrays.
@@ -55,11 +109,13 @@ def blockwise(
     out : str
         One letter for each axis of the result.
     *arguments : (array, str)
-        Arrays with the letters of their axes. Letters that are not in `out` must have one chunk.
+        Arrays with the letters of their axes.
     sizes : dict of str to int, optional
         Length of the axes that only `out` has, and of those whose blocks change their length.
     dtype : dtype, default: float32
         Of the result.
+    joined : bool, default: True
+        Whether blocks along letters that are not in `out` are joined before the call, or given as nested lists.
     **options
         Passed to `function`.
     """
@@ -75,7 +131,7 @@ def blockwise(
         *flat,
         new_axes=new,
         adjust_chunks=changed,
-        concatenate=True,
+        concatenate=joined or None,
         align_arrays=False,
         dtype=dtype,
         meta=np.empty((0,) * len(out), dtype),

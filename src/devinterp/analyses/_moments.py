@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import xarray as xr
 
-from devinterp.analyses._lazy import Array, blockwise, is_lazy, whole_traces
+from devinterp.analyses._lazy import Array, Traces, blockwise, is_lazy, stored_traces
 from devinterp.analyses._means import minibatch_mean, paired_mean
 from devinterp.analyses._run import losses
 from devinterp.analyses.convergence import mcse
@@ -88,8 +88,11 @@ class Moments:
 
 def estimate(run: xr.DataTree, name: str, series: TaskSeries, reference: int | None, errors: Errors) -> Estimate:
     """Return the susceptibilities ``(restriction, sequence, position)`` of an observable's tokens, and their errors."""
-    tiles = whole_traces(losses(run, f"{OBSERVABLES}/{name}"))
-    summed = blockwise(_moments, "rcmst", (tiles, "rcdst"), (series.rise, "rcd"), sizes={"m": 2}, dtype=np.float64)
+    tiles = stored_traces(losses(run, f"{OBSERVABLES}/{name}"))
+    rise = series.rise.rechunk(tiles.chunks[:3]) if is_lazy(tiles) else series.rise
+    summed = blockwise(
+        _moments, "rcmst", (tiles, "rcdst"), (rise, "rcd"), sizes={"m": 2}, dtype=np.float64, joined=False
+    )
     moments = Moments(
         rise=series.rise.mean(axis=2),
         task=series.loss.mean(axis=2),
@@ -108,23 +111,28 @@ def estimate(run: xr.DataTree, name: str, series: TaskSeries, reference: int | N
     return chi, jackknife_error([moments.without(chain).susceptibility(reference) for chain in range(num_chains)])
 
 
-def _moments(tiles: np.ndarray, rise: np.ndarray) -> np.ndarray:
+def _moments(losses: Any, rise: Any) -> np.ndarray:
     """Return the means over draws of the losses and of their products with phi.
 
-    ``(restriction, chain, 2, sequence, position)``, float64.
+    ``(restriction, chain, 2, sequence, position)``, float64. Losses and phi in one array, or in lists of arrays along draws.
     """
-    num_restrictions, num_chains, num_draws, *tokens = tiles.shape
-    found = np.empty((num_restrictions, num_chains, 2, *tokens))
-    weights = np.stack([np.ones_like(rise), rise], axis=2) / num_draws
+    pieces, rises = (found if isinstance(found, list) else [found] for found in (losses, rise))
+    num_restrictions, num_chains, _, *tokens = pieces[0].shape
+    num_draws = sum(piece.shape[2] for piece in pieces)
+    level = sum(piece.sum(2) for piece in rises) / num_draws
+    found = np.zeros((num_restrictions, num_chains, 2, *tokens))
     for r in range(num_restrictions):
         for c in range(num_chains):
-            flat = tiles[r, c].reshape(num_draws, -1)
-            target, single = found[r, c].reshape(2, -1), weights[r, c].astype(np.float32)
-            for start in range(0, flat.shape[1], _COLUMNS):
-                part = slice(start, start + _COLUMNS)
-                # Losses are large and their fluctuations small: without its first value a trace keeps its digits in float32.
-                target[:, part] = single @ (flat[:, part] - flat[0, part])
-            target += weights[r, c].sum(axis=1)[:, None] * flat[0]
+            target, first = found[r, c].reshape(2, -1), pieces[0][r, c, 0].reshape(-1)
+            for piece, values in zip(pieces, rises, strict=True):
+                flat, centred = piece[r, c].reshape(len(values[r, c]), -1), values[r, c] - level[r, c]
+                weights = np.stack([np.ones_like(centred), centred]) / num_draws
+                for start in range(0, flat.shape[1], _COLUMNS):
+                    part = slice(start, start + _COLUMNS)
+                    # In double precision, a few tokens at a time: a susceptibility is a small difference of these means.
+                    target[:, part] += weights @ (flat[:, part] - first[part]).astype(np.float64)
+            target[0] += first
+            target[1] += level[r, c] * target[0]
     return found
 
 
@@ -144,7 +152,7 @@ def _ess_error(tiles: Array, series: TaskSeries, moments: Moments, reference: in
         (_aligned(centre, tiles), "rst"),
         (level, "r"),
     )
-    error = blockwise(_product_error, "rst", *arguments, dtype=np.float64)
+    error = blockwise(_product_error, "rst", *arguments, dtype=np.float64, joined=False)
     if reference is None or own.all():
         return error
     whole = slice(reference, reference + 1)
@@ -156,19 +164,18 @@ def _ess_error(tiles: Array, series: TaskSeries, moments: Moments, reference: in
         (_aligned(centre, tiles)[whole], "rst"),
         (level[whole] * 0, "r"),
     )
-    of_gap = blockwise(_product_error, "rst", *base, dtype=np.float64)
+    of_gap = blockwise(_product_error, "rst", *base, dtype=np.float64, joined=False)
     other = (rise * ~own)[:, None, None]
     return (error**2 + (other * of_gap) ** 2) ** 0.5
 
 
-def _product_error(
-    tiles: np.ndarray, rise: np.ndarray, task: np.ndarray, centre: np.ndarray, level: np.ndarray
-) -> np.ndarray:
+def _product_error(losses: Any, rise: Any, task: Any, centre: np.ndarray, level: np.ndarray) -> np.ndarray:
     """Return the Monte Carlo error of the mean of (phi - level) (L - loss - centre), ``(restriction, sequence, position)``."""
-    error = np.empty(centre.shape)
-    for r in range(len(tiles)):
-        for s in range(tiles.shape[3]):  # one sequence at a time: the series are float64
-            gap = task[r, :, :, None] - tiles[r, :, :, s] - centre[r, s]
+    traces, error = Traces(losses), np.empty(centre.shape)
+    rise, task = (found[0][0] if isinstance(found, list) else found for found in (rise, task))
+    for r in range(traces.shape[0]):
+        for s in range(traces.shape[3]):  # one sequence at a time: the series are float64
+            gap = task[r, :, :, None] - traces.piece(r, slice(s, s + 1))[:, :, 0] - centre[r, s]
             product = (rise[r] - level[r])[:, :, None] * gap
             error[r, s] = mcse(np.moveaxis(product, 2, 0))
     return error

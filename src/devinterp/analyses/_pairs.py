@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.analyses import _traces
-from devinterp.analyses._lazy import TILE_BYTES, Array, blockwise, in_tiles, is_lazy, join, whole_traces
+from devinterp.analyses._lazy import TILE_BYTES, Array, blockwise, in_tiles, is_lazy, join, stored_traces
 from devinterp.analyses._selection import Side
 from devinterp.analyses._top import SIGNS, strongest_products
 from devinterp.analyses._traces import Centring
@@ -45,20 +45,24 @@ class Plan:
         """Return unit rows ``(restriction, sample, sequence[, position])`` of a side."""
         found = []
         for part, slots in zip(side.parts, side.slots, strict=True):
-            tiles = whole_traces(part.loss(run))
+            tiles = stored_traces(part.loss(run))
             num_samples = self.centring.num_samples(*tiles.shape[1:3])
             options: dict[str, Any] = {"centring": self.centring}
             if self.method == "token":
                 width = len(side.position)
                 options |= {"covariance": self.covariance, "slots": slots, "width": width}
                 sizes = {"n": num_samples, "v": width}
-                found.append(blockwise(_traces.token_rows, "rnsv", (tiles, "rcdst"), sizes=sizes, **options))
+                found.append(
+                    blockwise(_traces.token_rows, "rnsv", (tiles, "rcdst"), sizes=sizes, joined=False, **options)
+                )
                 continue
             # Covariances are linear in the traces: their mean over pairs of tokens is the covariance of the means.
             linear = self.method == "sequence" or self.covariance
             function = _traces.sequence_rows if linear else _traces.averaged_rows
             options |= {"covariance": self.covariance} if linear else {}
-            found.append(blockwise(function, "rns", (tiles, "rcdst"), sizes={"n": num_samples}, **options))
+            found.append(
+                blockwise(function, "rns", (tiles, "rcdst"), sizes={"n": num_samples}, joined=False, **options)
+            )
         return join(found, 2)
 
     def product(self, first: Array, second: Array, share: int = 1) -> Array:
@@ -185,7 +189,7 @@ def constant(run: xr.DataTree, side: Side, plan: Plan) -> Array:
     """Return which traces of a side do not vary, so that their correlations are undefined."""
     found = []
     for part, slots in zip(side.parts, side.slots, strict=True):
-        tiles = whole_traces(part.loss(run))
+        tiles = stored_traces(part.loss(run))
         sizes = {} if plan.method == "sequence" else {"v": len(side.position)}
         options = {
             "centring": plan.centring,
@@ -194,7 +198,15 @@ def constant(run: xr.DataTree, side: Side, plan: Plan) -> Array:
             "mean": plan.method == "sequence",
         }
         found.append(
-            blockwise(_traces.constant, "rsv" if sizes else "rs", (tiles, "rcdst"), sizes=sizes, dtype=bool, **options)
+            blockwise(
+                _traces.constant,
+                "rsv" if sizes else "rs",
+                (tiles, "rcdst"),
+                sizes=sizes,
+                dtype=bool,
+                joined=False,
+                **options,
+            )
         )
     return join(found, 1)
 
@@ -204,16 +216,24 @@ def drift_share(run: xr.DataTree, first: Side, second: Side, plan: Plan) -> Arra
     by_chain = Centring(plan.centring.reduce, "chain")
     found: list[tuple[Array, str]] = []
     for side, letter in ((first, "s"), (second, "u")):
-        tiles = [whole_traces(part.loss(run)) for part in side.parts]
+        tiles = [stored_traces(part.loss(run)) for part in side.parts]
         num_samples = by_chain.num_samples(*tiles[0].shape[1:3])
         num_chains = 1 if plan.centring.reduce == "mean" else tiles[0].shape[1]
         trend = [
-            blockwise(_traces.sequence_trends, "rks", (t, "rcdst"), sizes={"k": num_chains}, centring=by_chain)
+            blockwise(
+                _traces.sequence_trends, "rks", (t, "rcdst"), sizes={"k": num_chains}, joined=False, centring=by_chain
+            )
             for t in tiles
         ]
         total = [
             blockwise(
-                _traces.sequence_rows, "rns", (t, "rcdst"), sizes={"n": num_samples}, centring=by_chain, covariance=True
+                _traces.sequence_rows,
+                "rns",
+                (t, "rcdst"),
+                sizes={"n": num_samples},
+                joined=False,
+                centring=by_chain,
+                covariance=True,
             )
             for t in tiles
         ]

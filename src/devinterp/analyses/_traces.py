@@ -1,15 +1,17 @@
 """Loss traces as unit rows, so that a correlation is a scalar product and all correlations are one matrix product.
 
-Functions on numpy arrays: what one task of a lazy computation does. Losses come as ``(restriction, chain, draw, sequence,
-position)`` with all draws of some sequences; rows go out as ``(restriction, sample, sequence, position)``.
+What one task of a lazy computation does. Losses come as ``(restriction, chain, draw, sequence, position)`` with all draws of
+some sequences, in one array or in several (`Traces`); rows go out as ``(restriction, sample, sequence, position)``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+
+from devinterp.analyses._lazy import Traces
 
 #: Losses are handled a few sequences at a time, so that what is in work stays in the processor's cache.
 _CACHE_BYTES = 2**19
@@ -48,20 +50,19 @@ class Centring:
         return self.num_samples(num_chains, num_draws) - means * (2 if self.detrend else 1)
 
 
-def token_rows(
-    losses: np.ndarray, *, centring: Centring, covariance: bool, slots: np.ndarray, width: int
-) -> np.ndarray:
+def token_rows(losses: Any, *, centring: Centring, covariance: bool, slots: np.ndarray, width: int) -> np.ndarray:
     """Return every token's row, float32 ``(restriction, sample, sequence, width)``.
 
     Rows are NaN where a correlation is undefined (constant traces), where losses are missing, and at positions not in `slots`.
     Their scalar products are covariances or correlations.
     """
-    num_restrictions, num_chains, num_draws, num_sequences, _ = losses.shape
+    traces = Traces(losses)
+    num_restrictions, num_chains, num_draws, num_sequences, _ = traces.shape
     shape = (num_restrictions, centring.num_samples(num_chains, num_draws), num_sequences, width)
     whole = width == len(slots)
     rows = np.empty(shape, np.float32) if whole else np.full(shape, np.nan, np.float32)
-    for r, block in _blocks(losses):
-        part = losses[r, :, :, block]
+    for r, block in _blocks(traces):
+        part = traces.piece(r, block)
         centred, squares = _centred(part, centring)
         centred *= _scale(squares, centring.degrees_of_freedom(num_chains, num_draws), covariance)
         target = centred.reshape(-1, part.shape[2], part.shape[3])
@@ -72,16 +73,17 @@ def token_rows(
     return rows
 
 
-def averaged_rows(losses: np.ndarray, *, centring: Centring) -> np.ndarray:
+def averaged_rows(losses: Any, *, centring: Centring) -> np.ndarray:
     """Return each sequence's mean over positions of its tokens' unit rows, float32 ``(restriction, sample, sequence)``.
 
     Their scalar products are correlations averaged over all pairs of positions. Missing positions do not count; a constant
     trace makes the whole sequence NaN.
     """
-    num_restrictions, num_chains, num_draws, num_sequences, _ = losses.shape
+    traces = Traces(losses)
+    num_restrictions, num_chains, num_draws, num_sequences, _ = traces.shape
     rows = np.empty((num_restrictions, centring.num_samples(num_chains, num_draws), num_sequences), np.float32)
-    for r, block in _blocks(losses):
-        part = losses[r, :, :, block]
+    for r, block in _blocks(traces):
+        part = traces.piece(r, block)
         num, length = part.shape[2:]
         centred, squares = _centred(part, centring)
         scale = _scale(squares, 1, covariance=False)
@@ -99,52 +101,52 @@ def averaged_rows(losses: np.ndarray, *, centring: Centring) -> np.ndarray:
     return rows
 
 
-def sequence_rows(losses: np.ndarray, *, centring: Centring, covariance: bool) -> np.ndarray:
+def sequence_rows(losses: Any, *, centring: Centring, covariance: bool) -> np.ndarray:
     """Return the rows of sequences' mean losses, float32 ``(restriction, sample, sequence)``."""
-    means = _position_means(losses)[..., None]
+    means = _position_means(Traces(losses))[..., None]
     one = np.zeros(1, np.int64)
     return token_rows(means, centring=centring, covariance=covariance, slots=one, width=1)[..., 0]
 
 
-def sequence_trends(losses: np.ndarray, *, centring: Centring) -> np.ndarray:
+def sequence_trends(losses: Any, *, centring: Centring) -> np.ndarray:
     """Return the linear trends of sequences' mean losses, ``(restriction, chain, sequence)``.
 
     Scaled so that a product of two is their contribution to the covariance within chains.
     """
-    means = _position_means(losses)
+    means = _position_means(Traces(losses))
+    num_chains, num_draws = means.shape[1:3]
     if centring.reduce == "mean":
         means = means.mean(1, keepdims=True)
     slopes = np.einsum("d,rcds->rcs", _time(means.shape[2]), means - means[:, :, :1])
-    return np.asarray(slopes * centring.degrees_of_freedom(*losses.shape[1:3]) ** -0.5, np.float32)
+    return np.asarray(slopes * centring.degrees_of_freedom(num_chains, num_draws) ** -0.5, np.float32)
 
 
-def _position_means(losses: np.ndarray) -> np.ndarray:
+def _position_means(traces: Traces) -> np.ndarray:
     """Return the mean over positions, leaving out those that are missing in every draw."""
-    means = np.asarray(losses.mean(-1))
-    gaps = np.isnan(means).any(axis=(0, 1, 2))
-    if gaps.any():
-        some = losses[:, :, :, gaps]
+    means = traces.each(lambda losses: np.asarray(losses.mean(-1)))
+    for r, s in np.argwhere(np.isnan(means).any(axis=(1, 2))):
+        some = traces.piece(int(r), slice(s, s + 1))[:, :, 0]
         there = ~np.isnan(some)
         count = there.sum(-1)
-        with np.errstate(invalid="ignore"):
-            found = np.where(there, some, 0).sum(-1) / np.where(
-                count == count.max(axis=(1, 2), keepdims=True), count, np.nan
-            )
-        means[:, :, :, gaps] = np.where(count > 0, found, np.nan)
+        # A draw with fewer losses than another has one that is not a number: it has no mean.
+        means[r, :, :, s] = np.where(there, some, 0).sum(-1) / np.where(
+            (count == count.max()) & (count > 0), count, np.nan
+        )
     return means
 
 
-def constant(losses: np.ndarray, *, centring: Centring, slots: np.ndarray, width: int, mean: bool) -> np.ndarray:
+def constant(losses: Any, *, centring: Centring, slots: np.ndarray, width: int, mean: bool) -> np.ndarray:
     """Return which traces do not vary, so that their correlations are undefined.
 
     Bool ``(restriction, sequence, width)``, or ``(restriction, sequence)`` for the mean losses of sequences.
     """
     # A trace that varies shows it in its first draws: the others are looked at only where these are equal.
-    early = _position_means(losses[:, :, :3])[..., None] if mean else losses[:, :, :3]
-    found = _equal(early, centring)
+    traces = Traces(losses)
+    early = traces.early()
+    found = _equal(_position_means(Traces(early))[..., None] if mean else early, centring)
     for r, s in np.argwhere(found.any(axis=2)):
-        one = losses[r : r + 1, :, :, s : s + 1]
-        found[r, s] = _equal(_position_means(one)[..., None] if mean else one, centring)[0, 0]
+        one = traces.piece(int(r), slice(s, s + 1))[None]
+        found[r, s] = _equal(_position_means(Traces(one))[..., None] if mean else one, centring)[0, 0]
     if mean:
         return found[..., 0]
     placed = np.zeros((*found.shape[:2], width), bool)
@@ -157,8 +159,8 @@ def _equal(values: np.ndarray, centring: Centring) -> np.ndarray:
     return np.asarray((values == first).all(axis=(1, 2)))
 
 
-def _blocks(losses: np.ndarray) -> list[tuple[int, slice]]:
-    num_restrictions, num_chains, num_draws, num_sequences, num_positions = losses.shape
+def _blocks(traces: Traces) -> list[tuple[int, slice]]:
+    num_restrictions, num_chains, num_draws, num_sequences, num_positions = traces.shape
     per_block = max(1, _CACHE_BYTES // max(1, 4 * num_chains * num_draws * num_positions))
     starts = range(0, num_sequences, per_block)
     return [
