@@ -14,6 +14,7 @@ from torch import nn
 from devinterp import plugins, schema
 from devinterp.errors import InvalidInputError
 from devinterp.models.masks import ParamMasks, as_param_masks
+from devinterp.sampling.grouping import MODES
 from devinterp.sampling.initial import check_finite_weights
 from devinterp.sampling.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses, fastest_loss
 from devinterp.sampling.order import chain_batches, observable_rows
@@ -89,6 +90,12 @@ def check_model(model: object) -> None:
         raise InvalidInputError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     if not any(True for _ in model.parameters()):
         raise InvalidInputError(f"{type(model).__name__} has no parameters: there is nothing to sample.")
+
+
+def check_mode(chains: object) -> None:
+    """Raise unless this is a way to run chains."""
+    if chains not in MODES:
+        raise InvalidInputError(f"`chains` (={chains!r}) must be one of {', '.join(map(repr, MODES))}.")
 
 
 def on_device(model: nn.Module, device: str | torch.device | None) -> nn.Module:

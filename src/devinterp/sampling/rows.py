@@ -74,6 +74,8 @@ def num_rows(dataset: Any, *, name: str) -> int:
         return int(dataset.shape[0]) if dataset.ndim else 0
     if isinstance(dataset, Mapping | tuple):
         return _num_in_columns(dataset, name)
+    if isinstance(dataset, str | bytes):
+        raise InvalidInputError(f"{name} (={dataset[:80]!r}) is a string: load and tokenize it first.")
     if not isinstance(dataset, Sized):
         raise InvalidInputError(
             f"{name} ({type(dataset).__name__}) has no length: pass a dataset of known length, for example "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -49,19 +50,24 @@ class Settings:
     loss_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        # Stored as plain numbers: those of numpy and torch are no JSON.
         for name in _COUNTS:
-            _check_count(name, getattr(self, name), least=1)
+            self._set(name, _as_count(name, getattr(self, name), least=1))
         for name in ("num_burnin_steps", "init_seed", "obs_seed"):
-            _check_count(name, getattr(self, name), least=0)
-        _check_number("lr", self.lr, positive=True)
+            self._set(name, _as_count(name, getattr(self, name), least=0))
+        self._set("lr", _as_number("lr", self.lr, positive=True))
         for name in ("n_beta", "localization", "noise_level", "weight_decay"):
-            _check_number(name, getattr(self, name))
+            self._set(name, _as_number(name, getattr(self, name)))
         if self.bounding_box_size is not None:
-            _check_number("bounding_box_size", self.bounding_box_size, positive=True)
+            self._set("bounding_box_size", _as_number("bounding_box_size", self.bounding_box_size, positive=True))
         if self.init_noise is not None:
-            _check_number("init_noise", self.init_noise)
+            self._set("init_noise", _as_number("init_noise", self.init_noise))
+        self._set("sampling_method_kwargs", {k: _plain(v) for k, v in self.sampling_method_kwargs.items()})
         _check_word("record", self.record, RECORDS)
         _check_word("loss_dtype", self.loss_dtype, LOSS_DTYPES)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen
 
     @property
     def num_steps(self) -> int:
@@ -104,10 +110,15 @@ _COUNTS = (
 )
 
 
-def _check_count(name: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value.__index__()) < least:
+def _as_count(name: str, value: Any, *, least: int) -> int:
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
         kind = "a positive whole number" if least == 1 else "a whole number, at least 0"
         raise InvalidInputError(f"`{name}` (={value!r}) must be {kind}.")
+    return number
 
 
 def _check_word(name: str, value: object, words: tuple[str, ...]) -> None:
@@ -115,12 +126,19 @@ def _check_word(name: str, value: object, words: tuple[str, ...]) -> None:
         raise InvalidInputError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, words))}.")
 
 
-def _check_number(name: str, value: object, *, positive: bool = False) -> None:
-    wanted = "positive and finite" if positive else "at least 0 and finite"
+def _as_number(name: str, value: Any, *, positive: bool = False) -> float:
+    word = "positive" if positive else "at least 0"
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = None if isinstance(value, str | bool) else float(value)
     except (TypeError, ValueError):
-        raise InvalidInputError(f"`{name}` (={value!r}) must be a number, {wanted}.") from None
+        number = None
+    if number is None:
+        raise InvalidInputError(f"`{name}` (={value!r}) must be a number, {word} and finite.")
     if not math.isfinite(number) or number < 0 or (positive and number == 0):
-        word = "positive" if positive else "at least 0"
         raise InvalidInputError(f"`{name}` (={value!r}) must be {word} and finite.")
+    return number
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of numpy or torch as Python's."""
+    return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value

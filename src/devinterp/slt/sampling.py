@@ -12,7 +12,7 @@ from torch import nn
 from devinterp.errors import InvalidInputError
 from devinterp.sampling import driver
 from devinterp.sampling.loss import LossFunction
-from devinterp.sampling.prepare import check_model, name_restrictions, prepare
+from devinterp.sampling.prepare import check_mode, check_model, name_restrictions, prepare
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.weights import sheltered
 from devinterp.types import ModelAdapter
@@ -190,6 +190,7 @@ def sample(
         save_metrics=save_metrics,
     )
     check_model(model)
+    check_mode(chains)
     with sheltered(model, device, seed=settings.init_seed):
         problem, dims = prepare(
             model,

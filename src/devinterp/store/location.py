@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -64,11 +65,12 @@ def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Ma
 
 
 def check_writable(path: Path) -> None:
-    """Raise `StoreError` unless a directory can be written at `path`, creating it where needed.
+    """Raise `StoreError` unless a directory can be written at `path`; leaves nothing behind.
 
     A probe file is written and removed, because permission bits do not tell about read-only file systems, and do not bind
-    a superuser.
+    a superuser. So are directories that are not there yet: a run that is refused later must not leave them.
     """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".devinterp-{os.getpid()}"
@@ -76,3 +78,7 @@ def check_writable(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise StoreError(f"cannot write to {path}: {error.strerror or error}. Choose another path.") from error
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # never made, or in use by another process by now
+                folder.rmdir()
