@@ -35,6 +35,10 @@ class StoreMismatchError(StoreError):
     """An existing store holds another run than the one asked for."""
 
 
+class OutOfMemoryError(DevinterpError, MemoryError):
+    """A device has not enough memory for a step; the message says which batch size would fit."""
+
+
 class PluginError(DevinterpError, RuntimeError):
     """A plugin cannot be loaded, or two plugins provide the same name."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor
 
 from devinterp.sampling.groups import ChainGroup
 from devinterp.sampling.order import step_rows
+from devinterp.sampling.pacing import Never, Pacer
 from devinterp.sampling.problem import Problem
 from devinterp.sampling.walker import Walker
+from devinterp.store.states import ChainState
 from devinterp.types import Draw
 
 #: Steps without a draw are handed over at least this often: by size, so that memory is bounded, and by time, so that a
@@ -20,8 +23,34 @@ from devinterp.types import Draw
 _MAX_BLOCK_BYTES, _MAX_BLOCK_SECONDS = 16 * 2**20, 1.0
 
 
-def run_chains(group: ChainGroup, *, restriction: int, chains: Sequence[int]) -> Iterator[Draw]:
-    """Run chains side by side from the starting weights and yield their draws.
+@dataclass(frozen=True)
+class Start:
+    """Where chains of a group begin, and what of them is in the store already.
+
+    Parameters
+    ----------
+    state : ChainState, optional
+        What to go on from; None begins at the starting weights.
+    recorded : int
+        Steps that are in the store: they are taken again where `state` is earlier, but nothing is evaluated or handed on.
+    live : tuple of int, optional
+        Chains whose draws are wanted; None: all. The others diverged before, and only keep their place.
+    """
+
+    state: ChainState | None = None
+    recorded: int = 0
+    live: tuple[int, ...] | None = None
+
+
+def run_chains(
+    group: ChainGroup,
+    *,
+    restriction: int,
+    chains: Sequence[int],
+    start: Start | None = None,
+    pacer: Pacer | None = None,
+) -> Iterator[Draw | ChainState]:
+    """Run chains side by side and yield their draws, and now and then the state to go on from.
 
     Parameters
     ----------
@@ -31,27 +60,41 @@ def run_chains(group: ChainGroup, *, restriction: int, chains: Sequence[int]) ->
         Number of the restriction they are under.
     chains : sequence of int
         Which chains of the run they are. The noise of each comes from a generator seeded ``init_seed + chain``.
+    start : Start, optional
+        Where they begin; default: at the starting weights.
+    pacer : Pacer, optional
+        Says when a state is wanted; default: never.
 
     Yields
     ------
-    Draw
+    Draw or ChainState
         A run of steps of one chain, ended by a draw or handed over before one (long burn-ins). The last of a chain has an
-        `error` if it diverged; the others go on.
+        `error` if it diverged; the others go on. A state comes after the draws of all its steps.
     """
-    problem = group.problem
-    settings = problem.settings
+    start, pacer = start or Start(), pacer or Never()
+    problem, settings = group.problem, group.problem.settings
     walker = Walker(problem.transition(), group.weights, settings, chains=chains)
+    first = 0
+    if start.state is not None:
+        walker.restore(start.state.arrays)
+        first = start.state.step
     batches = _batches(problem, chains)
-    alive = [True] * len(chains)
-    block = _Block(restriction, chains, first_step=0)
-    for step in range(settings.num_steps):
+    for step in range(first, start.recorded):
+        group.add_gradient([batches[chain][step] for chain in chains])
+        walker.step()
+    alive = [start.live is None or chain in start.live for chain in chains]
+    first = max(first, start.recorded)
+    block = _Block(restriction, chains, first_step=first)
+    for step in range(first, settings.num_steps):
         losses, finite = group.add_gradient([batches[chain][step] for chain in chains])
         block.add_step(losses, finite, walker.step())
-        index = settings.draw_after(step)
+        index = settings.draw_after(step) if problem.observables else None  # else a draw holds nothing
         if index is not None:
             for name in problem.observables:
                 block.add_observable(name, *group.evaluate(name))
-        if index is not None or block.is_full or step == settings.num_steps - 1:
+        is_last = step == settings.num_steps - 1
+        wants_state = pacer.is_due(last=is_last)
+        if index is not None or block.is_full or is_last or wants_state:
             for n, draw in enumerate(block.finish(index)):
                 if alive[n]:
                     yield draw
@@ -59,6 +102,11 @@ def run_chains(group: ChainGroup, *, restriction: int, chains: Sequence[int]) ->
             if not any(alive):
                 return
             block = _Block(restriction, chains, first_step=step + 1)
+        if wants_state:
+            began = time.monotonic()
+            state = ChainState(restriction, tuple(chains), step + 1, walker.save())
+            pacer.copied(time.monotonic() - began)
+            yield state
 
 
 def _batches(problem: Problem, chains: Sequence[int]) -> dict[int, list[np.ndarray]]:

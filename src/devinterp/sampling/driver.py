@@ -1,10 +1,14 @@
-"""Run a prepared problem: chain after chain into a store, and open what was written."""
+"""Run a prepared problem: create or find its store, sample what is missing, and open what was written."""
 
 from __future__ import annotations
 
 import json
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -14,33 +18,54 @@ from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
 from devinterp import schema
-from devinterp.errors import DivergenceWarning, InvalidInputError, StoreError, StoreMismatchError
-from devinterp.sampling import identity, metrics
-from devinterp.sampling.chain import run_chains
-from devinterp.sampling.grouping import grouped
-from devinterp.sampling.initial import InitialLoss, initial_loss
-from devinterp.sampling.order import step_rows
+from devinterp.errors import DivergenceWarning, StoreError
+from devinterp.sampling import identity
+from devinterp.sampling.execute import Durability, Watch, run_tasks
+from devinterp.sampling.growth import Growth, compare
+from devinterp.sampling.initial import initial_loss
+from devinterp.sampling.layout import grown_layout, layout
+from devinterp.sampling.pacing import check_share
 from devinterp.sampling.problem import Problem
-from devinterp.sampling.progress import display
-from devinterp.store.create import create, is_empty
-from devinterp.store.layout import ObservableLayout, RunLayout
+from devinterp.sampling.progress import Display, display
+from devinterp.sampling.stopping import Stopped, listening
+from devinterp.sampling.tasks import pending, tasks_of
+from devinterp.store import raw, states
+from devinterp.store.create import create, grow, is_empty
 from devinterp.store.location import StoreLike, describe, resolve
+from devinterp.store.lock import Lock
 from devinterp.store.open import open as open_store
-from devinterp.store.open import read_attrs, read_states
-from devinterp.store.writer import TraceWriter
-
-Key = tuple[int, int]
+from devinterp.store.open import read_attrs, read_status
 
 
-def run(
-    problem: Problem,
-    loss_dims: tuple[str, ...],
-    *,
-    output_path: StoreLike | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    progress: bool | None = None,
-    chains: str = "auto",
-) -> xr.DataTree:
+@dataclass(frozen=True)
+class Options:
+    """How a run is carried out: nothing here changes its numbers.
+
+    Parameters
+    ----------
+    output_path : str, path or zarr store, optional
+        Where the run is written; None keeps it in memory.
+    storage_options : mapping, optional
+        For fsspec, when `output_path` is a URL.
+    progress : bool or None
+        Whether to show bars; None: in a terminal or a notebook.
+    chains : {"auto", "sequential", "vectorized"}
+        Whether chains run one after the other or as one computation.
+    guard : Durability
+        How states are saved.
+    notes : mapping
+        JSON-able values to record in the provenance.
+    """
+
+    output_path: StoreLike | None = None
+    storage_options: Mapping[str, Any] | None = None
+    progress: bool | None = None
+    chains: str = "auto"
+    guard: Durability = field(default_factory=Durability)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run(problem: Problem, loss_dims: tuple[str, ...], options: Options) -> xr.DataTree:
     """Sample every chain of a problem that its store does not hold yet.
 
     Parameters
@@ -49,130 +74,151 @@ def run(
         From `devinterp.sampling.prepare.prepare`.
     loss_dims : tuple of str
         Names of the dims of one sample's loss.
-    output_path : str, path or zarr store, optional
-        Where the run is written; None keeps it in memory.
-    storage_options : mapping, optional
-        For fsspec, when `output_path` is a URL.
-    progress : bool or None, default: None
-        Whether to show bars; None: in a terminal or a notebook.
-    chains : {"auto", "sequential", "vectorized"}, default: "auto"
-        Whether chains run one after the other or as one computation.
+    options : Options
+        The rest.
 
     Returns
     -------
     xarray.DataTree
-        Lazy when `output_path` is given, else in memory.
+        Lazy when there is an `output_path`, else in memory.
 
     Raises
     ------
     StoreMismatchError
         If another run is at `output_path`; the message says what differs.
     StoreError
-        If it cannot be written.
+        If it cannot be written, or another process is writing it.
     """
-    store = MemoryStore() if output_path is None else resolve(output_path, storage_options=storage_options)
-    where = "memory" if output_path is None else describe(output_path)
-    config, provenance = identity.config(problem, loss_dims), identity.provenance(problem)
-    if is_empty(store):
-        start = initial_loss(problem)
-        attrs = {"config": json.dumps(config), "provenance": json.dumps(provenance)}
-        create(store, layout(problem, loss_dims, start), attrs)
+    check_share(options.guard.share)
+    in_memory = options.output_path is None
+    if options.output_path is None:
+        store, where = MemoryStore(), "memory"
+        options = replace(options, guard=replace(options.guard, in_memory=True))
     else:
-        check_same_run(store, where, config, provenance)
-    pending = [key for key, state in read_states(store).items() if state not in (schema.FINISHED, schema.DIVERGED)]
-    if pending:
-        sample_chains(problem, zarr.open_group(store, mode="r+"), pending, progress=progress, chain_mode=chains)
+        store = resolve(options.output_path, storage_options=options.storage_options)
+        where = describe(options.output_path)
+    prints = identity.fingerprints(problem)
+    if is_empty(store) or not _is_finished(store, compare(store, where, problem, loss_dims, prints)):
+        with _held(store, where, in_memory) as (check, tell):
+            problem = _settle(store, where, problem, loss_dims, prints, options.notes)
+            _sample(problem, store, options, check=check, tell=tell)
     warn_of_diverged(store)
-    return open_store(store) if output_path is not None else open_store(store, chunks=None).load()
+    return open_store(store, chunks=None).load() if in_memory else open_store(store)
 
 
-def sample_chains(
-    problem: Problem, root: zarr.Group, pending: list[Key], *, progress: bool | None, chain_mode: str
-) -> None:
-    """Sample chains of a run into its store, leaving the model as it was.
+def _is_finished(store: Store, growth: Growth) -> bool:
+    return not growth and not pending(store, growth.problem.settings.num_steps)
 
-    A chain that diverges is recorded, and the others go on.
-    """
+
+Tell = Callable[[Callable[[], Mapping[str, Any]]], None]
+
+
+@contextmanager
+def _held(store: Store, where: str, in_memory: bool) -> Iterator[tuple[Callable[[], None], Tell]]:
+    """Hold the lock of a store; give what checks it, and what takes the function whose result its heartbeat carries."""
+    if in_memory:
+        yield lambda: None, lambda _: None
+        return
+    source: list[Callable[[], Mapping[str, Any]]] = [dict]
+    with Lock(store, where, progress=lambda: source[-1]()) as lock:
+        raw.sweep(store)
+        yield lock.check, source.append
+        lock.verify()
+
+
+def _settle(
+    store: Store,
+    where: str,
+    problem: Problem,
+    loss_dims: tuple[str, ...],
+    prints: Mapping[str, Any],
+    notes: Mapping[str, Any],
+) -> Problem:
+    """Make the store ready for a problem; return the problem with its parts in the order of the store."""
+    provenance = {**identity.provenance(problem, prints), "notes": dict(notes)}
+    if is_empty(store):
+        attrs = {"config": json.dumps(identity.config(problem, loss_dims)), "provenance": json.dumps(provenance)}
+        create(store, layout(problem, loss_dims, initial_loss(problem)), attrs)
+        return problem
+    growth = compare(store, where, problem, loss_dims, prints)
+    if growth:
+        problem = growth.problem
+        before = json.loads(read_attrs(store)["provenance"])
+        # What made the older part stays on record.
+        kept = {key: value for key, value in before.items() if key not in ("fingerprints", "earlier", "notes")}
+        provenance |= {"earlier": [*before.get("earlier", ()), kept], "notes": {**before.get("notes", {}), **notes}}
+        attrs = {"config": json.dumps(identity.config(problem, loss_dims)), "provenance": json.dumps(provenance)}
+        larger = grown_layout(growth, loss_dims, zarr.open_group(store, mode="r"))
+        _reopen(store, growth)
+        grow(store, larger, attrs)
+    return growth.problem
+
+
+def _reopen(store: Store, growth: Growth) -> None:
+    """Mark chains that are to go on; those with a new observable from their start, because its losses are needed there."""
+    state = zarr.open_array(store, path=f"{schema.STATUS}/state", mode="r+")
+    done = zarr.open_array(store, path=f"{schema.STATUS}/steps_done", mode="r+")
+    found = read_status(store)
+    for key in np.ndindex(found.state.shape):
+        if growth.observables:
+            done[key] = 0
+        if growth.observables or found.state[key] == schema.FINISHED:
+            state[key] = schema.PENDING
+
+
+def _sample(problem: Problem, store: Store, options: Options, *, check: Callable[[], None], tell: Tell) -> None:
+    """Sample the chains of a run that are not at their end."""
+    left = pending(store, problem.settings.num_steps)
+    if not left:
+        return
+    root = zarr.open_group(store, mode="r")
     init_loss = float(np.nanmean(np.asarray(root[f"{schema.TRACE}/init_loss"][...])))  # type: ignore[index]
-    with TraceWriter(root) as writer, display(progress, problem.settings, init_loss) as bars:
-        for restriction, (name, masks) in enumerate(problem.restrictions.items()):
-            chains = [chain for r, chain in pending if r == restriction]
-            if not chains:
-                continue
-            with grouped(problem, name, masks, chains, mode=chain_mode) as groups:
-                for group, members in groups:
-                    draws = run_chains(group, restriction=restriction, chains=members)
-                    labels = {chain: _label(problem, name, chain) for chain in members}
-                    for draw in bars.track(draws, labels=labels):
-                        writer.append(draw)
+    names = list(problem.restrictions)
+    how = f"the same call goes on with {describe(options.output_path)}" if options.output_path is not None else ""
+    with display(options.progress, problem.settings, init_loss, _labels(names)) as bars, listening() as stop:
+        tell(bars.heartbeat)
+        watch = Watch(bars.show, check, stop, how)
+        try:
+            for tasks in tasks_of(problem, store, left, options.chains):
+                for task in tasks:
+                    for chain in task.live:
+                        bars.begin(task.restriction, chain, step=task.recorded)
+                run_tasks(problem, tasks, store, options.guard, watch)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            raise
+    _record_end(problem, store)
+    if not options.guard.keep_state:
+        states.remove_all(store)
 
 
-def layout(problem: Problem, loss_dims: tuple[str, ...], start: InitialLoss) -> RunLayout:
-    """Return what the store of a problem will hold."""
-    settings = problem.settings
-    chains = range(settings.num_chains)
-    draws = np.arange(settings.num_draws) * settings.num_steps_bw_draws + settings.num_burnin_steps
-    return RunLayout(
-        restrictions={name: masks.num_elements for name, masks in problem.restrictions.items()},
-        num_chains=settings.num_chains,
-        num_steps=settings.num_steps,
-        draw_steps=draws,
-        sequence_id=np.stack([step_rows(settings, problem.num_rows, chain) for chain in chains]),
-        init_loss=start.mean,
-        init_loss_se=start.se,
-        init_loss_mean_se=start.mean_se,
-        observables={name: _observable_layout(problem, name) for name in problem.observables},
-        metrics=metrics.NAMES if settings.save_metrics else (),
-        loss_dims=loss_dims,
-    )
-
-
-def _observable_layout(problem: Problem, name: str) -> ObservableLayout:
-    observable = problem.observables[name]
-    losses, finite = problem.evaluate(observable.rows, observable.sequence_id)
-    if not finite:
-        raise InvalidInputError(f"the loss of observable {name!r} at the starting weights is not finite.")
-    tokens = observable.rows.token_ids
-    where = observable.rows.locate(observable.sequence_id)
-    return ObservableLayout(
-        init_loss=losses.float().cpu().numpy(),
-        sequence_id=observable.sequence_id,
-        token_ids=None if tokens is None else tokens.cpu()[where].numpy(),
-    )
-
-
-def check_same_run(store: Store, where: str, config: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Raise unless a store holds this very run."""
-    attrs = read_attrs(store)
-    if "config" not in attrs or "provenance" not in attrs:
-        raise StoreError(f"{where} is not empty and holds no run of this package: choose another path.")
-    stored = {"config": json.loads(attrs["config"]), **json.loads(attrs["provenance"])["fingerprints"]}
-    wanted = {"config": json.loads(json.dumps(config)), **provenance["fingerprints"]}
-    lines = identity.differences(stored, wanted)
-    if lines:
-        raise StoreMismatchError(
-            f"{where} holds another run; choose another path or delete it. What differs:\n  " + "\n  ".join(lines)
-        )
+def _record_end(problem: Problem, store: Store) -> None:
+    """Complete the provenance: what was chosen on the way, and when it ended."""
+    provenance = json.loads(read_attrs(store)["provenance"])
+    provenance["paths"] = {**provenance.get("paths", {}), **problem.paths}
+    provenance["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+    raw.update_attrs(store, "", {"provenance": json.dumps(provenance)})
 
 
 def warn_of_diverged(store: Store) -> None:
     """Warn of every chain that diverged, so that nobody learns it from an analysis first."""
-    states = read_states(store)
-    errors = zarr.open_array(store, path=f"{schema.STATUS}/error", mode="r")[...]
+    status = read_status(store)
     lines = [
-        f"restriction {r}, chain {c}: {np.asarray(errors)[r, c]}"
-        for (r, c), state in states.items()
-        if state == schema.DIVERGED
+        f"restriction {r}, chain {c}: {status.error[r, c]}"
+        for r, c in np.ndindex(status.state.shape)
+        if status.state[r, c] == schema.DIVERGED
     ]
     if lines:
         warnings.warn(
-            f"{len(lines)} of {len(states)} chains diverged; analyses refuse them unless told `chains='finished'`:\n  "
+            f"{len(lines)} of {status.state.size} chains diverged; analyses refuse them unless told `chains='finished'`:\n  "
             + "\n  ".join(lines),
             DivergenceWarning,
             stacklevel=4,
         )
 
 
-def _label(problem: Problem, name: str, chain: int) -> str:
-    label = f"chain {chain}"
-    return label if len(problem.restrictions) == 1 else f"{name} {label}"
+def _labels(names: Sequence[str]) -> Callable[[int, int], str]:
+    def label(restriction: int, chain: int) -> str:
+        return f"chain {chain}" if len(names) == 1 else f"{names[restriction]} chain {chain}"
+
+    return label

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -31,22 +32,34 @@ class CannotVectorize(Exception):  # noqa: N818  # an answer, not an error
     """Why chains of a model cannot run as one computation."""
 
 
-@contextmanager
-def grouped(
-    problem: Problem, name: str, masks: ParamMasks, chains: Sequence[int], *, mode: str
-) -> Iterator[Iterator[tuple[ChainGroup, Sequence[int]]]]:
-    """Give the groups of chains of one restriction, to be run one after the other.
+@dataclass(frozen=True)
+class Group:
+    """Chains of one restriction that advance together.
 
-    The choice and its reason are entered in ``problem.paths``. Afterwards the model is as it was.
+    Parameters
+    ----------
+    chains : tuple of int
+        Which; one, unless they are vectorized.
+    vectorized : bool
+        Whether they run as one batched computation.
+    why : str
+        What decided that.
+    """
+
+    chains: tuple[int, ...]
+    vectorized: bool
+    why: str
+
+
+def plan(problem: Problem, masks: ParamMasks, chains: Sequence[int], mode: str) -> list[Group]:
+    """Return the groups in which chains of one restriction are to run.
 
     Parameters
     ----------
     problem : Problem
         The run.
-    name : str
-        Of the restriction.
     masks : ParamMasks
-        What moves under it.
+        What moves under the restriction.
     chains : sequence of int
         Chains to run.
     mode : {"auto", "sequential", "vectorized"}
@@ -58,15 +71,45 @@ def grouped(
         If `mode` is ``"vectorized"`` and the model cannot run so.
     """
     vectorized, why = choose(problem, masks, chains, mode)
-    problem.paths[f"chains/{name}"] = why
     if vectorized:
-        with unchanged(problem.model):
-            yield iter([(VectorizedChains(problem, StackedWeights(problem.model, masks, len(chains))), chains)])
-    else:
-        with borrowed(problem.model, masks) as weights:
-            group = single_chain(problem, weights)
-            problem.paths[f"prefix/{name}"] = _check_prefix(problem, group)
-            yield ((group, [chain]) for chain in chains)
+        return [Group(tuple(chains), True, why)]
+    return [Group((chain,), False, why) for chain in chains]
+
+
+def set_up(
+    problem: Problem, name: str, masks: ParamMasks, groups: Sequence[Group]
+) -> Iterator[tuple[ChainGroup, Group]]:
+    """Yield groups of chains of one restriction, one after the other, each ready to run.
+
+    Close the generator when done with it: afterwards the model is as it was.
+
+    Parameters
+    ----------
+    problem : Problem
+        The run. How much of the model is reused is entered in ``problem.paths``.
+    name : str
+        Of the restriction.
+    masks : ParamMasks
+        What moves under it.
+    groups : sequence of Group
+        From `plan`.
+    """
+    for vectorized, members in groupby(groups, lambda group: group.vectorized):
+        if vectorized:
+            with unchanged(problem.model):
+                for group in members:
+                    weights = StackedWeights(problem.model, masks, len(group.chains))
+                    yield VectorizedChains(problem, weights), group
+        else:
+            with borrowed(problem.model, masks) as borrowed_weights:
+                single = single_chain(problem, borrowed_weights)
+                problem.paths[f"prefix/{name}"] = _check_prefix(problem, single)
+                for group in members:
+                    if single.prefix is not None and not problem.settings.match_sampling_input_ids_across_chains:
+                        # Other batches: what a row gives may depend on its neighbours in the last bits, and a chain
+                        # must not depend on which chains ran before it.
+                        single.prefix = PrefixCache(single.prefix.prefix)
+                    yield single, group
 
 
 def single_chain(problem: Problem, weights: InPlaceWeights) -> SingleChain:

@@ -51,10 +51,10 @@ def fingerprints(problem: Problem) -> dict[str, Any]:
     }
 
 
-def provenance(problem: Problem) -> dict[str, Any]:
-    """Return where, when and from what a run is made: the root attribute ``provenance``."""
+def provenance(problem: Problem, prints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where, when and from what a run is made, its `fingerprints` among it: the root attribute ``provenance``."""
     return {
-        "fingerprints": fingerprints(problem),
+        "fingerprints": dict(prints),
         "paths": dict(problem.paths),
         "model": type(problem.model).__qualname__,
         "num_parameters": sum(p.numel() for p in problem.model.parameters()),

@@ -71,6 +71,14 @@ def init_loss_rows(settings: Settings, num_rows: int, chain: int) -> np.ndarray:
     return batches[np.arange(settings.num_init_loss_batches * settings.batches_per_step) % len(batches)]
 
 
+def rows_of_run(settings: Settings, num_rows: int) -> np.ndarray:
+    """Return the rows that minibatches of any chain or the initial loss use, increasing."""
+    num = max(settings.num_steps, settings.num_init_loss_batches) * settings.batches_per_step
+    distinct = 1 if settings.match_sampling_input_ids_across_chains else settings.num_chains
+    parts = [chain_batches(settings, num_rows, chain)[:num] for chain in range(distinct)]
+    return np.unique(np.concatenate(parts))
+
+
 def observable_rows(settings: Settings, num_rows: int, batches_per_draw: int, *, name: str) -> np.ndarray:
     """Return the rows of an observable, ``(sequence,)``: a random choice that is the same at every draw."""
     num = settings.batch_size * batches_per_draw

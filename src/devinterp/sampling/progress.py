@@ -1,58 +1,124 @@
-"""Progress bars: one per chain, with rate, time left, the current loss and the running LLC."""
+"""How far chains are: bars for people, and numbers for the store's heartbeat."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from devinterp.sampling.settings import Settings
 from devinterp.types import Draw
 
+#: Bars of chains that have ended are taken away when there are more chains than this.
+_MAX_BARS = 16
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a chain has done since the last update; small, so that workers can send it.
+
+    Parameters
+    ----------
+    restriction, chain : int
+        Which chain.
+    step : int
+        Steps it has taken in all.
+    loss : float
+        Mean loss of its latest step, NaN if there is none.
+    total, count : float, int
+        Sum and number of its losses after burn-in.
+    error : str or None
+        Why it ended, if it diverged.
+    """
+
+    restriction: int
+    chain: int
+    step: int
+    loss: float
+    total: float
+    count: int
+    error: str | None = None
+
+
+def summarize(draw: Draw, num_burnin_steps: int) -> Update:
+    """Return what is to be shown of a draw."""
+    kept = draw.loss[max(0, num_burnin_steps - draw.first_step) :]
+    latest = draw.loss[-1] if draw.num_steps else np.empty(0)
+    return Update(
+        draw.restriction,
+        draw.chain,
+        draw.first_step + draw.num_steps,
+        float(np.nanmean(latest)) if np.isfinite(latest).any() else float("nan"),
+        float(np.nansum(kept, dtype=np.float64)),
+        int(np.isfinite(kept).sum()),
+        draw.error,
+    )
+
 
 class Display:
-    """Shows draws passing by; does nothing when it is off."""
+    """Shows updates of chains, and counts their steps; shows nothing where there is no `progress`."""
 
-    def __init__(self, progress: Progress | None, settings: Settings, init_loss: float) -> None:
-        self._progress, self._settings, self._init_loss = progress, settings, init_loss
+    def __init__(
+        self, progress: Progress | None, settings: Settings, init_loss: float, label: Callable[[int, int], str]
+    ) -> None:
+        self._progress, self._settings, self._init_loss, self._label = progress, settings, init_loss, label
+        self._tasks: dict[tuple[int, int], TaskID] = {}
+        self._sums: dict[tuple[int, int], tuple[float, int]] = {}
+        self._steps: dict[tuple[int, int], int] = {}
+        self._began, self._taken = time.monotonic(), 0
 
-    def track(self, draws: Iterable[Draw], *, labels: Mapping[int, str]) -> Iterator[Draw]:
-        """Yield the draws of some chains unchanged, moving their bars; `labels` names each chain."""
+    def begin(self, restriction: int, chain: int, *, step: int) -> None:
+        """Show a chain that goes on from a step."""
+        key = (restriction, chain)
+        self._steps[key], self._sums[key] = step, (0.0, 0)
+        if self._progress is not None and key not in self._tasks:
+            self._tasks[key] = self._progress.add_task(
+                self._label(*key), total=self._settings.num_steps, completed=step, loss="", llc="", rate=""
+            )
+
+    def show(self, update: Update) -> None:
+        """Show how far a chain is."""
+        key = (update.restriction, update.chain)
+        if key not in self._steps:
+            self.begin(*key, step=0)
+        self._taken += max(0, update.step - self._steps[key])
+        self._steps[key] = update.step
         if self._progress is None:
-            yield from draws
             return
-        steps = self._settings.num_steps
-        tasks = {
-            chain: self._progress.add_task(label, total=steps, loss="", llc="", rate="")
-            for chain, label in labels.items()
-        }
-        sums = dict.fromkeys(labels, (0.0, 0))
-        for draw in draws:
-            task, (total, count) = tasks[draw.chain], sums[draw.chain]
-            kept = draw.loss[max(0, self._settings.num_burnin_steps - draw.first_step) :]
-            total, count = total + float(np.nansum(kept, dtype=np.float64)), count + int(np.isfinite(kept).sum())
-            sums[draw.chain] = total, count
-            fields: dict[str, Any] = {}
-            if draw.num_steps:
-                fields["loss"] = f"loss {np.nanmean(draw.loss[-1]):.3f}"
-            if count:
-                fields["llc"] = f"LLC {self._settings.n_beta * (total / count - self._init_loss):.2f}"
-            if draw.error is not None:
-                fields["loss"] = "[red]diverged[/red]"
-            self._progress.update(task, advance=draw.num_steps, **fields)
-            speed = self._progress.tasks[self._progress.task_ids.index(task)].speed
-            self._progress.update(task, rate="" if speed is None else f"{speed:.2f} steps/s")
-            yield draw
-        for task in tasks.values():
+        total, count = self._sums[key][0] + update.total, self._sums[key][1] + update.count
+        self._sums[key] = total, count
+        fields: dict[str, Any] = {}
+        if np.isfinite(update.loss):
+            fields["loss"] = f"loss {update.loss:.3f}"
+        if count:
+            fields["llc"] = f"LLC {self._settings.n_beta * (total / count - self._init_loss):.2f}"
+        if update.error is not None:
+            fields["loss"] = "[red]diverged[/red]"
+        task = self._tasks[key]
+        self._progress.update(task, completed=update.step, **fields)
+        speed = self._progress.tasks[self._progress.task_ids.index(task)].speed
+        self._progress.update(task, rate="" if speed is None else f"{speed:.2f} steps/s")
+        if update.error is not None or update.step == self._settings.num_steps:
             self._progress.stop_task(task)
+            if len(self._tasks) > _MAX_BARS:
+                self._progress.update(task, visible=False)
+
+    def heartbeat(self) -> dict[str, Any]:
+        """Return how far this process is: steps of the chains it runs or has run, and steps per second."""
+        steps = {f"{r}/{c}": step for (r, c), step in list(self._steps.items()) if step < self._settings.num_steps}
+        return {"steps": steps, "rate": round(self._taken / max(time.monotonic() - self._began, 1e-9), 3)}
 
 
 @contextmanager
-def display(show: bool | None, settings: Settings, init_loss: float) -> Iterator[Display]:
+def display(
+    show: bool | None, settings: Settings, init_loss: float, label: Callable[[int, int], str]
+) -> Iterator[Display]:
     """Show bars while the block runs.
 
     Parameters
@@ -63,12 +129,14 @@ def display(show: bool | None, settings: Settings, init_loss: float) -> Iterator
         Of the run.
     init_loss : float
         Mean loss at the start, for the running LLC.
+    label : callable
+        Names a chain, by its restriction and number.
     """
     console = Console(stderr=True)
     if show is None:
         show = console.is_terminal or console.is_jupyter
     if not show:
-        yield Display(None, settings, init_loss)
+        yield Display(None, settings, init_loss, label)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -80,4 +148,4 @@ def display(show: bool | None, settings: Settings, init_loss: float) -> Iterator
         TextColumn("{task.fields[llc]}"),
     )
     with Progress(*columns, console=console) as progress:
-        yield Display(progress, settings, init_loss)
+        yield Display(progress, settings, init_loss, label)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from devinterp.errors import StoreError
 from devinterp.sampling import metrics
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.weights import MovingWeights
@@ -34,6 +36,9 @@ class Walker:
         self._transition, self._weights, self._settings = transition, weights, settings
         self._generators = [torch.Generator(weights.device).manual_seed(settings.init_seed + c) for c in chains]
         weights.reset()
+        if weights.in_training:
+            # So that a chain does not depend on what ran before it; the global generator is ours inside `sheltered`.
+            torch.default_generator.manual_seed(settings.init_seed + chains[0])
         if settings.init_noise is not None:
             weights.add(weights.noise(self._generators, settings.init_noise))
         self._state = transition.init(weights.values)
@@ -62,3 +67,61 @@ class Walker:
             weights.clamp(settings.bounding_box_size)
         weights.store()
         return measured
+
+    def save(self) -> dict[str, list[np.ndarray]]:
+        """Return a copy of everything the next step depends on, on the host."""
+        return {name: [_to_array(tensor) for tensor in tensors] for name, tensors in self._parts().items()}
+
+    @torch.no_grad()
+    def restore(self, saved: Mapping[str, Sequence[np.ndarray]]) -> None:
+        """Go on from what `save` gave.
+
+        Raises
+        ------
+        StoreError
+            If it is of another kernel or of other weights; nothing is changed then.
+        """
+        parts = self._parts()
+        expected = {name: [(tuple(a.shape), a.dtype) for a in map(_to_array, ts)] for name, ts in parts.items()}
+        got = {name: [(tuple(a.shape), a.dtype) for a in arrays] for name, arrays in saved.items()}
+        if expected != got:
+            wrong = next(name for name in {**expected, **got} if expected.get(name) != got.get(name))
+            raise StoreError(
+                f"the saved state of these chains does not fit: {wrong!r} differs. Sample into another store."
+            )
+        for name, tensors in parts.items():
+            for tensor, array in zip(tensors, saved[name], strict=True):
+                tensor.copy_(_from_array(array, tensor))
+        for generator, state in zip(self._generators, parts[_GENERATORS], strict=True):
+            generator.set_state(state)
+        if self._weights.in_training:
+            torch.default_generator.set_state(parts[_SURROUNDINGS][0])
+        self._weights.store()
+
+    def _parts(self) -> dict[str, list[Tensor]]:
+        """Return the tensors that make the state; those of generators are copies."""
+        return {
+            "values": list(self._weights.values),
+            **{f"kernel.{name}": list(tensors) for name, tensors in self._state.items()},
+            _GENERATORS: [generator.get_state() for generator in self._generators],
+            _SURROUNDINGS: [torch.default_generator.get_state()] if self._weights.in_training else [],
+            "buffers": self._weights.buffers(),
+        }
+
+
+_GENERATORS, _SURROUNDINGS = "generators", "global_generator"
+
+
+def _to_array(tensor: Tensor) -> np.ndarray:
+    """Return a copy as numpy has it; dtypes that numpy lacks (bfloat16) as bytes."""
+    host = tensor.detach().cpu().contiguous()
+    try:
+        array: np.ndarray = host.numpy()
+    except TypeError:
+        array = host.reshape(-1).view(torch.uint8).numpy()
+    return array.copy()
+
+
+def _from_array(array: np.ndarray, like: Tensor) -> Tensor:
+    found = torch.from_numpy(array)
+    return found if found.dtype == like.dtype else found.view(like.dtype).reshape(like.shape)

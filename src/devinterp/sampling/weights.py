@@ -35,6 +35,14 @@ class MovingWeights(ABC):
         self.names = list(masks)
         self.masks = list(masks.values())
         self.parameters = [parameters[name] for name in masks]
+        # Layers in train mode draw random numbers and write into buffers: part of what the next step depends on.
+        self.in_training = any(module.training for module in model.modules())
+        self._model = model
+        self._buffers_before = [buffer.clone() for buffer in self.buffers()]
+
+    def buffers(self) -> list[Tensor]:
+        """Return the model's buffers as they are now; none in eval mode, where they are constant."""
+        return [buffer.detach() for buffer in self._model.buffers()] if self.in_training else []
 
     @property
     def device(self) -> torch.device:
@@ -67,6 +75,9 @@ class MovingWeights(ABC):
         """Put the weights back to where they started."""
         for value, start in zip(self.values, self.origin, strict=True):
             value.copy_(start)
+        for buffer, before in zip(self.buffers(), self._buffers_before, strict=True):
+            if buffer.shape == before.shape:
+                buffer.copy_(before)
         self.store()
 
     @torch.no_grad()
@@ -76,11 +87,14 @@ class MovingWeights(ABC):
         Drawn for the whole parameter and cut to what moves, as v2 does: the stream does not depend on the mask.
         """
         for mask, parameter, value in zip(self.masks, self.parameters, self.values, strict=True):
-            parts = []
-            for generator in generators:
+            noise = torch.empty_like(value)
+            if mask.is_whole:
+                for part, generator in zip(noise.unbind(), generators, strict=True):
+                    part.normal_(generator=generator)
+            else:
                 whole = torch.empty(parameter.shape, dtype=value.dtype, device=value.device)
-                parts.append(mask.take(whole.normal_(generator=generator)))
-            noise = parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
+                for part, generator in zip(noise.unbind(), generators, strict=True):
+                    part.copy_(mask.take(whole.normal_(generator=generator)))
             yield noise if level == 1 else noise.mul_(level)
 
     def _take(self) -> list[Tensor]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling import driver
+from devinterp.sampling.execute import Durability
 from devinterp.sampling.loss import LossFunction
 from devinterp.sampling.prepare import check_mode, check_model, name_restrictions, prepare
 from devinterp.sampling.settings import Settings
@@ -53,6 +54,8 @@ def sample(
     init_noise: float | None = None,
     device: str | torch.device | None = None,
     save_metrics: bool = False,
+    record: Literal["token", "sequence", "moments"] = "token",
+    loss_dtype: Literal["float32", "float16"] = "float32",
     output_path: StoreLike | None = None,
     storage_options: Mapping[str, Any] | None = None,
     loss_fn: LossFunction | None = None,
@@ -60,6 +63,9 @@ def sample(
     adapter: str | ModelAdapter | None = None,
     chains: Literal["auto", "sequential", "vectorized"] = "auto",
     progress: bool | None = None,
+    checkpoint_share: float = 0.03,
+    keep_state: bool = False,
+    notes: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:
     r"""Sample the local posterior around a model's weights, and record every loss on the way.
 
@@ -130,9 +136,17 @@ def sample(
         Where to sample. The model is copied there, once, unless it is there already. None: where the model is.
     save_metrics : bool, default: False
         Whether to record norms and angles of the parts of every step in ``/metrics``.
+    record : {"token", "sequence", "moments"}, default: "token"
+        What of the losses is kept: those of all tokens; means of sequences, which suffice for learning coefficients and
+        influences between sequences; or, for each token, only the moments that learning coefficients and susceptibilities
+        need, gathered while sampling.
+    loss_dtype : {"float32", "float16"}, default: "float32"
+        Precision in which losses along the chains are stored; ``"float16"`` halves the store and rounds a loss by up to
+        1 part in 2048 (docs/performance.md says what that does to results).
     output_path : str, path or zarr store, optional
-        Where the store is written. If it holds this very run already, its result is returned, and chains that are missing
-        are sampled. None keeps the run in memory.
+        Where the store is written. If it holds this very run already, its result is returned; what of it is missing (the
+        rest of a run that was interrupted, more draws, chains, restrictions or observables than before) is sampled and
+        added. None keeps the run in memory.
     storage_options : mapping, optional
         For fsspec, when `output_path` is a URL.
     loss_fn : callable, optional
@@ -148,6 +162,14 @@ def sample(
         timing decides, and the decision is recorded in the provenance.
     progress : bool, optional
         Whether to show progress bars. None: in a terminal or a notebook.
+    checkpoint_share : float, default: 0.03
+        How much of the time may go into saving the chains' state in the store, from where an interrupted run goes on; in
+        [0, 1]. With 0 it is saved only when the process is asked to end (SIGTERM, Ctrl-C).
+    keep_state : bool, default: False
+        Whether to keep the state of chains that have ended (their weights, and what the kernel remembers), so that more draws
+        go on from there. Without it their steps are taken again.
+    notes : mapping, optional
+        JSON-able values to record in the provenance.
 
     Returns
     -------
@@ -188,6 +210,8 @@ def sample(
         match_sampling_input_ids_across_chains=match_sampling_input_ids_across_chains,
         init_noise=init_noise,
         save_metrics=save_metrics,
+        record=record,
+        loss_dtype=loss_dtype,
     )
     check_model(model)
     check_mode(chains)
@@ -203,9 +227,15 @@ def sample(
             adapter=adapter,
             device=device,
         )
-        return driver.run(
-            problem, dims, output_path=output_path, storage_options=storage_options, progress=progress, chains=chains
+        options = driver.Options(
+            output_path=output_path,
+            storage_options=storage_options,
+            progress=progress,
+            chains=chains,
+            guard=Durability(share=checkpoint_share, keep_state=keep_state),
+            notes=notes or {},
         )
+        return driver.run(problem, dims, options)
 
 
 def kernel_options(

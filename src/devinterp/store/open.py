@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -82,10 +84,44 @@ def _is_v2(store: Store) -> bool:
     return "schema_version" not in attrs and isinstance(metadata, dict) and "sampler" in metadata.get("config", {})
 
 
-def read_states(store: Store, group: str = "") -> dict[tuple[int, int], str]:
-    """Return the state of every chain of a run, by restriction and chain."""
-    array = zarr.open_array(store, path=f"{group}/{schema.STATUS}/state".strip("/"), mode="r")
-    return {key: str(state) for key, state in np.ndenumerate(np.asarray(array[...]))}
+@dataclass(frozen=True)
+class Status:
+    """How far each chain of a run is, ``(restriction, chain)`` each; what cannot be read counts as not begun."""
+
+    state: np.ndarray
+    steps_done: np.ndarray
+    error: np.ndarray
+
+
+def read_status(store: Store, group: str = "") -> Status:
+    """Return how far each chain of a run is.
+
+    Raises
+    ------
+    StoreError
+        If the run has no status.
+    """
+    parts = {"state": schema.PENDING, "steps_done": 0, "error": ""}
+    found = {}
+    for name, default in parts.items():
+        path = f"{group}/{schema.STATUS}/{name}".strip("/")
+        try:
+            array = zarr.open_array(store, path=path, mode="r")
+        except Exception as error:  # zarr raises errors of many kinds
+            raise StoreError(f"the store has no readable `{path}`: {error}") from error
+        found[name] = _read_cells(array, default)
+    return Status(**found)
+
+
+def _read_cells(array: zarr.Array[Any], default: Any) -> np.ndarray:
+    try:
+        return np.asarray(array[...]).astype(object)
+    except Exception:  # damaged somewhere: every chain has a chunk of its own
+        cells = np.full(array.shape, default, dtype=object)
+        for key in np.ndindex(array.shape):
+            with suppress(Exception):
+                cells[key] = np.asarray(array[key])[()]
+        return cells
 
 
 def read_attrs(store: Store, group: str = "") -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +13,8 @@ import zarr
 
 from devinterp import schema
 from devinterp.errors import StoreError
+from devinterp.store.states import ChainState, StateSlots
+from devinterp.store.thread import WriterThread
 from devinterp.types import Draw
 
 
@@ -21,7 +23,7 @@ class TraceWriter:
 
     Rows are gathered in memory until they fill a chunk, and handed to one background thread that writes it, so that
     sampling goes on meanwhile. At most `max_pending` chunks wait; a further one makes `append` wait. A write that fails
-    makes the next `append`, `flush` or `close` raise.
+    for good makes the next `append`, `flush` or `close` raise.
 
     Parameters
     ----------
@@ -39,9 +41,18 @@ class TraceWriter:
 
     def __init__(self, root: zarr.Group, *, max_pending: int = 4) -> None:
         self._root = root
-        self._num_steps = _array(root, f"{schema.TRACE}/loss").shape[2]
+        self._num_steps = _array(root, f"{schema.TRACE}/{schema.STEP}").shape[0]
         self._chains: dict[tuple[int, int], _ChainBuffers] = {}
-        self._thread = _WriterThread(max_pending)
+        self._thread = WriterThread(max_pending)
+
+    def begin(self, restriction: int, chain: int, *, step: int = 0) -> None:
+        """Expect the draws of a chain from a step on: what is before it is in the store already."""
+        key = (restriction, chain)
+        self._chains[key] = _ChainBuffers(self._root, key, step)
+        if step == 0:
+            self._submit("steps_done", key, np.int64(0))
+        self._submit("error", key, "")
+        self._submit("state", key, schema.RUNNING)
 
     def append(self, draw: Draw) -> None:
         """Take the steps and losses of one draw.
@@ -55,23 +66,39 @@ class TraceWriter:
         """
         key = (draw.restriction, draw.chain)
         if key not in self._chains:
-            self._chains[key] = _ChainBuffers(self._root, *key)
-            self._set_state(key, schema.RUNNING)
+            self.begin(*key)
         chain = self._chains[key]
         for array, selection, block in chain.append(draw):
-            self._thread.submit(array, selection, block)
+            self._thread.submit(partial(array.__setitem__, selection, block))
         if draw.error is not None:
             self.finish(*key, state=schema.DIVERGED, error=draw.error)
         elif chain.steps_done == self._num_steps:
             self.finish(*key)
+
+    def save(self, state: ChainState, slots: StateSlots, saved: Callable[[float], None]) -> None:
+        """Flush the chains of a state, then write it; `saved` is called with the seconds that took.
+
+        Whenever the writer is killed, what the latest whole state presupposes is in the store: things are written in order.
+        """
+        started: list[float] = []
+        self._thread.submit(lambda: started.append(time.monotonic()))
+        for chain in state.chains:
+            if (state.restriction, chain) in self._chains:
+                self.flush(state.restriction, chain)
+        self._thread.submit(partial(slots.save, state))
+        self._thread.submit(lambda: saved(time.monotonic() - started[0]))
+
+    def remove(self, slots: StateSlots) -> None:
+        """Remove the states of chains that have ended, after what was appended before."""
+        self._thread.submit(slots.remove)
 
     def flush(self, restriction: int, chain: int) -> None:
         """Hand what one chain has gathered to the background thread, full chunks or not, and record its progress."""
         key = (restriction, chain)
         buffers = self._chains[key]
         for array, selection, block in buffers.partial():
-            self._thread.submit(array, selection, block)
-        self._thread.submit(self._status("steps_done"), key, np.int64(buffers.steps_done))
+            self._thread.submit(partial(array.__setitem__, selection, block))
+        self._submit("steps_done", key, np.int64(buffers.steps_done))
 
     def finish(self, restriction: int, chain: int, *, state: str = schema.FINISHED, error: str = "") -> None:
         """Flush one chain and record how it ended."""
@@ -79,7 +106,9 @@ class TraceWriter:
         if key in self._chains:
             self.flush(restriction, chain)
             del self._chains[key]
-        self._set_state(key, state, error)
+        if error:
+            self._submit("error", key, error)
+        self._submit("state", key, state)
 
     def close(self, *, state: str = schema.INTERRUPTED) -> None:
         """Flush all chains, record those not finished as `state`, and wait until everything is written.
@@ -108,13 +137,8 @@ class TraceWriter:
             if error is None:
                 raise
 
-    def _set_state(self, key: tuple[int, int], state: str, error: str = "") -> None:
-        if error:
-            self._thread.submit(self._status("error"), key, error)
-        self._thread.submit(self._status("state"), key, state)
-
-    def _status(self, name: str) -> zarr.Array[Any]:
-        return _array(self._root, f"{schema.STATUS}/{name}")
+    def _submit(self, status: str, key: tuple[int, int], value: Any) -> None:
+        self._thread.submit(partial(_array(self._root, f"{schema.STATUS}/{status}").__setitem__, key, value))
 
 
 _Write = tuple["zarr.Array[Any]", Any, Any]
@@ -123,21 +147,23 @@ _Write = tuple["zarr.Array[Any]", Any, Any]
 class _ChainBuffers:
     """What one chain has gathered: a column for each of its arrays."""
 
-    def __init__(self, root: zarr.Group, restriction: int, chain: int) -> None:
-        self._root = root
-        self._prefix = (restriction, chain)
+    def __init__(self, root: zarr.Group, prefix: tuple[int, int], step: int) -> None:
+        self._root, self._prefix = root, prefix
         self._columns: dict[str, _Column] = {}
-        self.steps_done = 0
+        self.steps_done = step
 
     def append(self, draw: Draw) -> Iterator[_Write]:
         if draw.first_step != self.steps_done:
             raise AssertionError(f"steps out of order: expected {self.steps_done}, got {draw.first_step}")
-        yield from self._extend(f"{schema.TRACE}/loss", draw.first_step, draw.loss)
+        yield from self._extend(f"{schema.TRACE}/{draw.loss_name}", draw.first_step, draw.loss)
         for name, values in draw.metrics.items():
             yield from self._extend(f"{schema.METRICS}/{name}", draw.first_step, values)
         if draw.index is not None:
             for name, losses in draw.observables.items():
-                yield from self._extend(f"{schema.OBSERVABLES}/{name}/loss", draw.index, losses[None])
+                path = f"{schema.OBSERVABLES}/{name}/{draw.loss_name}"
+                yield from self._extend(path, draw.index, losses[None])
+        for path, values in draw.summaries.items():
+            yield _array(self._root, path), self._prefix, values
         self.steps_done += draw.num_steps
 
     def partial(self) -> Iterator[_Write]:
@@ -158,6 +184,7 @@ class _Column:
         self._chunk = array.chunks[2]
         self._start, self._stop = first, first
         self._buffer: np.ndarray | None = None
+        self._flushed = first
 
     def extend(self, rows: np.ndarray) -> Iterator[_Write]:
         while len(rows):
@@ -174,48 +201,13 @@ class _Column:
                 self._start, self._buffer = self._stop, None
 
     def partial(self) -> Iterator[_Write]:
-        if self._buffer is not None:
+        if self._buffer is not None and self._stop > self._flushed:
             # A copy, because the rest of the chunk is still to be filled while this waits to be written.
             yield self._write(self._buffer[: self._stop - self._start].copy())
 
     def _write(self, block: np.ndarray) -> _Write:
-        return self._array, (*self._prefix, slice(self._start, self._start + len(block))), block
-
-
-class _WriterThread:
-    """One thread that writes what it is given, in order, and keeps the first error."""
-
-    def __init__(self, max_pending: int) -> None:
-        self._queue: queue.Queue[_Write | None] = queue.Queue(maxsize=max_pending)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="devinterp-writer", daemon=True)
-        self._thread.start()
-
-    def submit(self, array: zarr.Array[Any], selection: Any, value: Any) -> None:
-        self._raise()
-        self._queue.put((array, selection, value))
-
-    def close(self) -> None:
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
-        self._raise()
-
-    def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._error is None:
-                array, selection, value = item
-                try:
-                    array[selection] = value
-                except BaseException as error:  # handed to the sampling thread, which raises it
-                    self._error = error
-
-    def _raise(self) -> None:
-        if self._error is not None:
-            raise StoreError(
-                f"writing to the store failed: {self._error}. What was written before is kept; free space or restore access, "
-                "then run again."
-            ) from self._error
+        self._flushed = self._start + len(block)
+        return self._array, (*self._prefix, slice(self._start, self._flushed)), block
 
 
 def _array(root: zarr.Group, path: str) -> zarr.Array[Any]:

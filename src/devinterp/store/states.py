@@ -1,0 +1,156 @@
+"""States of chains on their way: what a run needs to go on as if it had never stopped. Plain arrays, no pickle.
+
+Each group of chains that advance together has two slots, written in turn. A slot is marked with its step only when all of
+it is written, so that whenever the writer is killed one slot is whole.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+
+from devinterp.store import raw
+
+#: Group of the states, which is no part of the tree: consolidated metadata leave it out.
+RESUME = "resume"
+_SLOTS = ("slot0", "slot1")
+_CHUNK_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class ChainState:
+    """Chains of one restriction that advance together, after some step.
+
+    Parameters
+    ----------
+    restriction : int
+        Number of the restriction.
+    chains : tuple of int
+        Which chains.
+    step : int
+        How many steps they have taken.
+    arrays : dict of str to list of numpy.ndarray
+        Weights that move, state of the kernel, states of the generators.
+    """
+
+    restriction: int
+    chains: tuple[int, ...]
+    step: int
+    arrays: Mapping[str, Sequence[np.ndarray]]
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of the arrays."""
+        return sum(array.nbytes for arrays in self.arrays.values() for array in arrays)
+
+
+class StateSlots:
+    """The two slots of one group of chains in a store.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        The run's store.
+    restriction : int
+        Number of the restriction.
+    chains : sequence of int
+        The group.
+    """
+
+    def __init__(self, store: Store, restriction: int, chains: Sequence[int]) -> None:
+        self._store, self._restriction, self._chains = store, restriction, tuple(chains)
+        self._path = f"{RESUME}/r{restriction}-c{'-'.join(map(str, _ranges(chains)))}"
+        self._next = 0
+        self._made: dict[str, Any] = {}  # arrays by path, so that a later save only writes chunks
+
+    def save(self, state: ChainState) -> None:
+        """Write a state into the slot whose turn it is."""
+        path = f"{self._path}/{_SLOTS[self._next]}"
+        self._next = 1 - self._next
+        for group in (RESUME, self._path, path):
+            if raw.get(self._store, f"{group}/{raw.METADATA}") is None:
+                raw.update_attrs(self._store, group, {})
+        raw.update_attrs(self._store, path, {"step": None})  # from here on until the end the slot is not whole
+        shapes, sums = {}, {}
+        for name, arrays in state.arrays.items():
+            flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0, np.float32)
+            self._array(f"{path}/{name}", flat)[...] = flat
+            shapes[name], sums[name] = [list(array.shape) for array in arrays], zlib.crc32(flat)
+        mark = {"step": state.step, "chains": list(state.chains), "shapes": shapes, "crc32": sums}
+        raw.update_attrs(self._store, path, mark)
+
+    def load(self, *, most: int) -> ChainState | None:
+        """Return the latest whole state of at most so many steps, or None.
+
+        What cannot be read, or is not of this group, is passed over: a chain can always start again.
+        """
+        marks = {slot: raw.get_attrs(self._store, f"{self._path}/{slot}") for slot in _SLOTS}
+        steps = {
+            slot: step for slot, attrs in marks.items() if (step := self._step(attrs)) is not None and step <= most
+        }
+        for slot in sorted(steps, key=lambda slot: -steps[slot]):
+            try:
+                arrays = self._read(f"{self._path}/{slot}", marks[slot])
+            except Exception:  # noqa: S112  # damaged in whatever way: zarr raises errors of many kinds
+                continue
+            self._next = 1 - _SLOTS.index(slot)
+            return ChainState(self._restriction, self._chains, steps[slot], arrays)
+        return None
+
+    def remove(self) -> None:
+        """Remove both slots."""
+        raw.delete_below(self._store, self._path)
+        self._made.clear()
+
+    def _step(self, attrs: Mapping[str, Any]) -> int | None:
+        step = attrs.get("step")
+        if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+            return None
+        return step if attrs.get("chains") == list(self._chains) and isinstance(attrs.get("shapes"), dict) else None
+
+    def _read(self, path: str, mark: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
+        arrays = {}
+        for name, wanted in mark["shapes"].items():
+            sizes = [math.prod(shape) for shape in wanted]
+            array = zarr.open_array(self._store, path=f"{path}/{name}", mode="r")
+            if array.shape != (sum(sizes),):
+                raise ValueError(f"{path}/{name} has shape {array.shape}; expected ({sum(sizes)},)")
+            flat = np.ascontiguousarray(array[...])
+            if zlib.crc32(flat) != mark["crc32"][name]:
+                raise ValueError(f"{path}/{name} is not what was written")
+            parts = np.split(flat, np.cumsum(sizes)[:-1]) if sizes else []
+            arrays[name] = [part.reshape(shape) for part, shape in zip(parts, wanted, strict=True)]
+        return arrays
+
+    def _array(self, path: str, flat: np.ndarray) -> Any:
+        made = self._made.get(path)
+        if made is None or made.shape != flat.shape or made.dtype != flat.dtype:
+            made = zarr.create_array(
+                self._store,
+                name=path,
+                shape=flat.shape,
+                dtype=flat.dtype,
+                chunks=(max(1, min(len(flat), _CHUNK_BYTES // flat.itemsize)),),
+                compressors=None,  # weights do not compress
+                dimension_names=(f"{path.rpartition('/')[2]}_element",),
+                overwrite=True,
+            )
+            self._made[path] = made
+        return made
+
+
+def remove_all(store: Store) -> None:
+    """Remove the states of all chains."""
+    raw.delete_below(store, RESUME)
+
+
+def _ranges(chains: Sequence[int]) -> tuple[int, ...]:
+    """Return first and last chain: groups of one restriction share none, so that this names one."""
+    return tuple(dict.fromkeys((chains[0], chains[-1])))
