@@ -94,7 +94,7 @@ def missing(tree: xr.DataTree, requires: Iterable[str]) -> list[str]:
 
 #: What to do about a missing group, by its first part.
 _ADVICE = {
-    OBSERVABLES: "sample with `observables=`",
+    OBSERVABLES: "sample with `observables=` (and record='token')",
     METRICS: "sample with `save_metrics=True`",
     TRACE: "sample with `devinterp.sample` or open a store written by it",
 }

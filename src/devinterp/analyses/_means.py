@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from devinterp.schema import POSITION
+from devinterp import schema
+from devinterp.analyses._run import losses
+from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, SEQUENCE, TRACE
 
 _MOMENT = "moment"
 
@@ -40,6 +42,29 @@ def _sums(loss: np.ndarray) -> np.ndarray:
         result[gaps, 0] = np.sum(loss[gaps], axis=-1, dtype=np.float64, where=there)
         result[gaps, 1] = there.sum(-1)
     return result
+
+
+def trace_means(run: xr.DataTree) -> xr.DataArray:
+    """Return the mean loss of each step's minibatches: as the run recorded it, or from the losses it recorded."""
+    if schema.MEAN_LOSS in run[TRACE]:
+        return losses(run, TRACE, schema.MEAN_LOSS).isel({POSITION: 0}).astype(np.float64)
+    return minibatch_mean(losses(run, TRACE), BATCH)
+
+
+def draw_means(run: xr.DataTree, group: str) -> xr.DataArray:
+    """Return the mean loss of an observable at each draw: as the run recorded it, or from the losses it recorded."""
+    if schema.MEAN_LOSS in run[group]:
+        return losses(run, group, schema.MEAN_LOSS).isel({POSITION: 0}).astype(np.float64)
+    return paired_mean(losses(run, group), SEQUENCE, (CHAIN, DRAW))
+
+
+def start_mean(run: xr.DataTree, group: str) -> xr.DataArray:
+    """Return the mean loss of an observable at the starting weights, to be compared with `draw_means`."""
+    start = losses(run, group, "init_loss")
+    if "loss" in run[group] and POSITION not in run[f"{group}/loss"].dims:
+        # The run recorded means of sequences: each counts as one, however long it is.
+        return _ratio(sums(start)).mean(SEQUENCE)
+    return minibatch_mean(start, SEQUENCE)
 
 
 def minibatch_mean(loss: xr.DataArray, dim: str) -> xr.DataArray:

@@ -8,8 +8,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import xarray as xr
 
+from devinterp import schema
 from devinterp.analyses._lazy import Array, Traces, blockwise, is_lazy, stored_traces
-from devinterp.analyses._means import minibatch_mean, paired_mean
+from devinterp.analyses._means import draw_means, start_mean
 from devinterp.analyses._run import losses
 from devinterp.analyses.convergence import mcse
 from devinterp.analyses.uncertainty import jackknife_error
@@ -27,19 +28,20 @@ Estimate: TypeAlias = tuple[Array, Array | None]
 class TaskSeries:
     """The mean loss on the sampling task at every draw and its rise over the start, ``(restriction, chain, draw)``, float64."""
 
+    name: str
     loss: Array
     rise: Array
 
     @classmethod
     def of(cls, run: xr.DataTree, task: str, initial_loss: str) -> TaskSeries:
         group = f"{OBSERVABLES}/{task}"
-        loss = paired_mean(losses(run, group), SEQUENCE, (CHAIN, DRAW)).transpose(RESTRICTION, CHAIN, DRAW)
+        loss = draw_means(run, group).transpose(RESTRICTION, CHAIN, DRAW)
         if initial_loss == "paired":
             if "init_loss" not in run[group]:
                 raise MissingDataError(
                     f"initial_loss='paired' needs `{group}/init_loss`; this run has none: pass 'trace'."
                 )
-            start = minibatch_mean(losses(run, group, "init_loss"), SEQUENCE)
+            start = start_mean(run, group)
         elif initial_loss == "trace":
             start = losses(run, TRACE, "init_loss").astype(np.float64).mean([CHAIN, POSITION])
         else:
@@ -47,7 +49,7 @@ class TaskSeries:
         rise = (loss - start).transpose(RESTRICTION, CHAIN, DRAW)
         chunks = {RESTRICTION: 1, CHAIN: -1, DRAW: -1}
         loss, rise = (one.chunk(chunks) if one.chunks is not None else one for one in (loss, rise))
-        return cls(loss.data, rise.data)
+        return cls(task, loss.data, rise.data)
 
 
 @dataclass(frozen=True)
@@ -88,27 +90,51 @@ class Moments:
 
 def estimate(run: xr.DataTree, name: str, series: TaskSeries, reference: int | None, errors: Errors) -> Estimate:
     """Return the susceptibilities ``(restriction, sequence, position)`` of an observable's tokens, and their errors."""
-    tiles = stored_traces(losses(run, f"{OBSERVABLES}/{name}"))
-    rise = series.rise.rechunk(tiles.chunks[:3]) if is_lazy(tiles) else series.rise
-    summed = blockwise(
-        _moments, "rcmst", (tiles, "rcdst"), (rise, "rcd"), sizes={"m": 2}, dtype=np.float64, joined=False
-    )
+    group = f"{OBSERVABLES}/{name}"
+    tiles = stored_traces(losses(run, group)) if "loss" in run[group] else None
+    loss, rise_loss = _recorded_moments(run, group, series) if tiles is None else _traced_moments(tiles, series)
     moments = Moments(
         rise=series.rise.mean(axis=2),
         task=series.loss.mean(axis=2),
         rise_task=(series.rise * series.loss).mean(axis=2),
-        loss=summed[:, :, 0],
-        rise_loss=summed[:, :, 1],
+        loss=loss,
+        rise_loss=rise_loss,
     )
     chi = moments.susceptibility(reference)
-    num_chains = tiles.shape[1]
+    num_chains = loss.shape[1]
     if errors == "none":
         return chi, None
     if errors == "ess":
+        if tiles is None:
+            raise MissingDataError(
+                "standard_errors='ess' needs the losses of every draw; this run recorded moments: pass 'jackknife'."
+            )
         return chi, _ess_error(tiles, series, moments, reference)
     if num_chains < 2:
         return chi, chi * np.nan
     return chi, jackknife_error([moments.without(chain).susceptibility(reference) for chain in range(num_chains)])
+
+
+def _recorded_moments(run: xr.DataTree, group: str, series: TaskSeries) -> tuple[Array, Array]:
+    """Return the means that a run recorded, of the losses and of their products with phi, in float64."""
+    order = (RESTRICTION, CHAIN, SEQUENCE, POSITION)
+    loss = losses(run, group, schema.LOSS_MEAN).transpose(*order).astype(np.float64)
+    comoment = losses(run, group, schema.LOSS_COMOMENT).isel({schema.TASK: _place(run, group, series.name)})
+    level = series.rise.mean(axis=2)[:, :, None, None]
+    return loss.data, comoment.transpose(*order).astype(np.float64).data + level * loss.data
+
+
+def _place(run: xr.DataTree, group: str, task: str) -> int:
+    return [str(name) for name in run[f"{group}/{schema.TASK}"].to_numpy()].index(task)
+
+
+def _traced_moments(tiles: Array, series: TaskSeries) -> tuple[Array, Array]:
+    """Return the means over draws, of the losses and of their products with phi."""
+    rise = series.rise.rechunk(tiles.chunks[:3]) if is_lazy(tiles) else series.rise
+    summed = blockwise(
+        _moments, "rcmst", (tiles, "rcdst"), (rise, "rcd"), sizes={"m": 2}, dtype=np.float64, joined=False
+    )
+    return summed[:, :, 0], summed[:, :, 1]
 
 
 def _moments(losses: Any, rise: Any) -> np.ndarray:

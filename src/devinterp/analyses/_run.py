@@ -164,7 +164,12 @@ def burnin_steps(run: xr.DataTree, burnin: int | None) -> int:
     """Return the number of steps to leave out, checked."""
     if burnin is None:
         return int(settings(run).get("num_burnin_steps") or 0)
-    num_steps = run[f"{TRACE}/loss"].sizes[STEP] if TRACE in run.children else None
+    if settings(run).get("record") == "moments" and burnin != settings(run)["num_burnin_steps"]:
+        raise InvalidInputError(
+            f"`burnin` (={burnin}) must be the run's own ({settings(run)['num_burnin_steps']}), because it recorded "
+            "moments over the draws after that: sample with record='token' to choose later."
+        )
+    num_steps = run[TRACE].sizes.get(STEP) if TRACE in run.children else None
     if burnin < 0 or (num_steps is not None and burnin >= num_steps):
         raise InvalidInputError(
             f"`burnin` (={burnin}) must be at least 0 and less than the number of steps ({num_steps}), so that some remain."

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from devinterp import schema
 from devinterp.analyses._lazy import storable
 from devinterp.analyses._moments import Estimate
 from devinterp.analyses._run import losses
@@ -31,7 +32,8 @@ def result_tree(
     dims = (RESTRICTION, SEQUENCE, POSITION)
     found: dict[str, xr.Dataset] = {}
     for name, (chi, error) in estimates.items():
-        loss = losses(run, f"{OBSERVABLES}/{name}")
+        group = f"{OBSERVABLES}/{name}"
+        loss = losses(run, group, "loss" if "loss" in run[group] else schema.LOSS_MEAN)
         positions = loss[POSITION].to_numpy() if POSITION in loss.coords else np.arange(1, loss.sizes[POSITION] + 1)
         variables = {"susceptibility": (dims, chi)} | ({} if error is None else {"susceptibility_se": (dims, error)})
         coords = {RESTRICTION: run[RESTRICTION].to_numpy(), SEQUENCE: np.arange(chi.shape[1]), POSITION: positions}

@@ -12,7 +12,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses._lazy import storable
-from devinterp.analyses._means import minibatch_mean, paired_mean
+from devinterp.analyses._means import draw_means, start_mean, trace_means
 from devinterp.analyses._run import (
     STATUS_REQUIRED,
     Chains,
@@ -29,11 +29,11 @@ from devinterp.analyses._run import (
 from devinterp.analyses.convergence import summary
 from devinterp.errors import MissingDataError
 from devinterp.hookspecs import hookimpl
-from devinterp.schema import BATCH, CHAIN, DRAW, OBSERVABLES, POSITION, SEQUENCE, STEP, TRACE
+from devinterp.schema import CHAIN, DRAW, OBSERVABLES, POSITION, STEP, TRACE
 from devinterp.types import Analysis
 
-_REQUIRES = ("trace/loss", "trace/init_loss", *STATUS_REQUIRED)
-_TOKEN_REQUIRES = ("observables/*/loss", "observables/*/init_loss", *STATUS_REQUIRED)
+_REQUIRES = ("trace/loss|trace/mean_loss", "trace/init_loss", *STATUS_REQUIRED)
+_TOKEN_REQUIRES = ("observables/*/loss|observables/*/loss_mean", "observables/*/init_loss", *STATUS_REQUIRED)
 #: The dimension along which the results for several observables are joined.
 OBSERVABLE = "observable"
 
@@ -92,7 +92,7 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
     run, used = use_chains(run, chains, needed_by="llc")
     burnin = burnin_steps(run, burnin)
 
-    loss_trace = minibatch_mean(losses(run, TRACE), BATCH)
+    loss_trace = trace_means(run)
     init_loss = losses(run, TRACE, "init_loss").astype(np.float64).mean([CHAIN, POSITION])
     main = _llc(loss_trace.isel({STEP: slice(burnin, None)}), init_loss, n_beta, STEP)
     main["llc_se"] = np.hypot(main["llc_mcse"], n_beta * _init_loss_error(run))
@@ -127,7 +127,8 @@ def token_llc(
     -------
     xarray.Dataset
         ``llc(sequence, position)``, its ``llc_mcse``, ``rhat`` and ``ess``, over ``restriction`` too where there are several,
-        and ``token_ids(sequence, token)`` where the run has them: position p predicts the token at index p.
+        and ``token_ids(sequence, token)`` where the run has them: position p predicts the token at index p. A run that recorded
+        moments has no errors of single tokens.
 
     Raises
     ------
@@ -147,18 +148,19 @@ def token_llc(
     run, used = use_chains(run, chains, needed_by="token_llc")
     burnin = burnin_steps(run, burnin)
 
-    loss = losses(run, group).isel({DRAW: draws_after(run, burnin)})
     start = losses(run, group, "init_loss")
-    summarised = summary(loss)
-    result = xr.Dataset(
-        {
-            "llc": n_beta * (loss.mean([CHAIN, DRAW], dtype=np.float64, skipna=False) - start),
-            "llc_mcse": n_beta * summarised["mcse"],
-            "rhat": summarised["rhat"],
-            "ess": summarised["ess"],
-        },
-        attrs={"n_beta": n_beta, "burnin": burnin, "observable": name, **used},
-    )
+    attrs = {"n_beta": n_beta, "burnin": burnin, "observable": name, **used}
+    if "loss" in run[group]:
+        loss = losses(run, group).isel({DRAW: draws_after(run, burnin)})
+        if POSITION not in run[f"{group}/loss"].dims and start.sizes[POSITION] > 1:
+            raise MissingDataError(
+                "`token_llc` needs losses of tokens; this run recorded means of sequences (`record`)."
+            )
+        mean, summarised = loss.mean([CHAIN, DRAW], dtype=np.float64, skipna=False), summary(loss)
+        errors = {"llc_mcse": n_beta * summarised["mcse"], "rhat": summarised["rhat"], "ess": summarised["ess"]}
+    else:
+        mean, errors = losses(run, group, schema.LOSS_MEAN).mean(CHAIN, dtype=np.float64, skipna=False), {}
+    result = xr.Dataset({"llc": n_beta * (mean - start), **errors}, attrs=attrs)
     for extra in ("token_ids", "sequence_id"):
         if extra in run[group].dataset.variables:
             result[extra] = run[f"{group}/{extra}"].variable
@@ -189,10 +191,8 @@ def _observable_llcs(run: xr.DataTree, burnin: int, n_beta: float) -> xr.Dataset
     found = []
     for name in names:
         group = f"{OBSERVABLES}/{name}"
-        loss = losses(run, group).isel({DRAW: draws})
-        series = paired_mean(loss, SEQUENCE, (CHAIN, DRAW))
-        start = minibatch_mean(losses(run, group, "init_loss"), SEQUENCE)
-        found.append(_llc(series, start, n_beta, DRAW))
+        series = draw_means(run, group).isel({DRAW: draws})
+        found.append(_llc(series, start_mean(run, group), n_beta, DRAW))
     joined = xr.concat(
         found,
         xr.Variable((OBSERVABLE,), np.array(names, dtype=object)),

@@ -28,7 +28,7 @@ from devinterp.hookspecs import hookimpl
 from devinterp.schema import CHAIN
 from devinterp.types import Analysis
 
-_REQUIRES = ("observables/*/loss", "trace/init_loss", *STATUS_REQUIRED)
+_REQUIRES = ("observables/*/loss|observables/*/loss_mean", "trace/init_loss", *STATUS_REQUIRED)
 
 
 def compute_susceptibilities(
