@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from devinterp.errors import InvalidInputError
 from devinterp.models.attentions import Attentions, Core
-from devinterp.models.feedforward import Feedforward, feedforward
+from devinterp.models.feedforward import Feedforward, Fits, feedforward
 from devinterp.models.mask import Mask
 from devinterp.models.masks import canonical_names
 from devinterp.models.running import device_of
@@ -86,6 +86,7 @@ class _Parts:
     cores: list[Core] = field(default_factory=list)
     mixers: list[str] = field(default_factory=list)
     feedforwards: list[str] = field(default_factory=list)
+    visited: set[str] = field(default_factory=set)
 
 
 class _Detection:
@@ -101,7 +102,7 @@ class _Detection:
         self.order = {path: i for i, path in enumerate(seen.calls)}
         self.attentions = Attentions(model, seen)
         self.cores = self.attentions.find()
-        self.inside: dict[object, Feedforward] = {}
+        self.known: dict[object, Fits] = {}
 
     def structure(self) -> Structure:
         """Return everything that was found."""
@@ -207,8 +208,9 @@ class _Detection:
         """Sort the parameters of a module into attention, MLP and norm."""
         module = self.modules[path]
         path = self.first[id(module)]
-        if not self.all(path):
+        if not self.all(path) or path in parts.visited:
             return
+        parts.visited.add(path)
         if path in self.cores:
             parts.cores.append(self.cores[path])
             self.without_outer_norms(path, parts.attn, parts.norm)
@@ -250,7 +252,7 @@ class _Detection:
     def feedforward(self, paths: Sequence[str]) -> Feedforward:
         """Return what is inside an MLP."""
         try:
-            return feedforward(self.model, paths, self.seen)
+            return feedforward(self.model, paths, self.seen, self.known)
         except FAILURES:
             # An MLP that cannot be looked into is still an MLP.
             return Feedforward()

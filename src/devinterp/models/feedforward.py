@@ -15,6 +15,7 @@ from devinterp.models.structure import Neurons
 from devinterp.models.tracing import Call, Trace, is_norm, is_projection
 
 ROUTER = re.compile(r"router|gating|(^|\.)gate$|(^|\.)wg$", re.IGNORECASE)
+Fits = dict[int, list[tuple[int, int]]]
 Place = tuple[str, tuple[int, ...], int, int, int]
 
 
@@ -37,8 +38,8 @@ class Feedforward:
     neurons: Neurons | None = None
 
 
-def feedforward(model: nn.Module, paths: Sequence[str], seen: Trace) -> Feedforward:
-    """Return what is inside the MLP made of the modules at `paths`."""
+def feedforward(model: nn.Module, paths: Sequence[str], seen: Trace, known: dict[object, Fits]) -> Feedforward:
+    """Return what is inside the MLP made of the modules at `paths`; `known` are the neurons of MLPs of other layers."""
     modules = {name: module for path in paths for name, module in _inside(model, path)}
     found = Feedforward(experts=_listed_experts(modules) or _stacked_experts(modules))
     if found.experts:
@@ -49,7 +50,7 @@ def feedforward(model: nn.Module, paths: Sequence[str], seen: Trace) -> Feedforw
     if routed is not None:
         found.experts, found.router = routed
         return found
-    found.neurons = _neurons(model, modules, paths, seen)
+    found.neurons = _neurons(model, modules, paths, seen, known)
     return found
 
 
@@ -130,7 +131,12 @@ def _neurons(model: nn.Module, modules: Mapping[str, nn.Module], paths: Sequence
     if out is None or matrix.ndim != 2:
         return None
     size = matrix.shape[1 - out]
-    columns = _meeting(model, paths, projections, down, size, seen.calls)
+    # By what the modules are and where they stand, whatever the layer is called.
+    layout = repr([(path.removeprefix(paths[0]), repr(modules[path])) for path in projections])
+    if layout not in known:
+        found = _meeting(model, paths, projections, down, size, seen.calls)
+        known[layout] = {projections.index(path): fits for path, fits in found.items()}
+    columns = {projections[i]: fits for i, fits in known[layout].items()}
     weight = next(name for name, p in modules[down].named_parameters() if p is matrix)
     places: list[Place] = [(f"{down}.{weight}", tuple(matrix.shape), 1 - out, 0, 1)]
     for path, fits in columns.items():

@@ -81,8 +81,8 @@ def _takes_one(norm: nn.Module) -> bool:
 
 def _scale_only(norm: nn.Module) -> Callable[..., Tensor]:
     def forward(x: Tensor, *gates: Any, **kwargs: Any) -> Tensor:
-        for name, parameter in norm.named_parameters(recurse=False):
-            x = x + parameter if name == "bias" else x * parameter
+        for name, parameter in norm.named_parameters():
+            x = x + parameter if name.endswith("bias") else x * parameter
         for gate in (*gates, *kwargs.values()):
             if isinstance(gate, Tensor):
                 x = x * gate

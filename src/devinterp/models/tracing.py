@@ -135,9 +135,10 @@ def tensors(call: Call) -> Iterable[Tensor]:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Say whether a module is a normalisation: named so, and holding vectors only (per-head scales are matrices)."""
+    """Say whether a module is a normalisation: named so, holding scales only, and wrapping nothing but another one."""
     named = "norm" in type(module).__name__.lower()
-    return named and not any(True for _ in module.children()) and all(p.ndim <= 2 for p in module.parameters())
+    wraps = [child for child in module.children() if any(True for _ in child.parameters())]
+    return named and all(is_norm(child) for child in wraps) and all(p.ndim <= 2 for p in module.parameters())
 
 
 def is_projection(module: nn.Module) -> bool:
