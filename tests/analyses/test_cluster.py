@@ -40,8 +40,8 @@ def store(tmp_path_factory):
 
 @pytest.fixture
 def client():
-    # A free port for each, no dashboard, and processes of their own, because that is what a cluster is.
-    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None, "protocol": "tcp"}
+    # Free ports (None would mean 8787 for each), and processes of their own, because that is what a cluster is.
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0", "protocol": "tcp"}
     with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as found:
         yield found
 
