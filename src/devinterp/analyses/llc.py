@@ -184,7 +184,8 @@ def _llc(series: xr.DataArray, init_loss: xr.DataArray, n_beta: float, draw: str
 
 
 def _observable_llcs(run: xr.DataTree, burnin: int, n_beta: float) -> xr.Dataset:
-    names = [name for name in schema.observable_names(run) if "init_loss" in run[f"{OBSERVABLES}/{name}"]]
+    # In alphabetical order: that in which a store lists its groups is not always the same.
+    names = sorted(name for name in schema.observable_names(run) if "init_loss" in run[f"{OBSERVABLES}/{name}"])
     if not names:
         return xr.Dataset()
     draws = draws_after(run, burnin)
