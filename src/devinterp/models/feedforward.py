@@ -119,7 +119,13 @@ def _blocked_experts(modules: Mapping[str, nn.Module]) -> tuple[list[dict[str, M
     return experts, _router(modules, num_experts, set(rows))
 
 
-def _neurons(model: nn.Module, modules: Mapping[str, nn.Module], paths: Sequence[str], seen: Trace) -> Neurons | None:
+def _neurons(
+    model: nn.Module,
+    modules: Mapping[str, nn.Module],
+    paths: Sequence[str],
+    seen: Trace,
+    known: dict[object, Fits],
+) -> Neurons | None:
     """Find the hidden neurons of a dense MLP: which outputs of its first projections meet in which input of its last."""
     order = [path for path in seen.calls if path in modules]
     projections = [path for path in order if is_projection(modules[path])]
