@@ -153,7 +153,9 @@ def quickstart(
     tree = _sample(network, texts, dataset, observables, sampling, output, progress)
     report(console, tree, tokenizer, output)
     console.print(f"Done in {time.monotonic() - began:.0f} s. To go on in Python:\n")
-    console.print(next_steps(output / "run.zarr", _label(observables[-1])), highlight=False)
+    console.print(
+        next_steps(output / "run.zarr", _label(observables[-1])), highlight=False, markup=False, soft_wrap=True
+    )
     return tree
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from devinterp.errors import InvalidInputError
@@ -88,7 +89,7 @@ def tokenize_and_concatenate(
     if max_length < 2:
         raise InvalidInputError(f"`max_length` (={max_length}) must be at least 2.")
 
-    def pack(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+    def pack(rows: Mapping[str, Any]) -> dict[str, list[list[int]]]:
         return {"input_ids": pack_texts(rows[column_name], tokenizer, max_length, add_bos_token=add_bos_token)}
 
     options = {} if streaming else {"num_proc": num_proc}

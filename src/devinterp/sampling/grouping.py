@@ -170,7 +170,11 @@ def _compare(problem: Problem, masks: ParamMasks, chains: Sequence[int]) -> floa
     CannotVectorize
         If the model cannot be run under vmap, or gives other losses or gradients then.
     """
-    rows = [step_rows(problem.settings, problem.num_rows, chain)[0] for chain in chains[:1]] * len(chains)
+    shared = problem.settings.match_sampling_input_ids_across_chains
+    if shared:
+        rows = [step_rows(problem.settings, problem.num_rows, chains[0])[0]] * len(chains)
+    else:
+        rows = [step_rows(problem.settings, problem.num_rows, chain)[0] for chain in chains]
     with unchanged(problem.model):
         stacked = VectorizedChains(problem, StackedWeights(problem.model, masks, len(chains)))
         try:
@@ -188,7 +192,8 @@ def _compare(problem: Problem, masks: ParamMasks, chains: Sequence[int]) -> floa
         seconds_alone = _time(lambda: _gradient(single, rows[:1]), problem.device)
     for a, b in zip(alone, together, strict=True):
         largest = float(torch.nan_to_num(a).abs().max())  # losses of padding are NaN
-        if not torch.allclose(a.expand_as(b), b, rtol=1e-3, atol=1e-5 * largest, equal_nan=True):
+        same = b if shared else b[:1]
+        if not torch.allclose(a.expand_as(same), same, rtol=1e-3, atol=1e-5 * largest, equal_nan=True):
             raise CannotVectorize("losses or gradients differ under vmap")
     return seconds_alone * len(chains) / seconds_together
 

@@ -157,8 +157,9 @@ def _to_arrays(results: Any) -> dict[str, np.ndarray]:
     if results is None:
         return {}
     named = results if isinstance(results, Mapping) else {"results": results}
+    # Copies: what is returned may be the weights themselves, which move on.
     return {
-        str(name): (v.detach().float().cpu().numpy() if isinstance(v, Tensor) else np.asarray(v))
+        str(name): np.array(v.detach().float().cpu().numpy() if isinstance(v, Tensor) else v)
         for name, v in named.items()
     }
 
