@@ -31,7 +31,7 @@ _cache: weakref.WeakKeyDictionary[nn.Module, tuple[object, Structure]] = weakref
 
 
 def detect(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Structure:
-    """Return the structure of `model`; remembered until its parameters change in name, shape or identity.
+    """Return the structure of `model`; remembered until its parameters change in shape or identity.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def detect(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Structure:
     InvalidInputError
         The model cannot be run on a few tokens.
     """
-    state = tuple((name, id(p), p.shape) for name, p in model.named_parameters())
+    state = tuple((id(p), p.shape) for p in model.parameters())
     if model in _cache and _cache[model][0] == state:
         return _cache[model][1]
     structure = _Detection(model, _traced(model, run)).structure()
@@ -270,5 +270,8 @@ class _Detection:
         return Attention(core.path, kind, self.whole(self.all(core.path)), heads, core.reason)
 
     def _reads_another(self, path: str) -> bool:
-        _args, kwargs = self.seen.calls.get(path, ((), {}))
+        args, kwargs = self.seen.calls.get(path, ((), {}))
+        if isinstance(self.modules[path], nn.MultiheadAttention):
+            queries, keys = (*args, kwargs.get("query"), kwargs.get("key"))[:2]
+            return queries is not keys
         return any(kwargs.get(name) is not None for name in ("key_value_states", "encoder_hidden_states"))

@@ -196,6 +196,8 @@ def _numbers(span: Span, text: str) -> Numbers:
 
 
 def _expected(text: str, words: list[str], counted: tuple[str, Numbers] | None) -> str:
+    if _LAYERS.fullmatch(text):
+        return f"{text!r} begins another term: combine terms by '+', for example 'l0h1 + l1h2', or pass a list."
     if counted is not None and counted[0] in "hg":
         known: tuple[str, ...] = PART_WORDS
         return f"{text!r} is no part of a head: expected one of {', '.join(known)}.{_close(text, known)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class Preview:
         return capture.get()
 
     def _repr_html_(self) -> str:
-        console = Console(record=True, width=120, quiet=True, force_jupyter=False)
+        console = Console(record=True, width=120, file=io.StringIO(), force_jupyter=False)
         console.print(self)
         style = "font-family:Menlo,Consolas,monospace;line-height:1.3"
         return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')

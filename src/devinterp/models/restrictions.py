@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from functools import cached_property
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from devinterp.models.masks import ParamMasks, canonical_names
 from devinterp.models.structure import Head, Layer, Masks, Structure, difference, union
 from devinterp.types import ModelAdapter
 
-Kind = Literal["model", "layer", "attn", "mlp", "norm", "head", "group", "expert", "router", "cross"]
+KINDS = ("model", "layer", "attn", "mlp", "norm", "head", "group", "cross", "expert", "router")
 
 
 def create_param_masks(
@@ -50,12 +50,12 @@ def create_param_masks(
         raise InvalidInputError(f"a restriction is a text such as 'l0h1', or a list of such; got {restriction!r}.")
     reader = _Reader(model, adapter)
     total = union(reader.read(text) for text in texts)
-    ordered = {name: total[name] for name, _ in model.named_parameters() if name in total}
+    ordered = {name: total[name] for name in reader.parameters if name in total}
     return ParamMasks(ordered, " + ".join(text.strip() for text in texts), tuple(dict.fromkeys(reader.notes)))
 
 
 def restrictions(
-    model: nn.Module, kind: Kind | Sequence[Kind] | None = None, *, adapter: str | ModelAdapter | None = None
+    model: nn.Module, kind: str | Sequence[str] | None = None, *, adapter: str | ModelAdapter | None = None
 ) -> tuple[str, ...]:
     """Return all components of a model, as restrictions that `create_param_masks` reads.
 
@@ -81,9 +81,9 @@ def restrictions(
     InvalidInputError
         A kind is unknown, or the structure of the model cannot be found.
     """
-    kinds = get_args(Kind) if kind is None else (kind,) if isinstance(kind, str) else tuple(kind)
-    if unknown := [k for k in kinds if k not in get_args(Kind)]:
-        raise InvalidInputError(f"unknown kinds {unknown}: expected some of {', '.join(get_args(Kind))}.")
+    kinds = KINDS if kind is None else (kind,) if isinstance(kind, str) else tuple(kind)
+    if unknown := [k for k in kinds if k not in KINDS]:
+        raise InvalidInputError(f"unknown kinds {unknown}: expected some of {', '.join(KINDS)}.")
     structure = _structure(model, adapter)
     words = {"full": {"": None}, "embed": structure.embed, "unembed": structure.unembed, "other": structure.other}
     found = [("model", word) for word, masks in words.items() if masks]
@@ -136,16 +136,17 @@ class _Reader:
     def __init__(self, model: nn.Module, adapter: str | ModelAdapter | None) -> None:
         self.model, self.adapter = model, adapter
         self.parameters = dict(model.named_parameters())
-        self.canonical = canonical_names(model)
         self.notes: list[str] = []
-        self._found: Structure | None = None
 
-    @property
+    @cached_property
+    def canonical(self) -> dict[str, str]:
+        """Every name of a parameter, and the one that ``named_parameters()`` gives it."""
+        return canonical_names(self.model)
+
+    @cached_property
     def structure(self) -> Structure:
         """Where the parts of the model are."""
-        if self._found is None:
-            self._found = _structure(self.model, self.adapter)
-        return self._found
+        return _structure(self.model, self.adapter)
 
     def read(self, text: str) -> dict[str, Mask]:
         """Return the masks of one restriction."""
