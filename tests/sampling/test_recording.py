@@ -49,7 +49,10 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, xr.DataTree]:
 
 def assert_same(found: xr.Dataset, expected: xr.Dataset, tolerance: float = 1e-6) -> None:
     for name in found.data_vars:
-        if found[name].dtype.kind == "f":
+        if "rhat" in str(name):
+            # A function of ranks: it jumps when rounding swaps two draws.
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-2)
+        elif found[name].dtype.kind == "f":
             size = float(abs(expected[name]).max())
             np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=tolerance * size, err_msg=str(name))
 
