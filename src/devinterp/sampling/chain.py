@@ -86,8 +86,9 @@ def run_chains(
     first = max(first, start.recorded)
     block = _Block(restriction, chains, first_step=first)
     for step in range(first, settings.num_steps):
-        losses, finite = group.add_gradient([batches[chain][step] for chain in chains])
-        block.add_step(losses, finite, walker.step())
+        rows = [batches[chain][step] for chain in chains]
+        losses, finite = group.add_gradient(rows)
+        block.add_step(losses, finite, walker.step(losses, lambda rows=rows: group.add_gradient(rows)[0]))  # type: ignore[misc]
         index = settings.draw_after(step) if problem.observables else None  # else a draw holds nothing
         if index is not None:
             for name in problem.observables:

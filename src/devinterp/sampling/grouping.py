@@ -177,6 +177,7 @@ def _compare(problem: Problem, masks: ParamMasks, chains: Sequence[int]) -> floa
         rows = [step_rows(problem.settings, problem.num_rows, chain)[0] for chain in chains]
     with unchanged(problem.model):
         stacked = VectorizedChains(problem, StackedWeights(problem.model, masks, len(chains)))
+        _nudge(stacked, len(chains))
         try:
             with warnings.catch_warnings():
                 # torch warns where it must loop over the chains after all: then nothing is gained.
@@ -188,6 +189,7 @@ def _compare(problem: Problem, masks: ParamMasks, chains: Sequence[int]) -> floa
         seconds_together = _time(lambda: _gradient(stacked, rows), problem.device)
     with borrowed(problem.model, masks) as weights:
         single = SingleChain(problem, weights)
+        _nudge(single, 1)
         alone = _gradient(single, rows[:1])
         seconds_alone = _time(lambda: _gradient(single, rows[:1]), problem.device)
     for a, b in zip(alone, together, strict=True):
@@ -196,6 +198,13 @@ def _compare(problem: Problem, masks: ParamMasks, chains: Sequence[int]) -> floa
         if not torch.allclose(a.expand_as(same), same, rtol=1e-3, atol=1e-5 * largest, equal_nan=True):
             raise CannotVectorize("losses or gradients differ under vmap")
     return seconds_alone * len(chains) / seconds_together
+
+
+def _nudge(group: ChainGroup, num_chains: int) -> None:
+    """Move every chain by the same noise: at a minimum gradients are rounding errors, which cannot be compared."""
+    seed, scale = group.problem.settings.init_seed, 0.01
+    generators = [torch.Generator(group.problem.device).manual_seed(seed) for _ in range(num_chains)]
+    group.weights.add(group.weights.noise(generators, scale))
 
 
 def _gradient(group: ChainGroup, rows: Sequence[np.ndarray]) -> list[Tensor]:

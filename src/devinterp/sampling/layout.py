@@ -9,7 +9,6 @@ import zarr
 
 from devinterp import schema
 from devinterp.errors import InvalidInputError
-from devinterp.sampling import metrics
 from devinterp.sampling.growth import Growth
 from devinterp.sampling.initial import InitialLoss, initial_loss
 from devinterp.sampling.order import step_rows
@@ -61,7 +60,7 @@ def _layout(
         init_loss_se=start.se,
         init_loss_mean_se=start.mean_se,
         observables=observables,
-        metrics=metrics.NAMES if settings.save_metrics else (),
+        metrics=settings.metric_names,
         loss_dims=loss_dims,
         record=settings.record,
         loss_dtype=settings.loss_dtype,

@@ -21,6 +21,8 @@ NAMES = (
     "dot_grad_noise",
     "dot_prior_noise",
 )
+#: A metric that is recorded only when named, because it costs a second gradient: see `devinterp.sampling.acceptance`.
+MALA = "mala_acceptance"
 
 
 @torch.no_grad()
@@ -70,7 +72,7 @@ def step_metrics(
 
 def _dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
     """Return the dot product over all parameters, chain by chain."""
-    return torch.stack([(x * y).flatten(1).sum(1) for x, y in zip(a, b, strict=True)]).sum(0)
+    return torch.stack([(x * y).reshape(len(x), -1).sum(1) for x, y in zip(a, b, strict=True)]).sum(0)
 
 
 def _norm(a: Iterable[Tensor]) -> Tensor:

@@ -14,9 +14,11 @@ from torch import nn
 from devinterp import plugins, schema
 from devinterp.errors import InvalidInputError
 from devinterp.models.masks import ParamMasks, as_param_masks
+from devinterp.sampling.acceptance import proposes_langevin
 from devinterp.sampling.grouping import MODES
 from devinterp.sampling.initial import check_finite_weights
 from devinterp.sampling.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses, fastest_loss
+from devinterp.sampling.metrics import MALA
 from devinterp.sampling.order import chain_batches, observable_rows
 from devinterp.sampling.problem import Observable, Problem
 from devinterp.sampling.rows import as_tokens, check_tokens, num_rows, read_rows
@@ -45,6 +47,10 @@ def prepare(
         If the model, the data, the loss or the settings cannot be used; nothing has been sampled or written.
     """
     kernel = check_kernel(settings)
+    if MALA in settings.metric_names and any(module.training for module in model.modules()):
+        raise InvalidInputError(
+            f"`save_metrics`: {MALA!r} compares losses of a model in eval mode: call `model.eval()`."
+        )
     check_finite_weights(model)
     model = on_device(model, device)
     with unchanged(model):  # the mode it is in may let a forward pass change its buffers
@@ -76,11 +82,16 @@ def check_kernel(settings: Settings) -> Kernel:
     """Return the kernel named in the settings, after trying its options."""
     kernel = plugins.kernel(settings.sampling_method)
     try:
-        kernel.build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
+        transition = kernel.build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
     except TypeError as error:
         raise InvalidInputError(
             f"`sampling_method_kwargs` (={dict(settings.sampling_method_kwargs)}) do not fit {kernel.name!r}: {error}"
         ) from error
+    if MALA in settings.metric_names and not proposes_langevin(transition, settings.target):
+        raise InvalidInputError(
+            f"`save_metrics`: {MALA!r} is defined for steps of Langevin type, such as those of 'sgld' and 'rmsprop_sgld'; "
+            f"{kernel.name!r} with {dict(settings.sampling_method_kwargs)} takes others."
+        )
     return kernel
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from devinterp.errors import InvalidInputError
+from devinterp.sampling.metrics import MALA, NAMES
 from devinterp.types import Target
 
 
@@ -45,7 +46,7 @@ class Settings:
     shuffle: bool = True
     match_sampling_input_ids_across_chains: bool = True
     init_noise: float | None = None
-    save_metrics: bool = False
+    save_metrics: bool | Sequence[str] = False
     record: str = "token"
     loss_dtype: str = "float32"
 
@@ -63,6 +64,12 @@ class Settings:
         if self.init_noise is not None:
             self._set("init_noise", _as_number("init_noise", self.init_noise))
         self._set("sampling_method_kwargs", {k: _plain(v) for k, v in self.sampling_method_kwargs.items()})
+        self._set("save_metrics", _as_metrics(self.save_metrics))
+        if MALA in self.metric_names and (self.bounding_box_size is not None or self.noise_level == 0):
+            raise InvalidInputError(
+                f"`save_metrics`: {MALA!r} is of steps that are proposals, which steps with a `bounding_box_size` or with "
+                "`noise_level` 0 are not."
+            )
         _check_word("record", self.record, RECORDS)
         _check_word("loss_dtype", self.loss_dtype, LOSS_DTYPES)
 
@@ -73,6 +80,13 @@ class Settings:
     def num_steps(self) -> int:
         """Return the steps of each chain, burn-in included."""
         return self.num_burnin_steps + self.num_draws * self.num_steps_bw_draws
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Return the metrics that are recorded."""
+        if isinstance(self.save_metrics, bool):
+            return NAMES if self.save_metrics else ()
+        return tuple(self.save_metrics)
 
     @property
     def batches_per_step(self) -> int:
@@ -119,6 +133,19 @@ def _as_count(name: str, value: Any, *, least: int) -> int:
         kind = "a positive whole number" if least == 1 else "a whole number, at least 0"
         raise InvalidInputError(f"`{name}` (={value!r}) must be {kind}.")
     return number
+
+
+def _as_metrics(value: object) -> bool | tuple[str, ...]:
+    """Return which metrics, by name or as all or none of v2's."""
+    if isinstance(value, bool):
+        return value
+    known = (*NAMES, MALA)
+    names = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
+    if not names or len(set(names)) < len(names) or not set(names) <= set(known):
+        raise InvalidInputError(
+            f"`save_metrics` (={value!r}) must be True, False, or names, each once: {', '.join(map(repr, known))}."
+        )
+    return names
 
 
 def _check_word(name: str, value: object, words: tuple[str, ...]) -> None:

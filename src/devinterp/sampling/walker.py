@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from devinterp.errors import StoreError
 from devinterp.sampling import metrics
+from devinterp.sampling.acceptance import Proposal, mean_loss
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.weights import MovingWeights
 from devinterp.types import Transition
@@ -44,8 +45,16 @@ class Walker:
         self._state = transition.init(weights.values)
 
     @torch.no_grad()
-    def step(self) -> dict[str, Tensor]:
+    def step(self, losses: Tensor | None = None, again: Callable[[], Tensor] | None = None) -> dict[str, Tensor]:
         """Take one step with the gradients that are on the model now, and clear them.
+
+        Parameters
+        ----------
+        losses : Tensor, optional
+            Losses of the step's minibatches, ``(chain, batch, *loss_dims)``.
+        again : callable, optional
+            Computes the gradients of the same minibatches anew, where the step has led to, and returns the losses there.
+            Called only where ``mala_acceptance`` is recorded; that is left out without it.
 
         Returns
         -------
@@ -56,17 +65,23 @@ class Walker:
         gradients = weights.gradients()
         noise: Iterable[Tensor] = weights.noise(self._generators, settings.noise_level)
         measured: dict[str, Tensor] = {}
-        if settings.save_metrics:
+        before = (self._transition, weights.values, gradients, weights.origin, self._state)
+        if set(settings.metric_names) - {metrics.MALA}:
             noise = list(noise)  # measured first, used after
-            scale = settings.lr / 2 * settings.n_beta
-            measured = metrics.step_metrics(
-                self._transition, weights.values, gradients, weights.origin, self._state, noise, scale=scale
-            )
+            measured = metrics.step_metrics(*before, noise, scale=settings.lr / 2 * settings.n_beta)
+        proposal = None
+        if metrics.MALA in settings.metric_names and losses is not None and again is not None:
+            proposal = Proposal(*before, mean_loss(losses, settings.batches_per_step), settings)
         self._transition.update(weights.values, gradients, weights.origin, self._state, noise)
         if settings.bounding_box_size is not None:
             weights.clamp(settings.bounding_box_size)
         weights.store()
-        return measured
+        if proposal is not None and again is not None:
+            with torch.enable_grad():
+                losses = again()
+            loss = mean_loss(losses, settings.batches_per_step)
+            measured[metrics.MALA] = proposal.acceptance(weights.values, weights.gradients(), loss)
+        return {name: measured[name] for name in settings.metric_names if name in measured}
 
     def save(self) -> dict[str, list[np.ndarray]]:
         """Return a copy of everything the next step depends on, on the host."""

@@ -53,7 +53,7 @@ def sample(
     match_sampling_input_ids_across_chains: bool = True,
     init_noise: float | None = None,
     device: str | torch.device | None = None,
-    save_metrics: bool = False,
+    save_metrics: bool | Sequence[str] = False,
     record: Literal["token", "sequence", "moments"] = "token",
     loss_dtype: Literal["float32", "float16"] = "float32",
     output_path: StoreLike | None = None,
@@ -134,8 +134,10 @@ def sample(
         Standard deviation of noise added to the weights before the first step.
     device : str or torch.device, optional
         Where to sample. The model is copied there, once, unless it is there already. None: where the model is.
-    save_metrics : bool, default: False
-        Whether to record norms and angles of the parts of every step in ``/metrics``.
+    save_metrics : bool or sequence of str, default: False
+        Whether to record norms and angles of the parts of every step in ``/metrics``, or which of them. Only by name there is
+        ``"mala_acceptance"``, the probability that a Metropolis test on the step's minibatch would accept it: it takes a
+        second gradient of every step, and is defined for ``"sgld"`` and ``"rmsprop_sgld"``. Near 0.9 is healthy.
     record : {"token", "sequence", "moments"}, default: "token"
         What of the losses is kept: those of all tokens; means of sequences, which suffice for learning coefficients and
         influences between sequences; or, for each token, only the moments that learning coefficients and susceptibilities
