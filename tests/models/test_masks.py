@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from torch import nn
 
 from devinterp.errors import InvalidInputError
@@ -42,6 +42,7 @@ def build(case):
     return [make(*arguments) for make, arguments in case[1]]
 
 
+@settings(deadline=None)
 @given(cases(), st.sampled_from([(), (3,)]), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_take_and_put_are_boolean_indexing(case, lead, dtype):
     shape, (mask,) = case[0], build(case)
@@ -61,6 +62,7 @@ def test_take_and_put_are_boolean_indexing(case, lead, dtype):
     assert torch.equal(target, expected)
 
 
+@settings(deadline=None)
 @given(cases(2))
 def test_sets_of_masks_are_sets_of_elements(case):
     a, b = build(case)
@@ -74,6 +76,7 @@ def test_sets_of_masks_are_sets_of_elements(case):
     assert a.is_empty == (not bool(x.any())) == (not bool(a.any()))
 
 
+@settings(deadline=None)
 @given(cases())
 def test_a_boolean_tensor_is_recognised(case):
     (mask,) = build(case)

@@ -9,8 +9,9 @@ from devinterp.testing.trees import synthetic_tree
 
 if TYPE_CHECKING:
     from devinterp.testing.kernels import KernelTests
+    from devinterp.testing.model_adapters import ModelAdapterTests
 
-__all__ = ["AnalysisTests", "KernelTests", "synthetic_tree"]
+__all__ = ["AnalysisTests", "KernelTests", "ModelAdapterTests", "synthetic_tree"]
 
 
 def __getattr__(name: str) -> object:
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> object:
         from devinterp.testing.kernels import KernelTests
 
         return KernelTests
+    if name == "ModelAdapterTests":
+        from devinterp.testing.model_adapters import ModelAdapterTests
+
+        return ModelAdapterTests
     raise AttributeError(f"module 'devinterp.testing' has no attribute {name!r}")
