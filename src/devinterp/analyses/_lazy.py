@@ -39,8 +39,10 @@ class Traces:
     """
 
     def __init__(self, losses: Any) -> None:
+        if isinstance(losses, Traces):
+            losses = losses.grid
         self.grid: list[list[np.ndarray]] = [
-            [_innermost(piece) for piece in row] for row in (losses if isinstance(losses, list) else [[losses]])
+            [innermost(piece) for piece in row] for row in (losses if isinstance(losses, list) else [[losses]])
         ]
         first = self.grid[0][0]
         num_chains, num_draws = sum(row[0].shape[1] for row in self.grid), sum(piece.shape[2] for piece in self.grid[0])
@@ -52,6 +54,10 @@ class Traces:
         return (
             rows[0][0] if len(rows) == len(rows[0]) == 1 else np.concatenate([np.concatenate(row, 1) for row in rows])
         )
+
+    def some(self, sequences: slice) -> Traces:
+        """Return the traces of some sequences, without copying."""
+        return Traces([[piece[:, :, :, sequences] for piece in row] for row in self.grid])
 
     def each(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Return a function of every array, joined along chains and draws, which it must keep."""
@@ -68,7 +74,8 @@ class Traces:
         return np.concatenate([row[:, :, :num_draws] for row in rows], 1)
 
 
-def _innermost(piece: Any) -> np.ndarray:
+def innermost(piece: Any) -> np.ndarray:
+    """Return the one array in nested lists."""
     while isinstance(piece, list):
         (piece,) = piece
     return np.asarray(piece)

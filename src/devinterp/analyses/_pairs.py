@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
 
 from devinterp.analyses import _traces
-from devinterp.analyses._lazy import TILE_BYTES, Array, blockwise, in_tiles, is_lazy, join, stored_traces
+from devinterp.analyses._lazy import (
+    TILE_BYTES,
+    Array,
+    Traces,
+    blockwise,
+    in_tiles,
+    innermost,
+    is_lazy,
+    join,
+    stored_traces,
+)
 from devinterp.analyses._selection import Side
-from devinterp.analyses._top import SIGNS, strongest_products
+from devinterp.analyses._top import SIGNS, Candidates, strongest_products
 from devinterp.analyses._traces import Centring
 from devinterp.analyses.uncertainty import jackknife_error
 from devinterp.errors import InvalidInputError
@@ -65,6 +76,19 @@ class Plan:
             )
         return join(found, 2)
 
+    def candidates(self, run: xr.DataTree, side: Side) -> list[Candidates]:
+        """Return the candidates of a side: for tokens the traces that each task makes rows of, else their few rows."""
+        if self.method != "token":
+            return [Candidates(self.rows(run, side)[..., None], "rnuv", _part_of_rows, side.token[:, :1], 0)]
+        found, first = [], 0
+        for part, slots in zip(side.parts, side.slots, strict=True):
+            options: dict[str, Any] = {"centring": self.centring, "covariance": self.covariance}
+            rows = partial(_part_of_traces, slots=slots, width=len(side.position), **options)
+            stop = first + len(part.sequences)
+            found.append(Candidates(stored_traces(part.loss(run)), "rcduv", rows, side.token[first:stop], first))
+            first = stop
+        return found
+
     def product(self, first: Array, second: Array, share: int = 1) -> Array:
         """Return all scalar products of two sides' rows, in tiles of which `share` fit into the memory for one."""
         length = max(1, int((TILE_BYTES / 4 / share) ** 0.5))
@@ -74,6 +98,14 @@ class Plan:
         first = in_tiles(first, 2, length // max(1, first.shape[3]))
         second = in_tiles(second, 2, length // max(1, second.shape[3]))
         return blockwise(_token_products, "rsutv", (first, "rnst"), (second, "rnuv"))
+
+
+def _part_of_rows(rows: Any, sequences: slice) -> np.ndarray:
+    return innermost(rows)[:, :, sequences]
+
+
+def _part_of_traces(losses: Any, sequences: slice, **options: Any) -> np.ndarray:
+    return _traces.token_rows(Traces(losses).some(sequences), **options)
 
 
 def _token_products(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -135,25 +167,24 @@ def all_pairs(run: xr.DataTree, first: Side, second: Side, plan: Plan, standard_
 
 def strongest(run: xr.DataTree, first: Side, second: Side, plan: Plan, k: int, exclude_self: bool) -> xr.Dataset:
     """Return the `k` strongest positive and negative candidates of each query, and which these are."""
-    rows = [plan.rows(run, side) for side in (first, second)]
-    numbers = [side.token for side in (first, second)]
+    rows, numbers = plan.rows(run, first), first.token
     if plan.method != "token":
-        rows, numbers = [side[..., None] for side in rows], [side[:, :1] for side in numbers]
-    lazy = is_lazy(rows[0])
-    first_rows = in_tiles(rows[0], 2, int((TILE_BYTES / 4) ** 0.5) // max(1, rows[0].shape[3]))
-    found = strongest_products(first_rows, rows[1], *numbers, k=k, exclude_self=exclude_self)
+        rows, numbers = rows[..., None], numbers[:, :1]
+    lazy = is_lazy(rows)
+    queries = in_tiles(rows, 2, int((TILE_BYTES / 4) ** 0.5) // max(1, rows.shape[3]))
+    found = strongest_products(queries, numbers, plan.candidates(run, second), k=k, exclude_self=exclude_self)
     if not lazy:
         found = found.compute(scheduler="threads")
     dims: tuple[str, ...] = (RESTRICTION, "batch_1", _POSITION_1, "sign", "rank")
     if plan.method != "token":
         found, dims = found[:, :, 0], (RESTRICTION, "batch_1", "sign", "rank")
-    letters, width = "abcde"[: len(dims)], numbers[1].shape[1]
+    letters, width = "abcde"[: len(dims)], len(second.position) if plan.method == "token" else 1
     labels_of = {"batch": np.arange(len(second.sequence)), "sequence": second.sequence, "position": second.position}
     variables: dict[str, Any] = {"influences": (dims, found["value"])}
     for name, label in labels_of.items():
         if name == "position" and plan.method != "token":
             continue
-        options = {"labels": label, "width": width, "by_position": name == "position"}
+        options: dict[str, Any] = {"labels": label, "width": width, "by_position": name == "position"}
         variables[f"candidate_{name}"] = (
             dims,
             blockwise(_located, letters, (found, letters), dtype=np.int64, **options),
@@ -191,7 +222,7 @@ def constant(run: xr.DataTree, side: Side, plan: Plan) -> Array:
     for part, slots in zip(side.parts, side.slots, strict=True):
         tiles = stored_traces(part.loss(run))
         sizes = {} if plan.method == "sequence" else {"v": len(side.position)}
-        options = {
+        options: dict[str, Any] = {
             "centring": plan.centring,
             "slots": slots,
             "width": len(side.position),

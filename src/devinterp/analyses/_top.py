@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import dask.array as da
 import numpy as np
 
-from devinterp.analyses._lazy import Array, blockwise, is_lazy
+from devinterp.analyses._lazy import Array, blockwise, innermost, is_lazy
 
 #: A value and the number of the column it stands in.
 ENTRY = np.dtype([("value", np.float32), ("column", np.int64)])
 SIGNS = ("positive", "negative")
 #: Rows of the product that are in work at a time, in numbers: they stay in the processor's cache.
 _BLOCK = 2**20
+#: Candidate rows that a task makes at a time.
+_ROW_BYTES = 2**25
 _GROUP = 32
 _FAN_IN = 8
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Some candidates and how a task makes rows of them.
+
+    Parameters
+    ----------
+    data : array
+        What the rows are made of; its axes are `letters`, of which ``u`` is the sequence.
+    letters : str
+        One letter for each axis.
+    rows : callable
+        ``rows(block, sequences)`` returns rows ``(restriction, sample, sequence, position)`` of a slice of a block's sequences;
+        NaN rows are never among the strongest.
+    tokens : numpy.ndarray
+        Number of each row's token, ``(sequence, position)``; negative where there is none.
+    first : int
+        Place of the first sequence among all candidates.
+    """
+
+    data: Array
+    letters: str
+    rows: Callable[[Any, slice], np.ndarray]
+    tokens: np.ndarray
+    first: int
+
+
 def strongest_products(
-    queries: Array,
-    candidates: Array,
-    query_tokens: np.ndarray,
-    candidate_tokens: np.ndarray,
-    *,
-    k: int,
-    exclude_self: bool,
+    queries: Array, query_tokens: np.ndarray, candidates: list[Candidates], *, k: int, exclude_self: bool
 ) -> Array:
     """Return for each query row the `k` largest and the `k` smallest scalar products with candidate rows.
 
     Parameters
     ----------
-    queries, candidates : array
-        Rows ``(restriction, sample, sequence, position)``; NaN rows are never among the strongest.
-    query_tokens, candidate_tokens : numpy.ndarray
-        Number of each row's token, ``(sequence, position)``, the same on both sides; negative where there is none.
+    queries : array
+        Rows ``(restriction, sample, sequence, position)``.
+    query_tokens : numpy.ndarray
+        Number of each query's token, ``(sequence, position)``, as in `Candidates`.
+    candidates : list of Candidates
+        What to compare with.
     k : int
         At least 1.
     exclude_self : bool
@@ -46,22 +74,7 @@ def strongest_products(
     """
     if not is_lazy(queries):
         queries = da.from_array(queries, chunks=(1, -1, -1, -1))
-    if not is_lazy(candidates):
-        per_tile = max(1, 4096 // max(1, candidates.shape[3]))
-        candidates = da.from_array(candidates, chunks=(1, -1, per_tile, -1))
-    found = blockwise(
-        _tile,
-        "rstxu",
-        (queries, "rnst"),
-        (candidates, "rnuv"),
-        (da.from_array(query_tokens, chunks=(queries.chunks[2], -1)), "st"),
-        (da.from_array(candidate_tokens, chunks=(candidates.chunks[2], -1)), "uv"),
-        (da.arange(candidates.shape[2], chunks=(candidates.chunks[2],)), "u"),
-        sizes={"x": 2, "u": k},
-        dtype=ENTRY,
-        k=k,
-        exclude_self=exclude_self,
-    )
+    found = da.concatenate([_of(part, queries, query_tokens, k, exclude_self) for part in candidates], axis=4)
     # A tree: each task merges the lists of a few, so that no task and no worker holds them all.
     while found.numblocks[-1] > 1:
         found = found.rechunk({4: _FAN_IN * k})
@@ -69,27 +82,68 @@ def strongest_products(
     return found
 
 
+def _of(part: Candidates, queries: Array, query_tokens: np.ndarray, k: int, exclude_self: bool) -> Array:
+    data, axis = part.data, part.letters.index("u")
+    if not is_lazy(data):
+        chunks = [1, *[-1] * (data.ndim - 1)]
+        chunks[axis] = max(1, 4096 // max(1, data.shape[-1]))
+        data = da.from_array(data, chunks=tuple(chunks))
+    sequences = data.chunks[axis]
+    return blockwise(
+        _tile,
+        "rstxu",
+        (queries, "rnst"),
+        (data, part.letters),
+        (da.from_array(query_tokens, chunks=(queries.chunks[2], -1)), "st"),
+        (da.from_array(part.tokens, chunks=(sequences, -1)), "uw"),
+        (da.arange(part.first, part.first + sum(sequences), chunks=(sequences,)), "u"),
+        sizes={"x": 2, "u": k},
+        dtype=ENTRY,
+        joined=False,
+        rows=part.rows,
+        k=k,
+        exclude_self=exclude_self,
+    )
+
+
 def _tile(
-    queries: np.ndarray,
-    candidates: np.ndarray,
+    queries: Any,
+    candidates: Any,
     query_tokens: np.ndarray,
-    candidate_tokens: np.ndarray,
+    candidate_tokens: Any,
     candidate_sequences: np.ndarray,
     *,
+    rows: Callable[[Any, slice], np.ndarray],
     k: int,
     exclude_self: bool,
 ) -> np.ndarray:
+    queries, candidate_tokens = innermost(queries), innermost(candidate_tokens)
     num_restrictions, num_samples, num_sequences, num_positions = queries.shape
     left = queries.reshape(num_restrictions, num_samples, -1)
-    right = candidates.reshape(num_restrictions, num_samples, -1)
+    width = candidate_tokens.shape[1]
+    # Rows of a few sequences at a time, so that no more than these are there beside what was read.
+    step = max(1, _ROW_BYTES // max(1, 4 * num_samples * width))
+    best: np.ndarray | None = None
+    for start in range(0, len(candidate_sequences), step):
+        part = slice(start, start + step)
+        right = rows(candidates, part).reshape(num_restrictions, num_samples, -1)
+        columns = (candidate_sequences[part, None] * width + np.arange(width)).reshape(-1)
+        own = _matches(query_tokens.reshape(-1), candidate_tokens[part].reshape(-1)) if exclude_self else None
+        found = _strongest(left, right, columns, own, k)
+        best = found if best is None else _merge(np.concatenate([best, found], axis=-1), k=k)
+    assert best is not None, "a block has at least one sequence"
+    return best.reshape(num_restrictions, num_sequences, num_positions, 2, k)
+
+
+def _strongest(
+    left: np.ndarray, right: np.ndarray, columns: np.ndarray, own: tuple[np.ndarray, np.ndarray] | None, k: int
+) -> np.ndarray:
+    """Return the strongest products of rows ``(restriction, sample, row)``, ``(restriction, row, 2, k)``."""
     # A product of zero is of neither sign, so rows that are not numbers never count.
     right = np.where(np.isnan(right), np.float32(0), right) if np.isnan(right[:, 0]).any() else right
-    width = candidates.shape[3]
-    columns = (candidate_sequences[:, None] * width + np.arange(width)).reshape(-1)
-    entries = np.empty((num_restrictions, left.shape[2], 2, k), ENTRY)
+    entries = np.empty((len(left), left.shape[2], 2, k), ENTRY)
     step = max(1, _BLOCK // max(1, len(columns)))
-    own = _matches(query_tokens.reshape(-1), candidate_tokens.reshape(-1)) if exclude_self else None
-    for r in range(num_restrictions):
+    for r in range(len(left)):
         for start in range(0, left.shape[2], step):
             block = slice(start, start + step)
             product = left[r, :, block].T @ right[r]
@@ -99,10 +153,9 @@ def _tile(
                 here = (own[0] >= start) & (own[0] < start + step)
                 product[own[0][here] - start, own[1][here]] = 0
             for x, sign in enumerate((1, -1)):
-                entries[r, block, x] = _largest(
-                    product if sign > 0 else np.negative(product, out=product), columns, k, sign
-                )
-    return entries.reshape(num_restrictions, num_sequences, num_positions, 2, k)
+                signed = product if sign > 0 else np.negative(product, out=product)
+                entries[r, block, x] = _largest(signed, columns, k, sign)
+    return entries
 
 
 def _matches(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
