@@ -6,7 +6,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +18,7 @@ from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
 from devinterp import schema
-from devinterp.errors import DivergenceWarning, StoreError
+from devinterp.errors import DivergenceWarning
 from devinterp.sampling import identity
 from devinterp.sampling.execute import Durability, Watch, run_tasks
 from devinterp.sampling.growth import Growth, compare
@@ -26,7 +26,7 @@ from devinterp.sampling.initial import initial_loss
 from devinterp.sampling.layout import grown_layout, layout
 from devinterp.sampling.pacing import check_share
 from devinterp.sampling.problem import Problem
-from devinterp.sampling.progress import Display, display
+from devinterp.sampling.progress import display
 from devinterp.sampling.stopping import Stopped, listening
 from devinterp.sampling.tasks import pending, tasks_of
 from devinterp.store import raw, states
@@ -162,7 +162,7 @@ def _reopen(store: Store, growth: Growth) -> None:
     for key in np.ndindex(found.state.shape):
         if growth.observables:
             done[key] = 0
-        if growth.observables or found.state[key] == schema.FINISHED:
+        if growth.observables or (growth.draws and found.state[key] == schema.FINISHED):
             state[key] = schema.PENDING
 
 

@@ -67,9 +67,8 @@ def compare(
     lines = identity.differences({"config": config, **fingerprints}, ours)
     if lines:
         raise StoreMismatchError(
-            f"{where} holds another run; choose another path or delete it. What differs:\n  "
-            + "\n  ".join(lines)
-            + "\nMore draws, chains, restrictions or observables of the same run are added to it."
+            f"{where} holds another run; choose another path or delete it (draws, chains, restrictions and observables can be "
+            "added, nothing else changed). What differs:\n  " + "\n  ".join(lines)
         )
     ordered = replace(
         problem,

@@ -86,8 +86,8 @@ class Moments(Recorder):
             observables={name: mean_of_rows(losses, 0) for name, losses in draw.observables.items()},
             summaries=running.summaries() if is_last and draw.error is None else {},
         )
-        if is_last or draw.error is not None:
-            del self._running[draw.chain]
+        if draw.error is not None:
+            del self._running[draw.chain]  # kept after the last draw, for a state from which more draws go on
         return reduced
 
     def save(self, chains: Sequence[int]) -> Mapping[str, Sequence[np.ndarray]]:
@@ -157,14 +157,14 @@ class _Running:
 
 
 def mean_of_rows(losses: np.ndarray, keep: int) -> np.ndarray:
-    """Return means over all but the first `keep` dimensions, of the losses that count, in float32."""
+    """Return means over all but the first `keep` dimensions, of the losses that count, in float64."""
     if losses.ndim <= keep:
         return losses
     axes = tuple(range(keep, losses.ndim))
     counted = ~np.isnan(losses)
     total = np.sum(losses, axis=axes, dtype=np.float64, where=counted)
     with np.errstate(invalid="ignore"):
-        return np.asarray(total / counted.sum(axis=axes), np.float32)
+        return np.asarray(total / counted.sum(axis=axes))
 
 
 def recorder(settings: Settings) -> Recorder:

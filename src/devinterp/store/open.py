@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,7 +55,10 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
 
         return v2.open_v2(store, chunks=sizes)
     try:
-        tree = xr.open_datatree(store, engine="zarr", chunks=sizes, group=group)  # type: ignore[arg-type]
+        with warnings.catch_warnings():
+            # What was not consolidated is slower to open, and what was not created to the end is refused below.
+            warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
+            tree = xr.open_datatree(store, engine="zarr", chunks=sizes, group=group)  # type: ignore[arg-type]
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise StoreError(f"cannot open {describe(location)} as a store: {error}") from error
     _check_version(tree, location)

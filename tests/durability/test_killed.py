@@ -1,0 +1,49 @@
+"""SIGKILL at random instants loses nothing: the run that is started again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import devinterp
+from durability import killed
+from durability.runs import run
+from sampling.problems import same_numbers
+
+#: About two seconds of sampling.
+LONGER: dict[str, Any] = {"num_draws": 60, "num_steps_bw_draws": 4, "checkpoint_share": 0.3}
+RMSPROP = {"sampling_method": "rmsprop_sgld"}
+
+
+def kill_repeatedly(path: Path, settings: dict[str, Any], *, kills: int, longest: float) -> dict[str, int]:
+    options = {"settings": settings, "kills": kills, "longest": longest, "seed": 0}
+    found = subprocess.run(
+        [sys.executable, killed.__file__, str(path), json.dumps(options)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    return {**json.loads(found.stdout.splitlines()[-1]), "errors": found.stderr}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "chains"),
+    [({}, "sequential"), (RMSPROP, "vectorized")],
+    ids=["sgld", "rmsprop vectorized"],
+)
+def test_killed_twenty_times(tmp_path: Path, kernel: dict[str, Any], chains: str) -> None:
+    settings = {**LONGER, **kernel, "chains": chains}
+    ended = kill_repeatedly(tmp_path / "run.zarr", settings, kills=20, longest=1.0)
+    assert ended["code"] == 0, ended["errors"]
+    assert ended["killed"] >= 5  # the others came after its end
+    same_numbers(run(**settings), devinterp.open(tmp_path / "run.zarr").load())
+    assert not list((tmp_path / "run.zarr").glob("resume"))
