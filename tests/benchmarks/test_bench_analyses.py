@@ -25,7 +25,7 @@ def _run(script, *arguments, threads=None):
     environment = {name: value for name, value in os.environ.items() if name not in _THREADS}
     if threads is not None:
         environment |= dict.fromkeys(_THREADS, str(threads))
-    # Else glibc keeps freed chunks of a few MB in its heaps, which fall to pieces: up to 2 GB in place of 0.7 (docs/analyses.md).
+    # Else glibc keeps freed chunks of a few MB in its heaps, which fall to pieces (docs/analyses.md).
     environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
     command = [sys.executable, HERE / script, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
