@@ -136,7 +136,8 @@ def loss_chunks(num_rows: int, num_samples: int, sample_bytes: int) -> tuple[int
     sample_bytes = max(1, sample_bytes)
     samples = max(1, min(64, num_samples, MAX_CHUNK_BYTES // (16 * sample_bytes)))
     rows = max(16, MIN_CHUNK_BYTES // (samples * sample_bytes))
-    rows = max(1, min(rows, num_rows, MAX_BUFFER_BYTES // (num_samples * sample_bytes)))
+    most = min(MAX_CHUNK_BYTES // (samples * sample_bytes), MAX_BUFFER_BYTES // (num_samples * sample_bytes))
+    rows = max(1, min(rows, num_rows, most))
     samples = max(samples, min(num_samples, MIN_CHUNK_BYTES // (rows * sample_bytes)))
     return rows, samples
 

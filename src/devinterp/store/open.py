@@ -50,17 +50,20 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
     """
     store = resolve(location, read_only=True, storage_options=storage_options)
     sizes: Any = {} if chunks == "stored" else chunks
-    if _is_v2(store):
-        from devinterp.store import v2  # only for foreign stores
-
-        return v2.open_v2(store, chunks=sizes)
     try:
+        if _is_v2(store):
+            from devinterp.store import v2  # only for foreign stores
+
+            return v2.open_v2(store, chunks=sizes)
         with warnings.catch_warnings():
             # What was not consolidated is slower to open, and what was not created to the end is refused below.
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
             tree = xr.open_datatree(store, engine="zarr", chunks=sizes, group=group)  # type: ignore[arg-type]
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise StoreError(f"cannot open {describe(location)} as a store: {error}") from error
+    except StoreError:
+        raise
+    except Exception as error:  # broken metadata give errors of many kinds
+        kind = type(error).__name__
+        raise StoreError(f"cannot open {describe(location)} as a store: {kind}: {error}") from error
     _check_version(tree, location)
     return tree
 

@@ -42,7 +42,7 @@ class WriterThread:
         StoreError
             If an earlier one failed for good.
         """
-        self._raise()
+        self.check()
         self._queue.put(job)
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class WriterThread:
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
-        self._raise()
+        self.check()
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
@@ -66,7 +66,8 @@ class WriterThread:
                 except Exception as error:  # handed to the sampling thread, which raises it
                     self._error = error
 
-    def _raise(self) -> None:
+    def check(self) -> None:
+        """Raise `StoreError` if a job failed for good."""
         if isinstance(self._error, StoreError):
             raise self._error
         if self._error is not None:

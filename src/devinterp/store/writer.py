@@ -64,6 +64,7 @@ class TraceWriter:
         StoreError
             If an earlier write failed.
         """
+        self._thread.check()  # also where this draw only adds to what is gathered
         key = (draw.restriction, draw.chain)
         if key not in self._chains:
             self.begin(*key)

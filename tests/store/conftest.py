@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+from sampling.conftest import unchecked  # noqa: F401  # a fixture

@@ -1,0 +1,187 @@
+"""Opening: what is no store, or a newer one, is said so; a store needs nothing of this package to be read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from zarr.storage import LocalStore, MemoryStore
+
+import devinterp
+from devinterp.errors import InvalidInputError, StoreError
+from devinterp.testing import synthetic_tree
+from store.runs import layout, make
+
+
+@pytest.fixture
+def path(tmp_path):
+    make(LocalStore(tmp_path / "run.zarr"))
+    return tmp_path / "run.zarr"
+
+
+def edit(path, **attrs):
+    """Change attributes of a store, in the group's own metadata and in the consolidated ones."""
+    group = zarr.open_group(path, mode="r+", use_consolidated=False)
+    metadata = json.loads((path / "zarr.json").read_text())
+    metadata["attributes"].update(attrs)
+    (path / "zarr.json").write_text(json.dumps(metadata))
+    assert group is not None
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(StoreError, match=r"cannot open .*nowhere\.zarr as a store"):
+        devinterp.open(tmp_path / "nowhere.zarr")
+    assert list(tmp_path.iterdir()) == [], "opening creates nothing"
+
+
+def test_an_empty_directory_and_a_file(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StoreError, match="empty"):
+        devinterp.open(tmp_path / "empty")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(StoreError, match=r"notes\.txt is a file; a store is a directory"):
+        devinterp.open(tmp_path / "notes.txt")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_no_location():
+    with pytest.raises(InvalidInputError, match=r"expected a path, a URL or a zarr store; got float"):
+        devinterp.open(1.5)
+
+
+def test_options_of_storage_are_for_urls(path):
+    with pytest.raises(
+        InvalidInputError, match=r"`storage_options` are for URLs such as 's3://\.\.\.'; got .*run\.zarr"
+    ):
+        devinterp.open(path, storage_options={"anon": True})
+
+
+def test_a_store_of_someone_else(tmp_path):
+    xr.DataTree.from_dict({"/": xr.Dataset({"x": 1}), "/a": xr.Dataset({"y": 2})}).to_zarr(
+        tmp_path / "other.zarr", consolidated=False
+    )
+    with pytest.raises(
+        StoreError, match=r"other\.zarr holds no sampling run: its attributes lack `schema_version`\. Expected"
+    ):
+        devinterp.open(tmp_path / "other.zarr")
+    zarr.create_array(tmp_path / "array.zarr", shape=(2,), dtype="f4")
+    with pytest.raises(StoreError, match=r"array\.zarr"):
+        devinterp.open(tmp_path / "array.zarr")
+
+
+@pytest.mark.parametrize("version", [2, 99, "1", None])
+def test_another_schema_version(path, version):
+    edit(path, schema_version=version)
+    with pytest.raises(
+        StoreError, match=rf"has schema version {version!r}; this version of devinterp reads 1: update devin"
+    ):
+        devinterp.open(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"zarr_format": 3, "node_type": "group", "attributes": 3}', "\0\0\0"]
+)
+def test_broken_metadata(path, text):
+    (path / "zarr.json").write_text(text)
+    with pytest.raises(StoreError, match=r"run\.zarr"):
+        devinterp.open(path)
+
+
+def test_lazy_unless_told_otherwise(path):
+    tree = devinterp.open(path)
+    assert tree["trace/loss"].chunks is not None
+    assert devinterp.open(path, chunks={"chain": 2})["trace/loss"].chunks[1] == (2,)
+    plain = devinterp.open(path, chunks=None)["trace/loss"]
+    assert plain.chunks is None
+    assert not plain.variable._in_memory
+
+
+def test_a_path_as_text_and_a_store_object(path):
+    for location in (str(path), LocalStore(path), LocalStore(path, read_only=True)):
+        assert devinterp.open(location)["trace/loss"].sizes["step"] == 6
+
+
+def test_opening_cannot_write(path):
+    tree = devinterp.open(path)
+    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    tree["trace/loss"].compute()
+    tree["trace/loss"].load()[...] = 0
+    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
+
+
+def test_runs_below_a_root(tmp_path):
+    from devinterp import schema
+    from devinterp.store.create import create
+
+    store = LocalStore(tmp_path / "sweep.zarr")
+    for name in ("checkpoints/100", "checkpoints/200"):
+        create(store, layout(), {"config": "{}", "provenance": "{}"}, group=name)
+    tree = devinterp.open(tmp_path / "sweep.zarr")
+    assert list(schema.runs(tree)) == ["checkpoints/100", "checkpoints/200"]
+    one = devinterp.open(tmp_path / "sweep.zarr", group="checkpoints/200")
+    assert schema.is_run(one)
+    assert one["trace/loss"].sizes["chain"] == 2
+    with pytest.raises(StoreError, match=r"sweep\.zarr"):
+        devinterp.open(tmp_path / "sweep.zarr", group="checkpoints/300")
+    with pytest.raises(StoreError, match="holds no sampling run"):
+        devinterp.open(tmp_path / "sweep.zarr", group="checkpoints/100/trace")
+
+
+def test_a_zip_of_a_store(path, tmp_path):
+    import shutil
+
+    name = shutil.make_archive(str(tmp_path / "run"), "zip", path)
+    tree = devinterp.open(name)
+    assert tree["trace/loss"].sizes["step"] == 6
+
+
+def test_a_synthetic_tree_written_by_xarray_opens(tmp_path):
+    tree = synthetic_tree(num_restrictions=2)
+    tree.to_zarr(tmp_path / "made.zarr", consolidated=False)
+    again = devinterp.open(tmp_path / "made.zarr")
+    np.testing.assert_array_equal(again["trace/loss"], tree["trace/loss"])
+    xr.testing.assert_allclose(again.slt.llc().compute(), tree.slt.llc())
+
+
+def test_metadata_are_consolidated(path):
+    """Opening costs one read, not one for every array."""
+    assert "consolidated_metadata" in json.loads((path / "zarr.json").read_text())
+
+
+def test_a_store_is_read_without_this_package(path):
+    code = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("devinterp", "torch"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Block())
+import xarray as xr, zarr
+tree = xr.open_datatree(sys.argv[1], engine="zarr")
+assert tree["trace/loss"].dims == ("restriction", "chain", "step", "batch", "position")
+assert tree["observables/code/token_ids"].dims == ("sequence", "token")
+assert tree.attrs["schema_version"] == 1
+assert zarr.open_group(sys.argv[1], mode="r")["trace/loss"].shape == (1, 2, 6, 3, 4)
+print("read")
+"""
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "read\n"
+
+
+def test_a_flipped_bit_is_found(path, tmp_path):
+    """Every chunk has a checksum."""
+    store = MemoryStore()
+    root = make(store)
+    root["trace/loss"][...] = np.random.default_rng(0).random((1, 2, 6, 3, 4), dtype=np.float32)
+    key = next(key for key in store._store_dict if key.startswith("trace/loss/c/"))
+    data = bytearray(store._store_dict[key].to_bytes())
+    data[len(data) // 2] ^= 1
+    store._store_dict[key] = type(store._store_dict[key]).from_bytes(bytes(data))
+    with pytest.raises(ValueError, match="(?i)checksum"):
+        devinterp.open(store)["trace/loss"].compute()
