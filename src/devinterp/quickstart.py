@@ -168,7 +168,8 @@ def _sample(
     output: Path,
     progress: bool | None,
 ) -> xr.DataTree:
-    from devinterp.slt.sampling import sample  # imports torch
+    from devinterp.sampling.dry_run import DryRun  # imports torch
+    from devinterp.slt.sampling import sample
 
     labels = {_label(name): texts[name] for name in observables}
     if len(labels) < len(set(observables)):
@@ -176,7 +177,9 @@ def _sample(
             f"two of the observables {observables} would both be called by their last part: rename one."
         )
     output.mkdir(parents=True, exist_ok=True)
-    return sample(network, texts[dataset], labels, output_path=output / "run.zarr", progress=progress, **sampling)
+    tree = sample(network, texts[dataset], labels, output_path=output / "run.zarr", progress=progress, **sampling)
+    assert not isinstance(tree, DryRun)
+    return tree
 
 
 def _label(name: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import xarray as xr
 from torch import nn
 
+from devinterp.errors import InvalidInputError
+from devinterp.sampling.dry_run import DryRun
 from devinterp.slt.sampling import sample
 
 _Result = TypeVar("_Result", xr.Dataset, xr.DataTree)
@@ -52,7 +54,10 @@ def sample_then(compute: Callable[..., _Result], name: str) -> Callable[..., _Re
         model: nn.Module, dataset: Any, observables: Mapping[str, Any] | None = None, **arguments: Any
     ) -> _Result:
         given = {key: arguments.pop(key) for key in list(arguments) if key in theirs}
-        return compute(sample(model, dataset, observables, **arguments), **given)
+        tree = sample(model, dataset, observables, **arguments)
+        if isinstance(tree, DryRun):
+            raise InvalidInputError(f"`dry_run` is for `sample`: there is nothing that `{name}` could analyse.")
+        return compute(tree, **given)
 
     shared: list[inspect.Parameter] = [p for p in inspect.signature(sample).parameters.values() if p.name not in theirs]
     one_call.__name__ = one_call.__qualname__ = name
