@@ -91,6 +91,7 @@ def run(problem: Problem, loss_dims: tuple[str, ...], options: Options) -> xr.Da
     """
     check_share(options.guard.share)
     in_memory = options.output_path is None
+    store: Store
     if options.output_path is None:
         store, where = MemoryStore(), "memory"
         options = replace(options, guard=replace(options.guard, in_memory=True))
