@@ -11,6 +11,8 @@ from torch import nn
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling import driver
+from devinterp.sampling.dry_run import DryRun
+from devinterp.sampling.dry_run import dry_run as estimate
 from devinterp.sampling.execute import Durability
 from devinterp.sampling.loss import LossFunction
 from devinterp.sampling.prepare import check_mode, check_model, name_restrictions, prepare
@@ -66,7 +68,8 @@ def sample(
     checkpoint_share: float = 0.03,
     keep_state: bool = False,
     notes: Mapping[str, Any] | None = None,
-) -> xr.DataTree:
+    dry_run: bool = False,
+) -> xr.DataTree | DryRun:
     r"""Sample the local posterior around a model's weights, and record every loss on the way.
 
     The density is proportional to :math:`\exp(-n\beta L(w) - \tfrac{\gamma}{2}|w - w_0|^2 - \tfrac{\lambda}{2}|w|^2)`
@@ -172,11 +175,15 @@ def sample(
         go on from there. Without it their steps are taken again.
     notes : mapping, optional
         JSON-able values to record in the provenance.
+    dry_run : bool, default: False
+        Whether to only say what the run would cost: bytes of each array, model evaluations, and the time, from a few steps
+        that are taken for it. Nothing is written.
 
     Returns
     -------
     xarray.DataTree
-        The run, as described in ``docs/schema.md``; lazy when `output_path` is given.
+        The run, as described in ``docs/schema.md``; lazy when `output_path` is given. With `dry_run` a
+        `devinterp.sampling.dry_run.DryRun` instead.
 
     Raises
     ------
@@ -229,6 +236,8 @@ def sample(
             adapter=adapter,
             device=device,
         )
+        if dry_run:
+            return estimate(problem, dims, mode=chains)
         options = driver.Options(
             output_path=output_path,
             storage_options=storage_options,

@@ -150,7 +150,7 @@ def _losses(
     if layout.record == "moments":
         path = f"{group}/{schema.MEAN_LOSS}"
         chunks = (1, 1, max(1, min(num_rows, 2**18)))
-        return ArraySpec(path, (RESTRICTION, CHAIN, rows), (*pair, num_rows), chunks, np.float32, np.nan, attrs=_NATS)
+        return ArraySpec(path, (RESTRICTION, CHAIN, rows), (*pair, num_rows), chunks, np.float64, np.nan, attrs=_NATS)
     if layout.record == "sequence":
         loss_shape = ()
     dtype = np.dtype(layout.loss_dtype)
