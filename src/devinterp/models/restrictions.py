@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -16,7 +17,8 @@ from devinterp.models.masks import ParamMasks, canonical_names
 from devinterp.models.structure import Head, Layer, Masks, Structure, difference, union
 from devinterp.types import ModelAdapter
 
-KINDS = ("model", "layer", "attn", "mlp", "norm", "head", "group", "cross", "expert", "router")
+Kind = Literal["model", "layer", "attn", "mlp", "norm", "head", "group", "cross", "expert", "router"]
+KINDS = get_args(Kind)
 
 
 def create_param_masks(
