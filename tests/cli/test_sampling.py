@@ -192,3 +192,13 @@ def test_quickstart_is_a_command(run: Run) -> None:
     assert code == 0
     for word in ("--tiny", "--model", "--dataset"):
         assert word in out
+
+
+def test_a_dry_run_says_what_it_would_cost(run: Run, model: Path, text: Path, tmp_path: Path) -> None:
+    store = tmp_path / "run.zarr"
+    where = ["--model", str(model), "--dataset", str(text), "--observable", f"a={text}", "-o", str(store)]
+    code, out, _ = run("sample", *where, *SMALL, "--dry-run")
+    assert code == 0
+    assert "observables/a/loss" in out
+    assert "6 gradients" in out  # two chains of three steps
+    assert not store.exists()

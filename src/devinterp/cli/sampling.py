@@ -15,6 +15,7 @@ from rich.console import Console
 from devinterp import sources
 from devinterp.cli.options import as_command, options_of
 from devinterp.errors import InvalidInputError
+from devinterp.sampling.dry_run import DryRun
 from devinterp.slt.sampling import sample as sample_model
 
 # Arguments of `sample` that the command gives in a way of its own, or that mean something only together with an object.
@@ -67,7 +68,7 @@ def _sample(
     with console.status("reading data"):
         for source in dict.fromkeys([dataset, *named.values()]):
             read[source] = load_data(source, tokenizer, length=length, limit=num_sequences, column=column, split=split)
-    sample_model(
+    found = sample_model(
         network,
         read[dataset],
         {name: read[source] for name, source in named.items()} or None,
@@ -75,6 +76,9 @@ def _sample(
         sampling_method_kwargs=options or None,
         **settings,
     )
+    if isinstance(found, DryRun):
+        console.print(found)
+        return
     console.print(f"Wrote {output_path}. Go on with:", highlight=False, soft_wrap=True)
     console.print(f"  devinterp info {output_path}\n  devinterp llc {output_path}", highlight=False, soft_wrap=True)
 
