@@ -31,6 +31,7 @@ from devinterp.sampling.stopping import Stopped, listening
 from devinterp.sampling.tasks import pending, tasks_of
 from devinterp.store import raw, states
 from devinterp.store.create import create, grow, is_empty
+from devinterp.store.layout import RunLayout
 from devinterp.store.location import StoreLike, describe, resolve
 from devinterp.store.lock import Lock
 from devinterp.store.open import open as open_store
@@ -99,9 +100,11 @@ def run(problem: Problem, loss_dims: tuple[str, ...], options: Options) -> xr.Da
         store = resolve(options.output_path, storage_options=options.storage_options)
         where = describe(options.output_path)
     prints = identity.fingerprints(problem)
-    if is_empty(store) or not _is_finished(store, compare(store, where, problem, loss_dims, prints)):
+    # Measured before anything is written: a loss that is not finite refuses the run, which leaves nothing behind.
+    fresh = layout(problem, loss_dims, initial_loss(problem)) if is_empty(store) else None
+    if fresh is not None or not _is_finished(store, compare(store, where, problem, loss_dims, prints)):
         with _held(store, where, in_memory) as (check, tell):
-            problem = _settle(store, where, problem, loss_dims, prints, options.notes)
+            problem = _settle(store, where, problem, loss_dims, prints, options.notes, fresh)
             _sample(problem, store, options, check=check, tell=tell)
     warn_of_diverged(store)
     return open_store(store, chunks=None).load() if in_memory else open_store(store)
@@ -134,12 +137,13 @@ def _settle(
     loss_dims: tuple[str, ...],
     prints: Mapping[str, Any],
     notes: Mapping[str, Any],
+    fresh: RunLayout | None,
 ) -> Problem:
     """Make the store ready for a problem; return the problem with its parts in the order of the store."""
     provenance = {**identity.provenance(problem, prints), "notes": dict(notes)}
     if is_empty(store):
         attrs = {"config": json.dumps(identity.config(problem, loss_dims)), "provenance": json.dumps(provenance)}
-        create(store, layout(problem, loss_dims, initial_loss(problem)), attrs)
+        create(store, fresh or layout(problem, loss_dims, initial_loss(problem)), attrs)
         return problem
     growth = compare(store, where, problem, loss_dims, prints)
     if growth:

@@ -9,6 +9,7 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
 
 from devinterp import schema
 from devinterp.store import raw
@@ -168,7 +169,9 @@ def _nodes(store: Store, root: str, path: str = "") -> Iterator[tuple[str, dict[
 
 
 def is_empty(store: Store) -> bool:
-    """Say whether a store holds nothing, or only what a killed process left of creating a run."""
+    """Say whether a store holds nothing, or only what a killed process left of creating a run; creates nothing."""
+    if isinstance(store, LocalStore) and not store.root.exists():
+        return True  # asked for its keys, it would make the directory
     if raw.get_attrs(store, ""):
         return False
     names = {name for name in raw.children(store, "") if not raw.is_leftover(name)}
