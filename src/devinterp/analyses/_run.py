@@ -11,7 +11,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
-from devinterp.schema import CHAIN, DRAW, POSITION, RESTRICTION, STEP, TRACE
+from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TASK, TRACE
 
 #: Which chains an analysis may use.
 Chains = Literal["all", "finished"]
@@ -148,16 +148,27 @@ def choose_observable(run: xr.DataTree, name: str | None, *, needed_by: str) -> 
     return name
 
 
+#: Dims of losses other than those of one sample's loss, and what the latter are taken together as.
+_DIMS, _OWN = {RESTRICTION, CHAIN, STEP, DRAW, SEQUENCE, BATCH, TASK}, "_own"
+
+
 def losses(run: xr.DataTree, path: str, variable: str = "loss") -> xr.DataArray:
     """Return losses with a `position` dimension, of length 1 for models that have one loss per sample.
 
+    Dims of the user's own (``loss_dims=``) are taken together as positions.
     Coordinates that are no index are dropped, so that arithmetic never reads them.
     """
     found = run[f"{path}/{variable}"]
     found = found.drop_vars([name for name in found.coords if name not in found.xindexes])
     if found.dtype == np.float16:  # a store may save space; arithmetic would lose what is left
         found = found.astype(np.float32)
-    return found if POSITION in found.dims else found.expand_dims({POSITION: 1}, axis=-1)
+    own = [dim for dim in found.dims if dim not in _DIMS]
+    if not own:
+        return found.expand_dims({POSITION: 1}, axis=-1)
+    if own != [POSITION]:
+        found = found.drop_vars([name for name, coord in found.coords.items() if set(coord.dims) & set(own)])
+        found = found.stack({_OWN: own}, create_index=False).rename({_OWN: POSITION})
+    return found
 
 
 def burnin_steps(run: xr.DataTree, burnin: int | None) -> int:

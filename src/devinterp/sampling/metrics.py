@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ def step_metrics(
     noise: list[Tensor],
     *,
     scale: float,
+    names: Collection[str] = NAMES,
 ) -> dict[str, Tensor]:
     r"""Return the metrics of the step a kernel is about to take, each of shape ``(chain,)``.
 
@@ -46,28 +47,31 @@ def step_metrics(
         As for `Transition.terms`.
     scale : float
         :math:`(\epsilon/2)\, n\beta`, which turns a gradient into an unpreconditioned drift.
+    names : collection of str
+        Which of `NAMES` to compute.
 
     Returns
     -------
     dict of str to Tensor
-        By the names in `NAMES`. Dot products are between the gradient and prior *as descended* and the noise *as added*.
+        By name. Dot products are between the gradient and prior *as descended* and the noise *as added*.
     """
     terms = transition.terms(values, gradients, origin, state, noise)
     empty = [torch.zeros_like(value) for value in values]
     gradient, pull = terms.get("gradient", empty), terms.get("localization", empty)
     decay, kick = terms.get("weight_decay", empty), terms.get("noise", empty)
     prior = [a + b for a, b in zip(pull, decay, strict=True)]
-    return {
-        "distance": _norm(w - w0 for w, w0 in zip(values, origin, strict=True)),
-        "unscaled_grad": scale * _norm(gradients),
-        "scaled_grad": _norm(gradient),
-        "localization": _norm(pull),
-        "weight_decay": _norm(decay),
-        "noise": _norm(kick),
-        "dot_grad_prior": _dot(gradient, prior),
-        "dot_grad_noise": -_dot(gradient, kick),
-        "dot_prior_noise": -_dot(prior, kick),
+    definitions: dict[str, Callable[[], Tensor]] = {
+        "distance": lambda: _norm(w - w0 for w, w0 in zip(values, origin, strict=True)),
+        "unscaled_grad": lambda: scale * _norm(gradients),
+        "scaled_grad": lambda: _norm(gradient),
+        "localization": lambda: _norm(pull),
+        "weight_decay": lambda: _norm(decay),
+        "noise": lambda: _norm(kick),
+        "dot_grad_prior": lambda: _dot(gradient, prior),
+        "dot_grad_noise": lambda: -_dot(gradient, kick),
+        "dot_prior_noise": lambda: -_dot(prior, kick),
     }
+    return {name: compute() for name, compute in definitions.items() if name in names}
 
 
 def _dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:

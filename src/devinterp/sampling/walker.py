@@ -68,7 +68,8 @@ class Walker:
         before = (self._transition, weights.values, gradients, weights.origin, self._state)
         if set(settings.metric_names) - {metrics.MALA}:
             noise = list(noise)  # measured first, used after
-            measured = metrics.step_metrics(*before, noise, scale=settings.lr / 2 * settings.n_beta)
+            scale = settings.lr / 2 * settings.n_beta
+            measured = metrics.step_metrics(*before, noise, scale=scale, names=settings.metric_names)
         proposal = None
         if metrics.MALA in settings.metric_names and losses is not None and again is not None:
             proposal = Proposal(*before, mean_loss(losses, settings.batches_per_step), settings)
