@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,23 +16,23 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.abc.store import Store
-from zarr.storage import MemoryStore
+from zarr.storage import LocalStore, MemoryStore
 
 from devinterp import schema
-from devinterp.errors import DivergenceWarning
-from devinterp.sampling import identity
+from devinterp.errors import DivergenceWarning, InvalidInputError
+from devinterp.sampling import cluster, identity, remote, workers
 from devinterp.sampling.execute import Durability, Watch, run_tasks
-from devinterp.sampling.growth import Growth, compare
 from devinterp.sampling.initial import initial_loss
-from devinterp.sampling.layout import grown_layout, layout
+from devinterp.sampling.layout import layout
 from devinterp.sampling.pacing import check_share
 from devinterp.sampling.problem import Problem
-from devinterp.sampling.progress import display
+from devinterp.sampling.progress import Display, display
+from devinterp.sampling.settling import Wanted, is_finished, settle
 from devinterp.sampling.stopping import Stopped, listening
-from devinterp.sampling.tasks import pending, tasks_of
+from devinterp.sampling.tasks import Key, Task, pending, tasks_of
 from devinterp.store import raw, states
-from devinterp.store.create import create, grow, is_empty
-from devinterp.store.layout import RunLayout
+from devinterp.store.create import is_empty
+from devinterp.store.guard import inspect
 from devinterp.store.location import StoreLike, describe, resolve
 from devinterp.store.lock import Lock
 from devinterp.store.open import open as open_store
@@ -56,6 +57,12 @@ class Options:
         How states are saved.
     notes : mapping
         JSON-able values to record in the provenance.
+    workers : int
+        Local processes to sample in; 0: this one.
+    client : distributed.Client, optional
+        Of a cluster to sample on.
+    repair : bool
+        Whether to check the store first, and to sample again what is damaged.
     """
 
     output_path: StoreLike | None = None
@@ -64,6 +71,16 @@ class Options:
     chains: str = "auto"
     guard: Durability = field(default_factory=Durability)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    workers: int = 0
+    client: Any = None
+    repair: bool = False
+
+    def __post_init__(self) -> None:
+        check_share(self.guard.share)
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 0:
+            raise InvalidInputError(f"`workers` (={self.workers!r}) must be a whole number of processes, at least 1.")
+        if self.workers and self.client is not None:
+            raise InvalidInputError("`workers` and `client` both say where to sample: pass only one.")
 
 
 def run(problem: Problem, loss_dims: tuple[str, ...], options: Options) -> xr.DataTree:
@@ -90,111 +107,98 @@ def run(problem: Problem, loss_dims: tuple[str, ...], options: Options) -> xr.Da
     StoreError
         If it cannot be written, or another process is writing it.
     """
-    check_share(options.guard.share)
-    in_memory = options.output_path is None
-    store: Store
-    if options.output_path is None:
-        store, where = MemoryStore(), "memory"
-        options = replace(options, guard=replace(options.guard, in_memory=True))
-    else:
-        store = resolve(options.output_path, storage_options=options.storage_options)
-        where = describe(options.output_path)
-    prints = identity.fingerprints(problem)
-    # Measured before anything is written: a loss that is not finite refuses the run, which leaves nothing behind.
-    fresh = layout(problem, loss_dims, initial_loss(problem)) if is_empty(store) else None
-    if fresh is not None or not _is_finished(store, compare(store, where, problem, loss_dims, prints)):
-        with _held(store, where, in_memory) as (check, tell):
-            problem = _settle(store, where, problem, loss_dims, prints, options.notes, fresh)
-            _sample(problem, store, options, check=check, tell=tell)
-    warn_of_diverged(store)
-    return open_store(store, chunks=None).load() if in_memory else open_store(store)
-
-
-def _is_finished(store: Store, growth: Growth) -> bool:
-    return not growth and not pending(store, growth.problem.settings.num_steps)
-
-
-Tell = Callable[[Callable[[], Mapping[str, Any]]], None]
+    wanted = Wanted(problem, loss_dims, identity.fingerprints(problem))
+    with _stored(options) as (store, where):
+        in_memory = options.output_path is None
+        fresh = None
+        if is_empty(store):
+            # Measured before the store is touched: a run that is refused leaves nothing behind.
+            fresh = layout(problem, loss_dims, initial_loss(problem))
+        else:
+            inspect(store)
+        if fresh is not None or options.repair or not is_finished(store, where, wanted):
+            with nullcontext() if isinstance(store, MemoryStore) and in_memory else Lock(store, where) as lock:
+                problem = settle(store, where, wanted, fresh, notes=options.notes, repair=options.repair)
+                _sample(problem, store, options, lock)
+        warn_of_diverged(store)
+        return open_store(store, chunks=None).load() if in_memory else open_store(store)
 
 
 @contextmanager
-def _held(store: Store, where: str, in_memory: bool) -> Iterator[tuple[Callable[[], None], Tell]]:
-    """Hold the lock of a store; give what checks it, and what takes the function whose result its heartbeat carries."""
-    if in_memory:
-        yield lambda: None, lambda _: None
-        return
-    source: list[Callable[[], Mapping[str, Any]]] = [dict]
-    with Lock(store, where, progress=lambda: source[-1]()) as lock:
-        raw.sweep(store)
-        yield lock.check, source.append
-        lock.verify()
+def _stored(options: Options) -> Iterator[tuple[Store, str]]:
+    """Give the store that a run is written to, and its name."""
+    if options.output_path is not None:
+        yield resolve(options.output_path, storage_options=options.storage_options), describe(options.output_path)
+    elif options.client is not None:
+        raise InvalidInputError("with `client`, `output_path` must be a path or URL that all its workers can write to.")
+    elif options.workers:
+        # Other processes cannot write into this one's memory.
+        with tempfile.TemporaryDirectory(prefix="devinterp-") as path:
+            yield LocalStore(path), "memory"
+    else:
+        yield MemoryStore(), "memory"
 
 
-def _settle(
-    store: Store,
-    where: str,
-    problem: Problem,
-    loss_dims: tuple[str, ...],
-    prints: Mapping[str, Any],
-    notes: Mapping[str, Any],
-    fresh: RunLayout | None,
-) -> Problem:
-    """Make the store ready for a problem; return the problem with its parts in the order of the store."""
-    provenance = {**identity.provenance(problem, prints), "notes": dict(notes)}
-    if is_empty(store):
-        attrs = {"config": json.dumps(identity.config(problem, loss_dims)), "provenance": json.dumps(provenance)}
-        create(store, fresh or layout(problem, loss_dims, initial_loss(problem)), attrs)
-        return problem
-    growth = compare(store, where, problem, loss_dims, prints)
-    if growth:
-        problem = growth.problem
-        before = json.loads(read_attrs(store)["provenance"])
-        # What made the older part stays on record.
-        kept = {key: value for key, value in before.items() if key not in ("fingerprints", "earlier", "notes")}
-        provenance |= {"earlier": [*before.get("earlier", ()), kept], "notes": {**before.get("notes", {}), **notes}}
-        attrs = {"config": json.dumps(identity.config(problem, loss_dims)), "provenance": json.dumps(provenance)}
-        larger = grown_layout(growth, loss_dims, zarr.open_group(store, mode="r"))
-        _reopen(store, growth)
-        grow(store, larger, attrs)
-    return growth.problem
-
-
-def _reopen(store: Store, growth: Growth) -> None:
-    """Mark chains that are to go on; those with a new observable from their start, because its losses are needed there."""
-    state = zarr.open_array(store, path=f"{schema.STATUS}/state", mode="r+")
-    done = zarr.open_array(store, path=f"{schema.STATUS}/steps_done", mode="r+")
-    found = read_status(store)
-    for key in np.ndindex(found.state.shape):
-        if growth.observables:
-            done[key] = 0
-        if growth.observables or (growth.draws and found.state[key] == schema.FINISHED):
-            state[key] = schema.PENDING
-
-
-def _sample(problem: Problem, store: Store, options: Options, *, check: Callable[[], None], tell: Tell) -> None:
+def _sample(problem: Problem, store: Store, options: Options, lock: Lock | None) -> None:
     """Sample the chains of a run that are not at their end."""
     left = pending(store, problem.settings.num_steps)
     if not left:
         return
-    root = zarr.open_group(store, mode="r")
-    init_loss = float(np.nanmean(np.asarray(root[f"{schema.TRACE}/init_loss"][...])))  # type: ignore[index]
+    init_loss = float(np.nanmean(np.asarray(zarr.open_array(store, path=f"{schema.TRACE}/init_loss", mode="r")[...])))
     names = list(problem.restrictions)
-    how = f"the same call goes on with {describe(options.output_path)}" if options.output_path is not None else ""
+    how = "" if options.output_path is None else f"the same call goes on with {describe(options.output_path)}"
     with display(options.progress, problem.settings, init_loss, _labels(names)) as bars, listening() as stop:
-        tell(bars.heartbeat)
-        watch = Watch(bars.show, check, stop, how)
+        if lock is not None:
+            lock.tell(bars.heartbeat)
+        watch = Watch(bars.show, lock.check if lock is not None else lambda: None, stop, how)
         try:
-            for tasks in tasks_of(problem, store, left, options.chains):
-                for task in tasks:
-                    for chain in task.live:
-                        bars.begin(task.restriction, chain, step=task.recorded)
-                run_tasks(problem, tasks, store, options.guard, watch)
+            _run_all(problem, store, options, left, watch, bars, lock)
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             raise
+    if lock is not None:
+        lock.verify()
     _record_end(problem, store)
     if not options.guard.keep_state:
         states.remove_all(store)
+
+
+def _run_all(
+    problem: Problem,
+    store: Store,
+    options: Options,
+    left: Mapping[Key, int],
+    watch: Watch,
+    bars: Display,
+    lock: Lock | None,
+) -> None:
+    """Do all tasks, here or in other processes."""
+
+    def announced() -> Iterator[list[Task]]:
+        for tasks in tasks_of(problem, store, left, options.chains):
+            for task in tasks:
+                for chain in task.live:
+                    bars.begin(task.restriction, chain, step=task.recorded)
+            yield tasks
+
+    if lock is None or not (options.workers or options.client is not None):
+        guard = options.guard if lock is not None else replace(options.guard, in_memory=True)
+        for tasks in announced():
+            run_tasks(problem, tasks, store, guard, watch)
+        return
+    # Every choice is made here, so that it does not depend on the workers.
+    every = [task for tasks in announced() for task in tasks]
+    token = lock.owner.token
+    packed = remote.pack(problem, store, options.guard, token)
+    if options.client is None:
+        workers.run_in_processes(packed, every, options.workers, watch)
+        return
+
+    def ask_to_stop() -> None:
+        lock.tell(lambda: {**bars.heartbeat(), remote.STOP: True})
+        lock.beat()
+
+    cluster.run_on_cluster(options.client, packed, token, every, watch, ask_to_stop)
 
 
 def _record_end(problem: Problem, store: Store) -> None:

@@ -176,7 +176,7 @@ def _array_bytes(problem: Problem, loss_dims: tuple[str, ...], draws: list[Draw]
     if problem.settings.init_noise is not None:
         pair = (len(problem.restrictions), *pair)
     empty = np.zeros((*pair, *shape), np.float32)
-    start = InitialLoss(empty, empty, np.zeros(pair, np.float32))
+    start = InitialLoss(empty, empty, np.zeros(pair), np.zeros(pair))
     planned = layout(problem, loss_dims, start)
     attrs = {
         "config": json.dumps(identity.config(problem, loss_dims)),

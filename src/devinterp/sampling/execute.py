@@ -98,6 +98,8 @@ def run_tasks(problem: Problem, tasks: Iterable[Task], store: Store, guard: Dura
 def _run(chains: ChainGroup, task: Task, store: Store, writer: TraceWriter, guard: Durability, watch: Watch) -> None:
     slots = task.slots(store)
     settings = chains.problem.settings
+    if not task.live:
+        return
     if task.recorded == settings.num_steps:  # killed between its last losses and the word that it has finished
         for chain in task.live:
             writer.finish(task.restriction, chain)

@@ -23,13 +23,16 @@ class InitialLoss:
     ----------
     mean, se : numpy.ndarray
         ``(chain, *loss_dims)``, or ``(restriction, chain, *loss_dims)`` with ``init_noise``.
-    mean_se : numpy.ndarray
-        Standard error of the mean over `loss_dims`.
+    overall : numpy.ndarray
+        Mean over all losses that count; in ragged text not the mean of `mean` over its `loss_dims`.
+    overall_se : numpy.ndarray
+        Its standard error.
     """
 
     mean: np.ndarray
     se: np.ndarray
-    mean_se: np.ndarray
+    overall: np.ndarray
+    overall_se: np.ndarray
 
 
 def initial_loss(problem: Problem) -> InitialLoss:
@@ -62,7 +65,9 @@ def initial_loss(problem: Problem) -> InitialLoss:
 
 
 def _stack(parts: list[InitialLoss]) -> InitialLoss:
-    return InitialLoss(*(np.stack([getattr(p, name) for p in parts]) for name in ("mean", "se", "mean_se")))
+    return InitialLoss(
+        *(np.stack([getattr(p, name) for p in parts]) for name in ("mean", "se", "overall", "overall_se"))
+    )
 
 
 def _measure(problem: Problem, chain: int) -> InitialLoss:
@@ -84,6 +89,7 @@ def _measure(problem: Problem, chain: int) -> InitialLoss:
     return InitialLoss(
         per_token.mean,
         per_token.standard_error(num_distinct, problem.num_rows),
+        per_token.overall,
         per_row.standard_error(num_distinct, problem.num_rows),
     )
 
@@ -113,6 +119,10 @@ class _Moments:
     def mean(self) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             return np.asarray(self._sum / self._count)
+
+    @property
+    def overall(self) -> np.ndarray:
+        return np.asarray(np.sum(self._sum) / np.sum(self._count))
 
     def standard_error(self, num: int, population: int) -> np.ndarray:
         """Return the error of the mean as an estimate for all rows: drawn without replacement, none when all were seen."""

@@ -43,7 +43,7 @@ def grown_layout(growth: Growth, loss_dims: tuple[str, ...], root: zarr.Group) -
     return _layout(problem, loss_dims, start, observables)
 
 
-_INITIAL = ("init_loss", "init_loss_se", "init_loss_mean_se")
+_INITIAL = ("init_loss", "init_loss_se", "init_loss_mean", "init_loss_mean_se")
 
 
 def _layout(
@@ -58,7 +58,8 @@ def _layout(
         sequence_id=np.stack([step_rows(settings, problem.num_rows, n) for n in range(settings.num_chains)]),
         init_loss=start.mean,
         init_loss_se=start.se,
-        init_loss_mean_se=start.mean_se,
+        init_loss_mean=start.overall,
+        init_loss_mean_se=start.overall_se,
         observables=observables,
         metrics=settings.metric_names,
         loss_dims=loss_dims,

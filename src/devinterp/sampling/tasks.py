@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,15 @@ def pending(store: Store, num_steps: int) -> dict[Key, int]:
             continue
         left[key] = min(max(done, 0), num_steps)
     return left
+
+
+def refreshed(task: Task, store: Store) -> Task:
+    """Return a task as the store has it now: another process may have done part of it."""
+    status = read_status(store)
+    live = [c for c in task.live if status.state[task.restriction, c] != schema.DIVERGED]
+    if not live:
+        return replace(task, live=())
+    return replace(task, live=tuple(live), recorded=min(int(status.steps_done[task.restriction, c]) for c in live))
 
 
 def tasks_of(problem: Problem, store: Store, left: Mapping[Key, int], mode: str) -> Iterator[list[Task]]:

@@ -68,6 +68,9 @@ def sample(
     checkpoint_share: float = 0.03,
     keep_state: bool = False,
     notes: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    client: Any = None,
+    repair: bool = False,
     dry_run: bool = False,
 ) -> xr.DataTree | DryRun:
     r"""Sample the local posterior around a model's weights, and record every loss on the way.
@@ -175,6 +178,14 @@ def sample(
         go on from there. Without it their steps are taken again.
     notes : mapping, optional
         JSON-able values to record in the provenance.
+    workers : int, optional
+        Sample in so many processes of this machine, each with a copy of the model (and, of several GPUs, one for itself).
+        None: in this process. The result does not depend on it.
+    client : distributed.Client, optional
+        Sample on this Dask cluster, at most one task on each worker; `output_path` must be within reach of all of them. The
+        result does not depend on it.
+    repair : bool, default: False
+        Whether to read all that `output_path` holds already, and to sample again what is damaged.
     dry_run : bool, default: False
         Whether to only say what the run would cost: bytes of each array, model evaluations, and the time, from a few steps
         that are taken for it. Nothing is written.
@@ -245,6 +256,9 @@ def sample(
             chains=chains,
             guard=Durability(share=checkpoint_share, keep_state=keep_state),
             notes=notes or {},
+            workers=0 if workers is None else workers,
+            client=client,
+            repair=repair,
         )
         return driver.run(problem, dims, options)
 

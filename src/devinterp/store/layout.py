@@ -57,6 +57,9 @@ class RunLayout:
     init_loss, init_loss_se : numpy.ndarray
         Loss where the chains start and its standard error, ``(chain, *loss_dims)``, or ``(restriction, chain, *loss_dims)``
         when every restriction starts elsewhere (``init_noise``).
+    init_loss_mean : numpy.ndarray
+        Mean over all losses that count, which in ragged text is not that of `init_loss` over positions; the leading dims of
+        `init_loss`.
     init_loss_mean_se : numpy.ndarray
         Standard error of the mean of `init_loss` over its `loss_dims`; the leading dims of `init_loss`.
     observables : dict of str to ObservableLayout
@@ -78,6 +81,7 @@ class RunLayout:
     sequence_id: np.ndarray
     init_loss: np.ndarray
     init_loss_se: np.ndarray
+    init_loss_mean: np.ndarray
     init_loss_mean_se: np.ndarray
     observables: Mapping[str, ObservableLayout] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
@@ -233,6 +237,7 @@ def _trace_specs(layout: RunLayout) -> list[ArraySpec]:
         _fixed(f"{trace}/sequence_id", (CHAIN, STEP, BATCH), layout.sequence_id, np.int64),
         _fixed(f"{trace}/init_loss", (*start, *loss_dims), layout.init_loss, np.float32, units="nats"),
         _fixed(f"{trace}/init_loss_se", (*start, *loss_dims), layout.init_loss_se, np.float32, units="nats"),
+        _fixed(f"{trace}/init_loss_mean", start, layout.init_loss_mean, np.float64, units="nats"),
         _fixed(f"{trace}/init_loss_mean_se", start, layout.init_loss_mean_se, np.float32, units="nats"),
     ]
 

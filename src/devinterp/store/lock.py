@@ -134,6 +134,15 @@ class Lock:
             self._lost = StoreError(f"{self._where} was taken over by {found}, which took this process for dead.")
         self.check()
 
+    def tell(self, progress: Callable[[], Mapping[str, Any]]) -> None:
+        """Put what a function returns beside each heartbeat from now on."""
+        self._progress = progress
+
+    def beat(self) -> None:
+        """Write a heartbeat now."""
+        self.verify()
+        raw.put(self._store, _KEY, self._entry())
+
     def _acquire(self) -> None:
         raw.put_new(self._store, _KEY, self._entry())
         found = self._settled()
@@ -169,11 +178,10 @@ class Lock:
     def _beat(self) -> None:
         while not self._stop.wait(INTERVAL):
             try:
-                self.verify()
-                raw.put(self._store, _KEY, self._entry())
+                self.beat()
             except StoreError:
                 return  # kept in `_lost`; the sampling thread raises it
-            except Exception:  # noqa: S112  # the store is away for a moment; the writer finds out if it stays away
+            except Exception:  # the store is away for a moment; the writer finds out if it stays away
                 continue
 
     def _entry(self) -> bytes:

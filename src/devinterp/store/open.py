@@ -15,6 +15,7 @@ from zarr.abc.store import Store
 
 from devinterp import schema
 from devinterp.errors import StoreError
+from devinterp.store.guard import inspect
 from devinterp.store.location import StoreLike, describe, resolve
 
 
@@ -51,6 +52,7 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
     store = resolve(location, read_only=True, storage_options=storage_options)
     sizes: Any = {} if chunks == "stored" else chunks
     try:
+        inspect(store)
         if _is_v2(store):
             from devinterp.store import v2  # only for foreign stores
 

@@ -1,0 +1,62 @@
+"""``devinterp resume``: go on with a run that ``devinterp sample`` began."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from devinterp.cli.sampling import COMMAND, _sample
+from devinterp.errors import StoreError
+
+
+def resume(
+    store: Annotated[Path, Parameter(help="The store of the run.")],
+    /,
+    *,
+    num_draws: Annotated[
+        int | None, Parameter(help="Draws of each chain, if there are to be more than before.")
+    ] = None,
+    num_chains: Annotated[int | None, Parameter(help="Chains, if there are to be more.")] = None,
+    repair: Annotated[
+        bool, Parameter(help="Check the store first and sample again what is damaged.", negative="")
+    ] = False,
+    workers: Annotated[int | None, Parameter(help="Processes to sample in.")] = None,
+    progress: Annotated[bool | None, Parameter(help="Whether to show progress bars.")] = None,
+) -> None:
+    """Go on with a run that was interrupted, or make it longer.
+
+    The model and the data are loaded by the names that `devinterp sample` recorded, and compared with what the run began with.
+    A run that was started from Python goes on by calling `sample` with the same arguments again.
+    """
+    given = recorded(store)
+    changes = {"num_draws": num_draws, "num_chains": num_chains, "workers": workers, "progress": progress}
+    settings = {**given.pop("settings"), **{name: value for name, value in changes.items() if value is not None}}
+    _sample(**{**given, "output_path": store, "repair": repair, **settings})
+
+
+def recorded(store: Path) -> dict[str, Any]:
+    """Return the arguments of ``devinterp sample`` that began a run.
+
+    Raises
+    ------
+    StoreError
+        If there is no run, or it was not begun so.
+    """
+    from devinterp.store.location import resolve
+    from devinterp.store.open import read_attrs
+
+    attrs = read_attrs(resolve(str(store), read_only=True))
+    if "provenance" not in attrs:
+        raise StoreError(f"{store} holds no sampling run: there is nothing to go on with.")
+    notes = json.loads(attrs["provenance"]).get("notes", {})
+    given = notes.get(COMMAND) if isinstance(notes, Mapping) else None
+    if not isinstance(given, Mapping) or not isinstance(given.get("settings"), Mapping):
+        raise StoreError(
+            f"{store} was not begun by `devinterp sample`, so that its model and data are not known by name: call `sample` in "
+            "Python with the same arguments again; it goes on where the run is."
+        )
+    return dict(given)

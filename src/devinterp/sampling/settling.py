@@ -1,0 +1,131 @@
+"""Make a store ready for a run: create it, let it grow, take out what is damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+
+from devinterp import schema
+from devinterp.sampling import identity
+from devinterp.sampling.growth import Growth, compare
+from devinterp.sampling.initial import initial_loss
+from devinterp.sampling.layout import grown_layout, layout
+from devinterp.sampling.problem import Problem
+from devinterp.sampling.tasks import pending
+from devinterp.store import raw
+from devinterp.store.check import check
+from devinterp.store.create import create, grow, is_empty
+from devinterp.store.layout import RunLayout
+from devinterp.store.open import read_attrs, read_status
+from devinterp.store.repair import discard, rewrite
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run as it is asked for.
+
+    Parameters
+    ----------
+    problem : Problem
+        The run.
+    loss_dims : tuple of str
+        Names of the dims of one sample's loss.
+    prints : mapping
+        Its fingerprints, which take a while to make.
+    """
+
+    problem: Problem
+    loss_dims: tuple[str, ...]
+    prints: Mapping[str, Any]
+
+    def compare(self, store: Store, where: str) -> Growth:
+        """Return what this asks for beyond what a store holds; see `devinterp.sampling.growth.compare`."""
+        return compare(store, where, self.problem, self.loss_dims, self.prints)
+
+
+def is_finished(store: Store, where: str, wanted: Wanted) -> bool:
+    """Say whether a store holds all of a run.
+
+    Raises
+    ------
+    StoreError
+        If it holds none, or another.
+    """
+    return not wanted.compare(store, where) and not pending(store, wanted.problem.settings.num_steps)
+
+
+def settle(
+    store: Store, where: str, wanted: Wanted, fresh: RunLayout | None, *, notes: Mapping[str, Any], repair: bool
+) -> Problem:
+    """Make a store ready for a run, holding its lock.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        The store.
+    where : str
+        Its name, for messages.
+    wanted : Wanted
+        The run.
+    fresh : RunLayout or None
+        What it is to hold, where that is known because it was empty.
+    notes : mapping
+        For the provenance.
+    repair : bool
+        Whether to check it, and to take out what is damaged.
+
+    Returns
+    -------
+    Problem
+        With its parts in the order of the store.
+
+    Raises
+    ------
+    StoreError
+        If the store holds another run, or something else.
+    """
+    raw.sweep(store)
+    problem, loss_dims = wanted.problem, wanted.loss_dims
+    provenance = {**identity.provenance(problem, wanted.prints), "notes": dict(notes)}
+    if is_empty(store):
+        create(
+            store, fresh or layout(problem, loss_dims, initial_loss(problem)), _attrs(problem, loss_dims, provenance)
+        )
+        return problem
+    growth = wanted.compare(store, where)
+    problem = growth.problem
+    if growth:
+        before = json.loads(read_attrs(store)["provenance"])
+        # What made the older part stays on record.
+        kept = {key: value for key, value in before.items() if key not in ("fingerprints", "earlier", "notes")}
+        provenance |= {"earlier": [*before.get("earlier", ()), kept], "notes": {**before.get("notes", {}), **notes}}
+        larger = grown_layout(growth, loss_dims, zarr.open_group(store, mode="r"))
+        _reopen(store, growth)
+        grow(store, larger, _attrs(problem, loss_dims, provenance))
+    if repair:
+        fixed = discard(store, list(check(store)))
+        if fixed:
+            rewrite(store, layout(problem, loss_dims, initial_loss(problem)), fixed)
+    return problem
+
+
+def _attrs(problem: Problem, loss_dims: tuple[str, ...], provenance: Mapping[str, Any]) -> dict[str, str]:
+    return {"config": json.dumps(identity.config(problem, loss_dims)), "provenance": json.dumps(provenance)}
+
+
+def _reopen(store: Store, growth: Growth) -> None:
+    """Mark chains that are to go on; those with a new observable from their start, because its losses are needed there."""
+    state = zarr.open_array(store, path=f"{schema.STATUS}/state", mode="r+")
+    done = zarr.open_array(store, path=f"{schema.STATUS}/steps_done", mode="r+")
+    found = read_status(store)
+    for key in np.ndindex(found.state.shape):
+        if growth.observables:
+            done[key] = 0
+        if growth.observables or (growth.draws and found.state[key] == schema.FINISHED):
+            state[key] = schema.PENDING
