@@ -35,6 +35,7 @@ DIMS: dict[str, tuple[str, ...]] = {
     "trace/sequence_id": (CHAIN, STEP, BATCH),
     "trace/init_loss": (CHAIN, POSITION),
     "trace/init_loss_se": (CHAIN, POSITION),
+    "trace/init_loss_mean": (CHAIN,),
     "trace/init_loss_mean_se": (CHAIN,),
     "trace/mean_loss": (RESTRICTION, CHAIN, STEP),
     "observables/*/mean_loss": (RESTRICTION, CHAIN, DRAW),

@@ -37,6 +37,7 @@ def _layout(
         sequence_id=np.zeros((num_chains, num_draws, 2), np.int64),
         init_loss=np.full((num_chains, 8), 2.5, np.float32),
         init_loss_se=np.full((num_chains, 8), 0.01, np.float32),
+        init_loss_mean=np.full(num_chains, 2.5),
         init_loss_mean_se=np.full(num_chains, 0.01, np.float32),
         observables={
             name: ObservableLayout(

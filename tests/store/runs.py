@@ -33,6 +33,7 @@ def layout(
         sequence_id=rng.integers(0, 100, (num_chains, num_steps, batch)),
         init_loss=start,
         init_loss_se=start / 10,
+        init_loss_mean=start.mean(1, dtype=np.float64),
         init_loss_mean_se=start.mean(1),
         observables={
             name: ObservableLayout(

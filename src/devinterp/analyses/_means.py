@@ -58,6 +58,13 @@ def draw_means(run: xr.DataTree, group: str) -> xr.DataArray:
     return paired_mean(losses(run, group), SEQUENCE, (CHAIN, DRAW))
 
 
+def trace_start(run: xr.DataTree) -> xr.DataArray:
+    """Return L(w0), the mean loss where the chains start, over all losses that count and all chains."""
+    if "init_loss_mean" in run[TRACE]:
+        return losses(run, TRACE, "init_loss_mean").isel({POSITION: 0}).astype(np.float64).mean(CHAIN)
+    return losses(run, TRACE, "init_loss").astype(np.float64).mean([CHAIN, POSITION])
+
+
 def start_mean(run: xr.DataTree, group: str) -> xr.DataArray:
     """Return the mean loss of an observable at the starting weights, to be compared with `draw_means`."""
     start = losses(run, group, "init_loss")

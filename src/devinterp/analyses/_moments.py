@@ -10,12 +10,12 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses._lazy import Array, Traces, blockwise, is_lazy, stored_traces
-from devinterp.analyses._means import draw_means, start_mean
+from devinterp.analyses._means import draw_means, start_mean, trace_start
 from devinterp.analyses._run import losses
 from devinterp.analyses.convergence import mcse
 from devinterp.analyses.uncertainty import jackknife_error
 from devinterp.errors import InvalidInputError, MissingDataError
-from devinterp.schema import CHAIN, DRAW, OBSERVABLES, POSITION, RESTRICTION, SEQUENCE, TRACE
+from devinterp.schema import CHAIN, DRAW, OBSERVABLES, POSITION, RESTRICTION, SEQUENCE
 
 Errors = Literal["none", "jackknife", "ess"]
 #: Tokens that are in work at a time: their traces stay in the processor's cache.
@@ -43,7 +43,7 @@ class TaskSeries:
                 )
             start = start_mean(run, group)
         elif initial_loss == "trace":
-            start = losses(run, TRACE, "init_loss").astype(np.float64).mean([CHAIN, POSITION])
+            start = trace_start(run)
         else:
             raise InvalidInputError(f"`initial_loss` (={initial_loss!r}) must be 'trace' or 'paired'.")
         rise = (loss - start).transpose(RESTRICTION, CHAIN, DRAW)

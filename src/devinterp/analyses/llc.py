@@ -12,7 +12,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses._lazy import storable
-from devinterp.analyses._means import draw_means, start_mean, trace_means
+from devinterp.analyses._means import draw_means, start_mean, trace_means, trace_start
 from devinterp.analyses._run import (
     STATUS_REQUIRED,
     Chains,
@@ -93,7 +93,7 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
     burnin = burnin_steps(run, burnin)
 
     loss_trace = trace_means(run)
-    init_loss = losses(run, TRACE, "init_loss").astype(np.float64).mean([CHAIN, POSITION])
+    init_loss = trace_start(run)
     main = _llc(loss_trace.isel({STEP: slice(burnin, None)}), init_loss, n_beta, STEP)
     main["llc_se"] = np.hypot(main["llc_mcse"], n_beta * _init_loss_error(run))
     main["loss_trace"], main["init_loss"] = loss_trace, init_loss
