@@ -42,9 +42,16 @@ def interrupted_by(error: type[BaseException], after: int):
 
 
 @pytest.mark.parametrize("kind", [TinyModel, Noisy])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    ("dtype", "chains"),
+    [
+        (torch.float32, "sequential"),
+        (torch.float32, "auto"),
+        (torch.bfloat16, "sequential"),
+        (torch.float64, "sequential"),
+    ],
+)
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("chains", ["auto", "sequential"])
 def test_after_a_run(kind, dtype, training, chains):
     model = in_disarray(kind, dtype)
     if training:
@@ -180,17 +187,17 @@ def test_small_steps_are_not_rounded_away_in_bfloat16():
 
 def test_bfloat16_without_noise_descends():
     model = make(dtype=torch.bfloat16)
-    tree = run(model, lr=1e-3, noise_level=0.0, n_beta=1.0, num_draws=600, batch_size=24, num_chains=1, localization=0)
+    tree = run(model, lr=1e-3, noise_level=0.0, n_beta=1.0, num_draws=300, batch_size=24, num_chains=1, localization=0)
     loss = tree["trace/loss"].to_numpy().mean((0, 1, 3, 4))
     reference = (
-        run(make(), lr=1e-3, noise_level=0.0, n_beta=1.0, num_draws=600, batch_size=24, num_chains=1, localization=0)[
+        run(make(), lr=1e-3, noise_level=0.0, n_beta=1.0, num_draws=300, batch_size=24, num_chains=1, localization=0)[
             "trace/loss"
         ]
         .to_numpy()
         .mean((0, 1, 3, 4))
     )
     drop = reference[0] - reference[-1]
-    assert drop > 0.005
+    assert drop > 0.002
     # Every single step is far below bfloat16's resolution; the loss still falls as it does in float32.
     np.testing.assert_allclose(loss[0] - loss[-1], drop, rtol=0.2)
 
