@@ -68,12 +68,16 @@ def test_any_pattern_gives_the_same_arrays(data):
             "devinterp.store.layout.loss_chunks", lambda rows, samples, size: (min(chunk, rows), min(2, samples))
         )
         root = make(store, layout(**sizes))
+    # All is drawn before the writer's thread runs: checks of types at run time draw random numbers too.
+    plan = []
+    while any(pending.values()):
+        key = data.draw(st.sampled_from([key for key in keys if pending[key]]))
+        plan.append((pending[key].pop(0), bool(pending[key]) and data.draw(st.booleans())))
     with TraceWriter(root, max_pending=data.draw(st.integers(1, 4))) as writer:
-        while any(pending.values()):
-            key = data.draw(st.sampled_from([key for key in keys if pending[key]]))
-            writer.append(pending[key].pop(0))
-            if pending[key] and data.draw(st.booleans()):
-                writer.flush(*key)
+        for draw, flush in plan:
+            writer.append(draw)
+            if flush:
+                writer.flush(draw.restriction, draw.chain)
     tree = open_store(store)
     np.testing.assert_array_equal(tree["trace/loss"], trace)
     np.testing.assert_array_equal(tree["observables/code/loss"], watched)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from zarr.abc.store import Store
+from zarr.core.sync import sync  # the only way to ask a store object a question from synchronous code
 from zarr.storage import FsspecStore, LocalStore, ZipStore
 
 from devinterp.errors import InvalidInputError, StoreError
@@ -57,7 +58,7 @@ def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Ma
     path = Path(location).expanduser()
     if path.is_file():
         if path.suffix == ".zip" and read_only:
-            return ZipStore(path, read_only=True)
+            return sync(ZipStore.open(path, read_only=True))
         raise StoreError(f"{path} is a file; a store is a directory: choose another path.")
     if not read_only:
         check_writable(path)

@@ -61,8 +61,8 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
             # What was not consolidated is slower to open, and what was not created to the end is refused below.
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
             tree = xr.open_datatree(store, engine="zarr", chunks=sizes, group=group)  # type: ignore[arg-type]
-    except StoreError:
-        raise
+    except StoreError as error:
+        raise StoreError(f"cannot open {describe(location)} as a store: {error}") from error
     except Exception as error:  # broken metadata give errors of many kinds
         kind = type(error).__name__
         raise StoreError(f"cannot open {describe(location)} as a store: {kind}: {error}") from error

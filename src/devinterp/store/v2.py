@@ -117,9 +117,9 @@ def from_v2(flat: xr.Dataset, *, restriction: str = "full") -> xr.DataTree:
                 for name in metrics
             }
         )
-    for name in flat.variables:
-        if str(name).startswith(_LOSS):
-            observable = str(name).removeprefix(_LOSS)
+    for name in sorted(map(str, flat.variables)):  # a store lists its arrays in any order
+        if name.startswith(_LOSS):
+            observable = name.removeprefix(_LOSS)
             groups[f"/{schema.OBSERVABLES}/{observable}"] = _observable(flat, observable)
     return xr.DataTree.from_dict(groups)
 
