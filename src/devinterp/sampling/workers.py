@@ -52,6 +52,7 @@ class _Worker:
             send(self._in, task)
 
     def end(self) -> None:
+        # Closing flushes what the other side may no longer take; only a second one then closes.
         with suppress(OSError):
             self._in.close()
         with suppress(OSError):
@@ -111,6 +112,8 @@ def run_in_processes(packed: bytes, tasks: Iterable[Task], num_workers: int, wat
                 raise content
             elif kind in ("died", "stopped"):
                 workers.remove(worker)
+                worker.end()
+                worker.wait(_GRACE)
                 if worker.task is not None:
                     _count_death(worker.task, deaths)
                     waiting.appendleft(worker.task)

@@ -1,0 +1,122 @@
+"""Chains in other processes: the same numbers, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import devinterp
+from devinterp.errors import InvalidInputError
+from devinterp.sampling import workers
+from durability.runs import run
+from durability.test_killed import LONGER, kill_repeatedly
+from sampling.problems import ids, make, same_numbers
+
+
+@pytest.mark.parametrize("chains", ["sequential", pytest.param("vectorized", marks=pytest.mark.slow)])
+def test_two_workers(tmp_path: Path, chains: str) -> None:
+    settings = {"chains": chains, "sampling_method": "rmsprop_sgld"}
+    same_numbers(run(tmp_path / "run.zarr", workers=2, **settings).load(), run(**settings))
+    assert not (tmp_path / "run.zarr" / "lock").exists()
+
+
+def test_in_memory_and_with_what_a_notebook_defines() -> None:
+    scale = 2.0
+    loss = lambda model, batch: scale * model(batch)[:, :-1].square().mean(-1)  # noqa: E731
+    small = {"weight_restrictions": None, "num_draws": 2}
+    same_numbers(run(loss_fn=loss, workers=2, **small), run(loss_fn=loss, **small))
+
+
+def test_a_killed_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+    spawn = workers._Worker
+
+    class Watched(spawn):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            started.append(self.pid)
+
+    monkeypatch.setattr(workers, "_Worker", Watched)
+    path, settings = tmp_path / "run.zarr", {**LONGER, "num_draws": 150}
+    killer = threading.Thread(target=lambda: _kill_when_busy(path, started))
+    killer.start()
+    found = run(path, workers=2, **settings)
+    killer.join()
+    assert len(started) == 4
+    same_numbers(found.load(), run(**settings))
+
+
+def _kill_when_busy(path: Path, started: list[int]) -> None:
+    """Kill both first workers once some chain has a saved state."""
+    end = time.monotonic() + 120
+    while not list(path.glob("resume/*/slot*/values/c/*")) and time.monotonic() < end:
+        time.sleep(0.01)
+    for pid in started[:2]:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_an_error_in_a_worker_is_raised_here(tmp_path: Path) -> None:
+    calls = iter(range(10**9))
+
+    def failing(model: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        if next(calls) > 30:
+            raise ArithmeticError("no more")
+        return model(batch)[:, :-1].square().mean(-1)
+
+    # The count travels with the function, and goes on in the worker.
+    with pytest.raises(ArithmeticError, match="no more"):
+        run(tmp_path / "run.zarr", loss_fn=failing, workers=1)
+    states = set(np.asarray(devinterp.open(tmp_path / "run.zarr")["status/state"]).ravel())
+    assert states <= {"interrupted", "pending", "finished"}
+
+
+@pytest.mark.slow
+def test_a_driver_killed_twenty_times_with_two_workers(tmp_path: Path) -> None:
+    settings = {**LONGER, "sampling_method": "rmsprop_sgld", "num_draws": 100}
+    ended = kill_repeatedly(tmp_path / "run.zarr", {**settings, "workers": 2}, kills=20, longest=15.0)
+    assert ended["code"] == 0, ended["errors"]
+    assert ended["killed"] >= 5
+    same_numbers(devinterp.open(tmp_path / "run.zarr").load(), run(**settings))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:.*:RuntimeWarning")
+def test_a_cluster(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    path, settings = tmp_path / "run.zarr", {**LONGER, "num_draws": 100}
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        first = client.run(os.getpid)
+        killer = threading.Thread(target=lambda: _kill_when_busy(path, list(first.values())[:1]))
+        killer.start()
+        found = run(path, client=client, **settings)
+        killer.join()
+    same_numbers(found.load(), run(**settings))
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="pass only one"):
+        run(tmp_path / "run.zarr", workers=2, client=object())
+    with pytest.raises(InvalidInputError, match="`workers`"):
+        run(tmp_path / "run.zarr", workers=-1)
+    with pytest.raises(InvalidInputError, match="`output_path` must be a path"):
+        run(client=object())
+    with pytest.raises(InvalidInputError, match="memory"):
+        run("memory://somewhere/run.zarr", workers=2)
+
+
+def test_prefixes_do_not_depend_on_earlier_chains(tmp_path: Path) -> None:
+    """With batches of its own, a chain alone equals the same chain after others."""
+    settings = {"match_sampling_input_ids_across_chains": False, "weight_restrictions": None, "num_draws": 12}
+    whole = run(None, make(), ids(), **settings)
+    run(tmp_path / "run.zarr", num_chains=1, **{k: v for k, v in settings.items() if k != "num_chains"})
+    same_numbers(run(tmp_path / "run.zarr", **settings).load(), whole)
