@@ -31,6 +31,7 @@ _COMMANDS = {
         "devinterp.cli.info:info",
         "Show what a store holds, how far its chains are, and what can be asked of it.",
     ),
+    "bench": ("devinterp.cli.bench:bench", "Measure how close each kernel comes to learning coefficients that are known."),
     "plugins": ("devinterp.cli.info:show_plugins", "List the installed plugins and what each provides."),
 }
 
