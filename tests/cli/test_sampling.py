@@ -202,3 +202,26 @@ def test_a_dry_run_says_what_it_would_cost(run: Run, model: Path, text: Path, tm
     assert "observables/a/loss" in out
     assert "6 gradients" in out  # two chains of three steps
     assert not store.exists()
+
+
+def test_a_run_is_made_longer_and_checked(run: Run, model: Path, text: Path, tmp_path: Path) -> None:
+    stores = [tmp_path / name for name in ("grown.zarr", "whole.zarr")]
+    common = ["--model", str(model), "--dataset", str(text), "--observable", f"a={text}", *SMALL]
+    assert run("sample", *common, "-o", str(stores[0]))[0] == 0
+    code, out, err = run("resume", str(stores[0]), "--num-draws", "5")
+    assert code == 0, err
+    longer = ["5" if before == "--num-draws" else word for before, word in zip(["", *common], common, strict=False)]
+    assert run("sample", *longer, "-o", str(stores[1]))[0] == 0
+    grown, whole = (devinterp.open(store) for store in stores)
+    np.testing.assert_array_equal(grown["trace/loss"], whole["trace/loss"])
+    np.testing.assert_array_equal(grown["observables/a/loss"], whole["observables/a/loss"])
+    code, out, err = run("check", str(stores[0]))
+    assert code == 0, err
+    assert "everything is there" in out
+    damaged = next(path for path in (stores[0] / "observables/a/loss/c").rglob("*") if path.is_file())
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    code, out, err = run("check", str(stores[0]))
+    assert code != 0
+    assert "observables/a/loss" in out + err
+    assert run("resume", str(stores[0]), "--repair")[0] == 0
+    np.testing.assert_array_equal(devinterp.open(stores[0])["observables/a/loss"], whole["observables/a/loss"])

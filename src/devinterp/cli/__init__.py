@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import traceback
 import warnings
@@ -31,7 +32,12 @@ _COMMANDS = {
         "devinterp.cli.info:info",
         "Show what a store holds, how far its chains are, and what can be asked of it.",
     ),
-    "bench": ("devinterp.cli.bench:bench", "Measure how close each kernel comes to learning coefficients that are known."),
+    "bench": (
+        "devinterp.cli.bench:bench",
+        "Measure how close each kernel comes to learning coefficients that are known.",
+    ),
+    "resume": ("devinterp.cli.resume:resume", "Go on with a run that `devinterp sample` began, or make it longer."),
+    "check": ("devinterp.cli.check:check", "Verify a store from end to end, and name what is damaged."),
     "plugins": ("devinterp.cli.info:show_plugins", "List the installed plugins and what each provides."),
 }
 
@@ -49,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     SystemExit
         Always: with 0, with 2 when what was asked cannot be done, with 1 when something failed that should not have.
     """
+    if not sys.stderr.isatty():
+        # Libraries that load models draw bars wherever they are; read when they are imported, which is later.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from devinterp import overview, plugins, runs, schema
 from devinterp.cli.analysis import GROUP, STORE
+from devinterp.cli.health import progress
 
 _STYLES = {
     schema.FINISHED: "green",
@@ -44,6 +45,8 @@ def info(store: STORE, /, *, group: GROUP = None) -> None:
         console.print(_settings(run), _contents(run), sep="\n")
         for line in _status(run):
             console.print(line)
+        for line in progress(store, run):
+            console.print(line, soft_wrap=True)
     for kind in overview.KINDS:
         console.print(_questions(tree, kind))
 
@@ -102,13 +105,18 @@ def _type(dtype: Any) -> str:
 
 def _status(run: xr.DataTree) -> Iterator[Table | str]:
     """Yield how far each chain is, restrictions as rows; then what ended those that broke."""
-    needed = [f"{schema.STATUS}/state", f"{schema.STATUS}/steps_done", f"{schema.TRACE}/loss", schema.RESTRICTION]
+    needed = [
+        f"{schema.STATUS}/state",
+        f"{schema.STATUS}/steps_done",
+        f"{schema.TRACE}/{schema.STEP}",
+        schema.RESTRICTION,
+    ]
     if schema.missing(run, needed):
         yield "no status recorded"
         return
     status = run[schema.STATUS]
     states, done = np.asarray(status["state"]).astype(object), np.asarray(status["steps_done"])
-    total = run[f"{schema.TRACE}/loss"].sizes[schema.STEP]
+    total = run[f"{schema.TRACE}/{schema.STEP}"].size
     names = [str(name) for name in np.asarray(run[schema.RESTRICTION])]
     table = Table(title=f"Chains: steps done of {total}", title_justify="left")
     table.add_column(schema.RESTRICTION)

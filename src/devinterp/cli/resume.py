@@ -59,4 +59,5 @@ def recorded(store: Path) -> dict[str, Any]:
             f"{store} was not begun by `devinterp sample`, so that its model and data are not known by name: call `sample` in "
             "Python with the same arguments again; it goes on where the run is."
         )
-    return dict(given)
+    # JSON has no tuples.
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

@@ -18,6 +18,12 @@ from devinterp.errors import InvalidInputError
 from devinterp.sampling.dry_run import DryRun
 from devinterp.slt.sampling import sample as sample_model
 
+#: Under this name a run's provenance notes the arguments of the command that began it, for `devinterp resume`.
+COMMAND = "devinterp sample"
+
+# What says how to run rather than what to run: not to be repeated when a run goes on.
+_PASSING = ("progress", "repair", "workers", "dry_run")
+
 # Arguments of `sample` that the command gives in a way of its own, or that mean something only together with an object.
 _OWN = {
     "model",
@@ -28,6 +34,7 @@ _OWN = {
     "storage_options",
     "loss_fn",
     "loss_dims",
+    "notes",
 }
 
 
@@ -74,6 +81,19 @@ def _sample(
         {name: read[source] for name, source in named.items()} or None,
         output_path=output_path,
         sampling_method_kwargs=options or None,
+        notes={
+            COMMAND: {
+                "model": _absolute(model),
+                "dataset": _absolute(dataset),
+                "observable": [f"{name}={_absolute(source)}" for name, source in named.items()],
+                "length": length,
+                "num_sequences": num_sequences,
+                "column": column,
+                "split": split,
+                "kernel_option": list(kernel_option),
+                "settings": {name: value for name, value in settings.items() if name not in _PASSING},
+            }
+        },
         **settings,
     )
     if isinstance(found, DryRun):
@@ -113,6 +133,11 @@ def load_data(source: str, tokenizer: Any, *, length: int, limit: int, column: s
         return np.load(source, allow_pickle=False)[:limit]
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"cannot read token ids from {source!r}: {error}.") from error
+
+
+def _absolute(source: str) -> str:
+    """Return the absolute path of what is on disk, and any other name as it is."""
+    return str(Path(source).absolute()) if Path(source).exists() else source
 
 
 def _pairs(given: Sequence[str], option: str, *, alone: bool = False) -> dict[str, str]:

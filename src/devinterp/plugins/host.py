@@ -27,7 +27,7 @@ KINDS: dict[str, tuple[str, type]] = {
 HOOKS = tuple(hook for hook, _ in KINDS.values())
 
 #: What analyses may not be called: ``tree.slt.plot`` and the commands of the command line.
-RESERVED = ("info", "masks", "plot", "plugins", "quickstart", "sample")
+RESERVED = ("bench", "check", "info", "masks", "plot", "plugins", "quickstart", "resume", "sample")
 
 LOADED, BLOCKED, BROKEN = "loaded", "blocked", "broken"
 
