@@ -1,6 +1,7 @@
 # Needs Python >= 3.11, git and make; everything else is installed into $(VENV).
 #   make quickstart   the learning coefficient of a real language model, from nothing
-#   make test         every check there is, from nothing
+#   make test         every check, from nothing, but for those that take minutes each
+#   make test-all     these too
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -17,9 +18,10 @@ EDITABLE := $(foreach plugin,$(PLUGINS),-e $(plugin))
 
 # Processes that run the tests; each keeps torch to one thread (tests/conftest.py).
 PYTEST_WORKERS ?= 2
+FAST := not slow and not gpu and not benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install install-dev quickstart lint test bench docs format clean
+.PHONY: help venv install install-dev quickstart lint test test-all bench docs format clean
 
 help:
 	@sed -n 's/^#   make/make/p' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +59,10 @@ lint: install-dev
 
 # pytest is last: its summary line ends the output and its exit code decides.
 test: lint
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "$(FAST)" $(ARGS)
+
+# The slow ones too: every variant of every model type, the whole accuracy suite. Half an hour.
+test-all: lint
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(ARGS)
 
 bench: install-dev

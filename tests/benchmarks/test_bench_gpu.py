@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from devinterp.models.masks import as_param_masks
 from devinterp.sampling.chain import run_chains
-from devinterp.sampling.grouping import grouped
+from devinterp.sampling.grouping import plan, set_up
 from devinterp.sampling.loss import NextTokenLoss
 from devinterp.sampling.prepare import prepare
 from devinterp.sampling.problem import Problem
@@ -71,9 +72,9 @@ def seconds(function: Callable[[], Any]) -> float:
 def run_one_chain(problem: Problem) -> None:
     """Run one chain and discard its draws."""
     (name, masks), *_ = problem.restrictions.items()
-    with grouped(problem, name, masks, [0], mode="sequential") as groups:
-        for group, chains in groups:
-            for _ in run_chains(group, restriction=0, chains=chains):
+    with closing(set_up(problem, name, masks, plan(problem, masks, [0], "sequential"))) as groups:
+        for group, members in groups:
+            for _ in run_chains(group, restriction=0, chains=members.chains):
                 pass
 
 
