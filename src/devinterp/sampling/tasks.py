@@ -106,10 +106,11 @@ def tasks_of(problem: Problem, store: Store, left: Mapping[Key, int], mode: str)
 def read_plan(store: Store, restriction: str) -> list[Group]:
     """Return the groups in which chains of a restriction have run or are to run."""
     groups = []
-    for entry in _plans(store).get(restriction, ()):
+    entries = _plans(store).get(restriction)
+    for entry in entries if isinstance(entries, list) else ():
         with suppress(KeyError, TypeError, ValueError):
             chains = tuple(int(chain) for chain in entry["chains"])
-            if chains and (entry["vectorized"] or len(chains) == 1):
+            if chains and len(set(chains)) == len(chains) and (entry["vectorized"] or len(chains) == 1):
                 groups.append(Group(chains, bool(entry["vectorized"]), str(entry["why"])))
     return groups
 

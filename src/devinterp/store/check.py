@@ -16,10 +16,13 @@ from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.schema import CHAIN, DRAW, RESTRICTION, STEP
 from devinterp.store import raw
-from devinterp.store.guard import inspect
+from devinterp.store.guard import inspect, inspect_node, walk
+from devinterp.store.lock import LOCK
 from devinterp.store.open import Status, read_status
 from devinterp.store.states import RESUME
 
+#: Of one array that are named.
+_MAX_DAMAGES = 1000
 _REQUIRED = (RESTRICTION, CHAIN, DRAW, "draw_step", f"{schema.TRACE}/{STEP}", f"{schema.TRACE}/init_loss")
 
 
@@ -76,11 +79,15 @@ def check(store: Store, group: str = "") -> Iterator[Damage]:
             json.loads(attrs[name])
         except (KeyError, TypeError, ValueError):
             yield Damage("", f"its attribute `{name}` is no JSON")
-    root = zarr.open_group(store, path=group, mode="r", use_consolidated=False)
-    arrays = dict(_arrays(root))
-    for path in _REQUIRED:
+    arrays: dict[str, zarr.Array[Any]] = {}
+    for path, found in _arrays(store, group):
+        if isinstance(found, Damage):
+            yield found
+        else:
+            arrays[path] = found
+    for path in _expected(store, group):
         if path not in arrays:
-            yield Damage(path, "is missing")
+            yield Damage(path, "is missing or cannot be opened")
     try:
         status = read_status(store, group)
         steps = arrays[f"{schema.TRACE}/{STEP}"].shape[0]
@@ -90,19 +97,54 @@ def check(store: Store, group: str = "") -> Iterator[Damage]:
         return
     yield from _check_status(status, steps)
     for path, array in arrays.items():
-        if path.startswith(f"{schema.STATUS}/"):
-            yield from _check_cells(group, path, array)
-        elif _dims(array)[:2] == (RESTRICTION, CHAIN) and array.shape[:2] == status.state.shape:
-            for key in np.ndindex(status.state.shape):
-                yield from _check_chain(store, group, path, array, key, _num_rows(array, key, status, steps, draws))
-        else:
-            yield from _check_fixed(store, group, path, array)
+        yield from _few(_check_array(store, group, path, array, status, steps, draws))
 
 
-def _arrays(root: zarr.Group) -> Iterator[tuple[str, zarr.Array[Any]]]:
-    for path, member in root.members(max_depth=None):
-        if isinstance(member, zarr.Array) and path.split("/")[0] != RESUME:
-            yield path, member
+def _few(damages: Iterator[Damage]) -> Iterator[Damage]:
+    """Yield the damages of one array; if there are too many, the first and that there are more."""
+    first = list(itertools.islice(damages, _MAX_DAMAGES + 1))
+    yield from first[:_MAX_DAMAGES]
+    if len(first) > _MAX_DAMAGES:
+        yield Damage(
+            first[0].path, f"more than {_MAX_DAMAGES} things are wrong with it", first[-1].chain, first[-1].keys
+        )
+
+
+def _check_array(
+    store: Store, group: str, path: str, array: zarr.Array[Any], status: Status, steps: int, draws: np.ndarray
+) -> Iterator[Damage]:
+    if path.startswith(f"{schema.STATUS}/"):
+        yield from _check_cells(group, path, array)
+        return
+    present = set(raw.keys(store, "/".join(part for part in (group, path) if part) + "/"))
+    if _dims(array)[:2] == (RESTRICTION, CHAIN) and array.shape[:2] == status.state.shape:
+        for key in np.ndindex(status.state.shape):
+            num_rows = _num_rows(array, key, status, steps, draws)
+            yield from _check_chain(present, group, path, array, key, num_rows)
+    else:
+        yield from _check_fixed(present, group, path, array)
+
+
+def _arrays(store: Store, group: str) -> Iterator[tuple[str, zarr.Array[Any] | Damage]]:
+    """Yield the arrays of a run by their own metadata, whatever consolidated ones say."""
+    for path, node in walk(store, group):
+        below = path[len(group) :].strip("/")
+        if below.split("/")[0] in (RESUME, LOCK):
+            continue
+        try:
+            inspect_node(path, node)
+            if node["node_type"] == "array":
+                yield below, zarr.open_array(store, path=path, mode="r")
+        except Exception as error:  # zarr raises errors of many kinds
+            yield below, Damage(below, f"its metadata cannot be used: {_first_line(error)}")
+
+
+def _expected(store: Store, group: str) -> list[str]:
+    """Return the arrays that must be there: some in every run, and what consolidated metadata promise."""
+    root = raw.get_json(store, f"{group}/{raw.METADATA}".strip("/")) or {}
+    nodes = (root.get("consolidated_metadata") or {}).get("metadata") or {}
+    promised = [path for path, node in nodes.items() if node.get("node_type") == "array"]
+    return list(dict.fromkeys([*_REQUIRED, *promised]))
 
 
 def _dims(array: zarr.Array[Any]) -> tuple[Any, ...]:
@@ -143,13 +185,18 @@ def _check_cells(group: str, path: str, array: zarr.Array[Any]) -> Iterator[Dama
 
 
 def _check_chain(
-    store: Store, group: str, path: str, array: zarr.Array[Any], key: tuple[int, int], num_rows: int | None
+    present: set[str], group: str, path: str, array: zarr.Array[Any], key: tuple[int, int], num_rows: int | None
 ) -> Iterator[Damage]:
     """Check the chunks of one chain; `num_rows` of its third dimension are to be there, all of them where it is None."""
     for chunk in _chunks(array, key):
         name = _key(array, group, path, chunk)
         region = tuple(slice(i * n, min((i + 1) * n, size)) for i, n, size in _boxes(array, chunk))
         expected = region[2].stop - region[2].start if num_rows is None else num_rows - region[2].start
+        if name not in present:
+            if expected > 0:
+                where = f"{_dims(array)[2]} {region[2].start}"
+                yield Damage(path, f"chunk {name} (from {where}) is missing", key, (name,))
+            continue
         try:
             values = np.asarray(array[region])[key[0] - region[0].start, key[1] - region[1].start]
         except Exception as error:
@@ -159,27 +206,29 @@ def _check_chain(
             continue
         where = f"{_dims(array)[2]} {region[2].start}"
         rows = values[:expected].reshape(min(expected, len(values)), -1)
-        if raw.get(store, name) is None:
-            yield Damage(path, f"chunk {name} (from {where}) is missing", key, (name,))
-        elif np.isinf(rows).any():
+        if np.isinf(rows).any():
             yield Damage(path, f"chunk {name} (from {where}) holds infinite values", key, (name,))
         elif num_rows is not None and np.isnan(rows).all(axis=1).any():
             first = region[2].start + int(np.argmax(np.isnan(rows).all(axis=1)))
             yield Damage(path, f"chunk {name} has no values at {_dims(array)[2]} {first}", key, (name,))
 
 
-def _check_fixed(store: Store, group: str, path: str, array: zarr.Array[Any]) -> Iterator[Damage]:
+def _check_fixed(present: set[str], group: str, path: str, array: zarr.Array[Any]) -> Iterator[Damage]:
     for chunk in np.ndindex(*_grid(array)):
         name = _key(array, group, path, chunk)
+        if name not in present:
+            # Other writers leave out chunks of nothing but zeros; with our fill values every chunk is written.
+            fill = array.metadata.fill_value
+            if not (np.issubdtype(type(fill), np.number) and fill == 0):
+                yield Damage(path, f"chunk {name} is missing", keys=(name,))
+            continue
         region = tuple(slice(i * n, min((i + 1) * n, size)) for i, n, size in _boxes(array, chunk))
         try:
             values = np.asarray(array[region])
         except Exception as error:
             yield Damage(path, f"chunk {name} cannot be read: {_first_line(error)}", keys=(name,))
             continue
-        if raw.get(store, name) is None and not np.array_equal(values, np.zeros_like(values)):
-            yield Damage(path, f"chunk {name} is missing", keys=(name,))
-        elif values.dtype.kind == "f" and np.isinf(values).any():
+        if values.dtype.kind == "f" and np.isinf(values).any():
             yield Damage(path, f"chunk {name} holds infinite values", keys=(name,))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from zarr.abc.store import Store
 
+from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.store import raw
 
@@ -18,7 +19,9 @@ _CODECS = {"bytes", "zstd", "gzip", "blosc", "crc32c", "vlen-utf8", "transpose",
 _NUMCODECS = re.compile(r"numcodecs\.(?!.*(pickle|msgpack|json))\w+")
 _FORMAT_2_CODECS = {"zstd", "gzip", "zlib", "blosc", "lz4", "vlen-utf8", "crc32", "crc32c", "shuffle", "delta"}
 #: No array of ours comes near these; reading one chunk, or making the labels of one dimension, must not fill the memory.
-_MAX_CHUNK_BYTES, _MAX_LABELS, _MAX_CHUNKS, _MAX_LENGTH = 2**31, 10**8, 10**8, 2**53
+_MAX_CHUNK_BYTES, _MAX_LABELS, _MAX_CHUNKS, _MAX_LENGTH = 2**31, 10**8, 10**7, 2**53
+#: Of arrays that are read whole when a store is opened: labels, and the status of every chain.
+_MAX_CHUNKS_AT_ONCE = 200_000
 _MAX_NODES, _MAX_DEPTH = 100_000, 32
 
 
@@ -42,22 +45,27 @@ def inspect(store: Store) -> None:
     if not isinstance(nodes.get("attributes", {}), dict):
         raise StoreError("the store's attributes are damaged: they are no JSON object.")
     for path, node in _nodes(store, nodes):
-        _check_path(path)
-        if not isinstance(node, Mapping):
-            raise StoreError(f"the metadata of {path!r} are damaged: they are no JSON object.")
-        if node.get("node_type") == "array":
-            try:
-                _check_array(path, node)
-            except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
-                raise StoreError(f"the metadata of {path!r} are damaged: {type(error).__name__}: {error}") from error
-        elif node.get("node_type") != "group":
-            raise StoreError(f"the metadata of {path!r} are damaged: it is neither an array nor a group.")
+        inspect_node(path, node)
+
+
+def inspect_node(path: str, node: Any) -> None:
+    """Raise `StoreError` unless the metadata of a group or an array are sound; see `inspect`."""
+    _check_path(path)
+    if not isinstance(node, Mapping):
+        raise StoreError(f"the metadata of {path!r} are damaged: they are no JSON object.")
+    if node.get("node_type") == "array":
+        try:
+            _check_array(path, node)
+        except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
+            raise StoreError(f"the metadata of {path!r} are damaged: {type(error).__name__}: {error}") from error
+    elif node.get("node_type") != "group":
+        raise StoreError(f"the metadata of {path!r} are damaged: it is neither an array nor a group.")
 
 
 def _nodes(store: Store, root: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     consolidated = root.get("consolidated_metadata")
     if consolidated is None:
-        yield from _walk(store, "", 0, [0])
+        yield from walk(store)
         return
     if not isinstance(consolidated, Mapping) or not isinstance(consolidated.get("metadata"), Mapping):
         raise StoreError("the store's consolidated metadata are damaged.")
@@ -66,7 +74,18 @@ def _nodes(store: Store, root: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield from consolidated["metadata"].items()
 
 
-def _walk(store: Store, path: str, depth: int, count: list[int]) -> Iterator[tuple[str, Any]]:
+def walk(store: Store, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the path and metadata of everything below a group, as they are in the store now.
+
+    Raises
+    ------
+    StoreError
+        If there is no end to it.
+    """
+    yield from _walk(store, path, 0, [0])
+
+
+def _walk(store: Store, path: str, depth: int, count: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name in raw.children(store, path):
         below = f"{path}/{name}" if path else name
         node = raw.get_json(store, f"{below}/{raw.METADATA}")
@@ -115,8 +134,9 @@ def _check_sizes(path: str, shape: list[int], chunks: list[int], size: int, *, i
             f"array {path!r} has chunks of {size * math.prod(chunks):,} bytes; at most {_MAX_CHUNK_BYTES:,}."
         )
     number = math.prod(-(-n // c) for n, c in zip(shape, chunks, strict=True))
-    if number > _MAX_CHUNKS:
-        raise StoreError(f"array {path!r} has {number:,} chunks; at most {_MAX_CHUNKS:,}.")
+    most = _MAX_CHUNKS_AT_ONCE if is_label or schema.STATUS in path.split("/") else _MAX_CHUNKS
+    if number > most:
+        raise StoreError(f"array {path!r} has {number:,} chunks; at most {most:,}.")
     if is_label and shape[0] > _MAX_LABELS:
         raise StoreError(f"dimension {path!r} has {shape[0]:,} labels; at most {_MAX_LABELS:,}.")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import urllib.parse
+import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +53,9 @@ def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Ma
         raise InvalidInputError(f"`storage_options` are for URLs such as 's3://...'; got {describe(location)!r}.")
     if isinstance(location, Store):
         return location
+    if isinstance(location, str) and location.startswith("file://"):
+        # A directory of its own kind: whole files at once, and locks that one process gets.
+        location = urllib.request.url2pathname(urllib.parse.urlsplit(location).path)
     if is_url(location):
         return FsspecStore.from_url(str(location), dict(storage_options or {}), read_only=read_only)
     if not isinstance(location, (str, os.PathLike)):

@@ -1,0 +1,85 @@
+"""What ``devinterp info`` says of a run's progress: whether it is at work, dead or done, and what is missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import xarray as xr
+from rich.markup import escape
+
+from devinterp import schema
+
+
+def progress(store: str, run: xr.DataTree) -> Iterator[str]:
+    """Yield lines on how far a run is, how fast, who writes it, and how it goes on.
+
+    Parameters
+    ----------
+    store : str
+        Where it is.
+    run : xarray.DataTree
+        The run.
+    """
+    from devinterp.store.location import resolve
+    from devinterp.store.lock import holder
+
+    needed = [f"{schema.STATUS}/state", f"{schema.STATUS}/steps_done", f"{schema.TRACE}/{schema.STEP}"]
+    if schema.missing(run, needed):
+        return
+    owner = holder(resolve(store, read_only=True))
+    states = np.asarray(run[f"{schema.STATUS}/state"]).astype(object)
+    done = np.asarray(run[f"{schema.STATUS}/steps_done"]).astype(int)
+    total = run[f"{schema.TRACE}/{schema.STEP}"].size
+    over = (states == schema.FINISHED) | (states == schema.DIVERGED)
+    if owner is not None and not owner.is_dead:
+        done = _with_heartbeat(done, owner.progress.get("steps"))
+    left = int(np.where(over, 0, total - done).sum())
+    yield f"{int(np.where(over, total, done).sum()):,} of {total * states.size:,} steps ({_percent(left, total * states.size)})"
+    if owner is not None and not owner.is_dead:
+        rate = owner.progress.get("rate")
+        pace = f", {rate:.3g} steps/s, about {_duration(left / rate)} left" if isinstance(rate, float) and rate > 0 else ""
+        yield f"[yellow]at work:[/] {escape(str(owner))}{pace}"
+    elif left:
+        if owner is not None:
+            yield f"[red]dead:[/] {escape(str(owner))} ended without a word; what it saved is intact"
+        missing = int((~over).sum())
+        yield f"[yellow]incomplete:[/] {missing} of {states.size} chains are not at their end; {_how_to_go_on(store, run)}"
+    elif (states == schema.DIVERGED).any():
+        yield f"[red]{int((states == schema.DIVERGED).sum())} of {states.size} chains diverged[/]; the others are complete"
+    else:
+        yield "[green]complete[/]"
+
+
+def _with_heartbeat(done: np.ndarray, steps: object) -> np.ndarray:
+    """Return the steps with those that the owner has taken, though they may not be in the store yet."""
+    done = done.copy()
+    for name, step in steps.items() if isinstance(steps, dict) else ():
+        parts = str(name).split("/")
+        if len(parts) == 2 and all(part.isdigit() for part in parts) and isinstance(step, int):
+            key = (int(parts[0]), int(parts[1]))
+            if all(n < size for n, size in zip(key, done.shape, strict=True)):
+                done[key] = max(done[key], step)
+    return done
+
+
+def _how_to_go_on(store: str, run: xr.DataTree) -> str:
+    try:
+        notes = json.loads(run.attrs["provenance"]).get("notes", {})
+    except (KeyError, TypeError, ValueError, AttributeError):
+        notes = {}
+    if "devinterp sample" in notes:
+        return f"go on with `devinterp resume {escape(store)}`"
+    return "call `sample` with the same arguments again to go on"
+
+
+def _percent(left: int, total: int) -> str:
+    return f"{100 * (1 - left / max(1, total)):.3g} %"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
