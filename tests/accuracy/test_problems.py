@@ -250,3 +250,22 @@ def test_the_command_refuses_what_is_not_there(capsys):
     assert "is in no name or family. Known:\n  linear regression" in capsys.readouterr().err
     assert devinterp(["bench", "accuracy", "--seeds", "0"]) == 2
     assert devinterp(["bench", "accuracy", "--kernel", "nothing"]) == 2
+
+
+def test_the_command_takes_options_of_one_kernel(tmp_path, capsys):
+    output = tmp_path / "found.json"
+    command = [
+        "bench",
+        "accuracy",
+        "--quick",
+        "--kernel",
+        "rmsprop_sgld",
+        "--kernel-option",
+        "gamma=true",
+        "--problem",
+        "d=4",
+    ]
+    assert devinterp([*command, "-o", str(output)]) == 0
+    assert json.loads(output.read_text())["measurements"][0]["kernel"] == "rmsprop_sgld gamma=True"
+    assert devinterp(["bench", "accuracy", "--kernel-option", "gamma=true"]) == 2
+    assert "`--kernel-option` needs one `--kernel`; got 0." in capsys.readouterr().err

@@ -60,7 +60,7 @@ def test_a_run_from_text(run: Run, model: Path, text: Path, tmp_path: Path) -> N
     store = tmp_path / "run.zarr"
     code, out, err = run(
         *("sample", "--model", model, "--dataset", text, "--observable", f"ids={rows}", "--observable", f"t={text}"),
-        *("--sampling-method", "rmsprop_sgld", "--kernel-option", "alpha=0.9", "--no-progress", "-o", store, *SMALL),
+        *("--sampling-method", "rmsprop_sgld", "--kernel-option", "alpha=0.9", "--metric", "distance", "--no-progress", "-o", store, *SMALL),
     )
     assert code == 0, err
     assert f"Wrote {store}" in out.replace("\n", "")
@@ -68,6 +68,7 @@ def test_a_run_from_text(run: Run, model: Path, text: Path, tmp_path: Path) -> N
     settings = json.loads(tree.attrs["config"])
     assert (settings["lr"], settings["sampling_method_kwargs"]["alpha"]) == (1e-4, 0.9)
     assert tree["trace/loss"].shape == (1, 2, 3, 2, 7)
+    assert list(tree["metrics"].data_vars) == ["distance"]
     assert tree["observables/ids/token_ids"].shape == (2, 8)
     assert set(tree["observables"].children) == {"ids", "t"}
     assert np.isfinite(tree["trace/loss"]).all()

@@ -60,7 +60,7 @@ class Measurement:
     Parameters
     ----------
     problem, family, kernel : str
-        What was measured.
+        What was measured, and with what: the kernel with its options.
     seed : int
         Which of the independent estimates.
     truth : float
@@ -156,7 +156,7 @@ def measure(
             Measurement(
                 problem=problem.name,
                 family=problem.family,
-                kernel=kernel,
+                kernel=" ".join([kernel, *(f"{name}={value}" for name, value in (options or {}).items())]),
                 seed=number,
                 truth=truth,
                 multiplicity=problem.truth.multiplicity,

@@ -19,6 +19,7 @@ from devinterp import plugins
 from devinterp.accuracy.measure import QUICK, Effort, Measurement, measure, summarise, to_json
 from devinterp.accuracy.problems import suite
 from devinterp.accuracy.tables import markdown, rich_tables
+from devinterp.cli.options import pairs_of, value_of
 from devinterp.errors import InvalidInputError
 
 
@@ -33,6 +34,13 @@ def bench(
     problem: Annotated[
         tuple[str, ...],
         Parameter(help="Only problems whose name or family contains this; may be repeated.", show_default=False),
+    ] = (),
+    kernel_option: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Option of the sampling method, as name=value; may be repeated, and needs one --kernel.",
+            show_default=False,
+        ),
     ] = (),
     quick: Annotated[bool, Parameter(help="One seed and fewer steps.", negative=())] = False,
     seeds: Annotated[int | None, Parameter(help="Independent estimates of each. Default: 3, with --quick 1.")] = None,
@@ -49,6 +57,9 @@ def bench(
         if seeds < 1:
             raise InvalidInputError(f"`--seeds` (={seeds}) must be at least 1.")
         effort = Effort(**{**asdict(effort), "num_seeds": seeds})
+    if kernel_option and len(kernel) != 1:
+        raise InvalidInputError(f"`--kernel-option` needs one `--kernel`; got {len(kernel)}.")
+    options = {name: value_of(text) for name, text in pairs_of(kernel_option, "kernel-option").items()}
     kernels = [plugins.kernel(name).name for name in kernel] if kernel else list(plugins.kernels())
     chosen = [p for p in suite() if not problem or any(part in p.name or part in p.family for part in problem)]
     if not chosen:
@@ -57,7 +68,7 @@ def bench(
     pairs = [(name, each) for name in kernels for each in chosen]
     found: list[Measurement] = []
     for name, each in track(pairs, description=f"{len(kernels)} kernels, {len(chosen)} problems", console=console):
-        found += measure(each, name, effort, seed=seed)
+        found += measure(each, name, effort, options=options, seed=seed)
     for each_table in rich_tables(found):
         console.print(each_table)
     if output is not None:

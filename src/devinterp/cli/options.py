@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import types
 import typing
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
+from devinterp.errors import InvalidInputError
 from devinterp.overview import docstring_of
 
 _SCALARS = (bool, int, float, str, Path)
@@ -115,3 +117,30 @@ def _writable(hint: Any) -> Any:
         inner = [each for each in arguments if each is not Ellipsis]
         return hint if inner and all(_writable(each) == each for each in inner) else None
     return None
+
+
+def pairs_of(given: Sequence[str], option: str, *, alone: bool = False) -> dict[str, str]:
+    """Split name=value; with `alone`, a value without a name is its own name.
+
+    Raises
+    ------
+    InvalidInputError
+        If one looks otherwise, or a name occurs twice; the message names the option.
+    """
+    pairs: dict[str, str] = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not name or (not equals and not alone) or (equals and not value):
+            raise InvalidInputError(f"`--{option}` (={each!r}) must look like name=value.")
+        if name in pairs:
+            raise InvalidInputError(f"`--{option}` names {name!r} twice.")
+        pairs[name] = value if equals else name
+    return pairs
+
+
+def value_of(text: str) -> Any:
+    """Read a number, true, false or null; anything else is a word."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

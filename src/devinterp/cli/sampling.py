@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from devinterp import sources
-from devinterp.cli.options import as_command, options_of
+from devinterp.cli.options import as_command, options_of, pairs_of, value_of
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.dry_run import DryRun
 from devinterp.slt.sampling import sample as sample_model
@@ -34,6 +32,7 @@ _OWN = {
     "storage_options",
     "loss_fn",
     "loss_dims",
+    "save_metrics",
     "notes",
 }
 
@@ -64,11 +63,20 @@ def _sample(
         tuple[str, ...],
         Parameter(help="Option of the sampling method, as name=value; may be repeated.", show_default=False),
     ] = (),
+    save_metrics: Annotated[
+        bool, Parameter(help="Record norms and angles of the parts of every step.", negative=())
+    ] = False,
+    metric: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Record this metric of every step, such as mala_acceptance; may be repeated.", show_default=False
+        ),
+    ] = (),
     **settings: Any,
 ) -> None:
     console = Console()
-    named = _pairs(observable, "observable", alone=True)
-    options = {name: _value(text) for name, text in _pairs(kernel_option, "kernel-option").items()}
+    named = pairs_of(observable, "observable", alone=True)
+    options = {name: value_of(text) for name, text in pairs_of(kernel_option, "kernel-option").items()}
     with console.status("loading the model"):
         network, tokenizer = sources.load_model(model)
     read: dict[str, Any] = {}
@@ -81,6 +89,7 @@ def _sample(
         {name: read[source] for name, source in named.items()} or None,
         output_path=output_path,
         sampling_method_kwargs=options or None,
+        save_metrics=metric or save_metrics,
         notes={
             COMMAND: {
                 "model": _absolute(model),
@@ -138,27 +147,6 @@ def load_data(source: str, tokenizer: Any, *, length: int, limit: int, column: s
 def _absolute(source: str) -> str:
     """Return the absolute path of what is on disk, and any other name as it is."""
     return str(Path(source).absolute()) if Path(source).exists() else source
-
-
-def _pairs(given: Sequence[str], option: str, *, alone: bool = False) -> dict[str, str]:
-    """Split name=value; with `alone`, a value without a name is its own name."""
-    pairs: dict[str, str] = {}
-    for each in given:
-        name, equals, value = each.partition("=")
-        if not name or (not equals and not alone) or (equals and not value):
-            raise InvalidInputError(f"`--{option}` (={each!r}) must look like name=value.")
-        if name in pairs:
-            raise InvalidInputError(f"`--{option}` names {name!r} twice.")
-        pairs[name] = value if equals else name
-    return pairs
-
-
-def _value(text: str) -> Any:
-    """Read a number, true, false or null; anything else is a word."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def _command() -> Any:
