@@ -78,12 +78,13 @@ class StateSlots:
             if raw.get(self._store, f"{group}/{raw.METADATA}") is None:
                 raw.update_attrs(self._store, group, {})
         raw.update_attrs(self._store, path, {"step": None})  # from here on until the end the slot is not whole
-        shapes, sums = {}, {}
+        shapes, sums, dtypes = {}, {}, {}
         for name, arrays in state.arrays.items():
-            flat = np.concatenate([array.reshape(-1) for array in arrays]) if arrays else np.empty(0, np.float32)
+            flat = _flatten(arrays)
+            dtypes[name] = [array.dtype.str for array in arrays]
             self._array(f"{path}/{name}", flat)[...] = flat
             shapes[name], sums[name] = [list(array.shape) for array in arrays], zlib.crc32(flat.data)
-        mark = {"step": state.step, "chains": list(state.chains), "shapes": shapes, "crc32": sums}
+        mark = {"step": state.step, "chains": list(state.chains), "shapes": shapes, "dtypes": dtypes, "crc32": sums}
         raw.update_attrs(self._store, path, mark)
 
     def load(self, *, most: int) -> ChainState | None:
@@ -117,16 +118,17 @@ class StateSlots:
 
     def _read(self, path: str, mark: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
         arrays = {}
-        for name, wanted in mark["shapes"].items():
-            sizes = [math.prod(shape) for shape in wanted]
-            array = zarr.open_array(self._store, path=f"{path}/{name}", mode="r")
-            if array.shape != (sum(sizes),):
-                raise ValueError(f"{path}/{name} has shape {array.shape}; expected ({sum(sizes)},)")
-            flat = np.ascontiguousarray(array[...])
+        for name, shapes in mark["shapes"].items():
+            dtypes = [np.dtype(dtype) for dtype in mark["dtypes"][name]]
+            flat = np.ascontiguousarray(zarr.open_array(self._store, path=f"{path}/{name}", mode="r")[...])
             if zlib.crc32(flat.data) != mark["crc32"][name]:
                 raise ValueError(f"{path}/{name} is not what was written")
-            parts = np.split(flat, np.cumsum(sizes)[:-1]) if sizes else []
-            arrays[name] = [part.reshape(shape) for part, shape in zip(parts, wanted, strict=True)]
+            sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)]
+            content, ends = flat.view(np.uint8), np.cumsum(sizes)
+            arrays[name] = [
+                content[end - size : end].view(dtype).reshape(shape)
+                for end, size, dtype, shape in zip(ends, sizes, dtypes, shapes, strict=True)
+            ]
         return arrays
 
     def _array(self, path: str, flat: np.ndarray) -> Any:
@@ -149,6 +151,15 @@ class StateSlots:
 def remove_all(store: Store) -> None:
     """Remove the states of all chains."""
     raw.delete_below(store, RESUME)
+
+
+def _flatten(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return arrays behind each other: in their dtype if they share it, else as bytes."""
+    if not arrays:
+        return np.empty(0, np.uint8)
+    if len({array.dtype for array in arrays}) == 1:
+        return np.concatenate([array.reshape(-1) for array in arrays])
+    return np.concatenate([np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays])
 
 
 def _ranges(chains: Sequence[int]) -> tuple[int, ...]:
