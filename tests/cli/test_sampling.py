@@ -60,7 +60,18 @@ def test_a_run_from_text(run: Run, model: Path, text: Path, tmp_path: Path) -> N
     store = tmp_path / "run.zarr"
     code, out, err = run(
         *("sample", "--model", model, "--dataset", text, "--observable", f"ids={rows}", "--observable", f"t={text}"),
-        *("--sampling-method", "rmsprop_sgld", "--kernel-option", "alpha=0.9", "--metric", "distance", "--no-progress", "-o", store, *SMALL),
+        *(
+            "--sampling-method",
+            "rmsprop_sgld",
+            "--kernel-option",
+            "alpha=0.9",
+            "--metric",
+            "distance",
+            "--no-progress",
+            "-o",
+            store,
+            *SMALL,
+        ),
     )
     assert code == 0, err
     assert f"Wrote {store}" in out.replace("\n", "")

@@ -77,7 +77,8 @@ CHUNKS = {
 
 
 @pytest.mark.parametrize(
-    "how", ["flipped", pytest.param("truncated", marks=pytest.mark.slow), pytest.param("removed", marks=pytest.mark.slow)]
+    "how",
+    ["flipped", pytest.param("truncated", marks=pytest.mark.slow), pytest.param("removed", marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_each_damage_is_named_and_mended(path: Path, chunk: str, how: str) -> None:

@@ -21,6 +21,11 @@ def progress(store: str, run: xr.DataTree) -> Iterator[str]:
         Where it is.
     run : xarray.DataTree
         The run.
+
+    Yields
+    ------
+    str
+        One line of the report.
     """
     from devinterp.store.location import resolve
     from devinterp.store.lock import holder
@@ -39,7 +44,9 @@ def progress(store: str, run: xr.DataTree) -> Iterator[str]:
     yield f"{int(np.where(over, total, done).sum()):,} of {total * states.size:,} steps ({_percent(left, total * states.size)})"
     if owner is not None and not owner.is_dead:
         rate = owner.progress.get("rate")
-        pace = f", {rate:.3g} steps/s, about {_duration(left / rate)} left" if isinstance(rate, float) and rate > 0 else ""
+        pace = (
+            f", {rate:.3g} steps/s, about {_duration(left / rate)} left" if isinstance(rate, float) and rate > 0 else ""
+        )
         yield f"[yellow]at work:[/] {escape(str(owner))}{pace}"
     elif left:
         if owner is not None:
