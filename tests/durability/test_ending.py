@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,28 +104,39 @@ def test_a_dead_owner_here_is_replaced_at_once(tmp_path: Path, left: Any) -> Non
 
 
 def test_of_several_that_race_one_wins(tmp_path: Path) -> None:
-    store = LocalStore(tmp_path)
+    path, signs = tmp_path / "store", tmp_path / "signs"
+    store = LocalStore(path)
+    # All wait for each other before they start, and the winner until the others have lost: no clock decides.
     script = """
-import sys, time
+import pathlib, sys, time
 from zarr.storage import LocalStore
 from devinterp.store.lock import Lock
 from devinterp.errors import StoreError
-while time.time() < float(sys.argv[2]):
-    pass
+signs = pathlib.Path(sys.argv[2])
+def await_signs(kind, number):
+    end = time.monotonic() + 120
+    while len(list(signs.glob(kind + "*"))) < number and time.monotonic() < end:
+        time.sleep(0.001)
+(signs / ("ready" + sys.argv[3])).touch()
+await_signs("ready", 4)
 try:
     with Lock(LocalStore(sys.argv[1]), "there"):
         print("won")
-        time.sleep(3)
+        await_signs("lost", 3)
 except StoreError as error:
     print(error)
+    (signs / ("lost" + sys.argv[3])).touch()
 """
     for dead in (False, True):
+        shutil.rmtree(signs, ignore_errors=True)
+        signs.mkdir()
         if dead:
             raw.put_json(store, "lock/zarr.json", owner(host=os.uname().nodename, pid=ended_process()))
-        start = str(time.time() + 4)
         racing = [
-            subprocess.Popen([sys.executable, "-c", script, str(tmp_path), start], stdout=subprocess.PIPE, text=True)
-            for _ in range(4)
+            subprocess.Popen(
+                [sys.executable, "-c", script, str(path), str(signs), str(n)], stdout=subprocess.PIPE, text=True
+            )
+            for n in range(4)
         ]
         said = [process.communicate()[0].strip() for process in racing]
         assert said.count("won") == 1, said
