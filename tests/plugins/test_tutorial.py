@@ -102,7 +102,14 @@ def test_the_commands_are_true(site: Path, tmp_path: Path) -> None:
         printed[command] = run(site, Path(sys.executable).with_name(program), *options, folder=tmp_path)
     assert f"{64 * float(tree['trace/loss'].mean()):.5g}" in printed["devinterp wbic run.zarr --num-samples 64"]
     assert (tmp_path / "wbic.zarr").is_dir()
-    for word in ("slt-extras", "0.1", "analyses: wbic", "plots: histogram", "kernels: tutorial_sghmc", "adapters: pairs"):
+    for word in (
+        "slt-extras",
+        "0.1",
+        "analyses: wbic",
+        "plots: histogram",
+        "kernels: tutorial_sghmc",
+        "adapters: pairs",
+    ):
         assert word in printed["devinterp plugins"]
 
 

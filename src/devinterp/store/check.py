@@ -16,7 +16,7 @@ from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.schema import CHAIN, DRAW, RESTRICTION, STEP
 from devinterp.store import raw
-from devinterp.store.guard import inspect, inspect_node, walk
+from devinterp.store.guard import bad_strings, inspect, inspect_node, walk
 from devinterp.store.lock import LOCK
 from devinterp.store.open import Status, read_status
 from devinterp.store.states import RESUME
@@ -114,7 +114,7 @@ def _check_array(
     store: Store, group: str, path: str, array: zarr.Array[Any], status: Status, steps: int, draws: np.ndarray
 ) -> Iterator[Damage]:
     if path.startswith(f"{schema.STATUS}/"):
-        yield from _check_cells(group, path, array)
+        yield from _check_cells(store, group, path, array)
         return
     present = set(raw.keys(store, "/".join(part for part in (group, path) if part) + "/"))
     if _dims(array)[:2] == (RESTRICTION, CHAIN) and array.shape[:2] == status.state.shape:
@@ -176,12 +176,19 @@ def _check_status(status: Status, steps: int) -> Iterator[Damage]:
             yield Damage(f"{schema.STATUS}/steps_done", f"the chain is finished after {done} of {steps} steps", key)
 
 
-def _check_cells(group: str, path: str, array: zarr.Array[Any]) -> Iterator[Damage]:
+def _check_cells(store: Store, group: str, path: str, array: zarr.Array[Any]) -> Iterator[Damage]:
+    where = "/".join(part for part in (group, path) if part)
+    node = raw.get_json(store, f"{where}/{raw.METADATA}") or {}
+    bad = bad_strings(store, where, node) if node.get("data_type") == "string" else {}
     for key in np.ndindex(array.shape):
+        chunk = tuple(k // n for k, n in zip(key, array.chunks, strict=True))
+        name = _key(array, group, path, chunk)
         try:
+            if name in bad:
+                raise ValueError(bad[name])
             array[key]
         except Exception as error:
-            yield Damage(path, f"cannot be read: {_first_line(error)}", key, (_key(array, group, path, key),))
+            yield Damage(path, f"cannot be read: {_first_line(error)}", key, (name,))
 
 
 def _check_chain(

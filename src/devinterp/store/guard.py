@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from numcodecs import Zstd
 from zarr.abc.store import Store
 
 from devinterp import schema
@@ -46,6 +47,9 @@ def inspect(store: Store) -> None:
         raise StoreError("the store's attributes are damaged: they are no JSON object.")
     for path, node in _nodes(store, nodes):
         inspect_node(path, node)
+        if node.get("data_type") == "string" and _is_label(path, node):
+            for key, what in bad_strings(store, path, node).items():
+                raise StoreError(f"chunk {key} is damaged: {what}")
 
 
 def inspect_node(path: str, node: Any) -> None:
@@ -60,6 +64,38 @@ def inspect_node(path: str, node: Any) -> None:
             raise StoreError(f"the metadata of {path!r} are damaged: {type(error).__name__}: {error}") from error
     elif node.get("node_type") != "group":
         raise StoreError(f"the metadata of {path!r} are damaged: it is neither an array nor a group.")
+
+
+def bad_strings(store: Store, path: str, node: Mapping[str, Any]) -> dict[str, str]:
+    """Return the chunks of an array of strings that cannot be decoded safely, and why.
+
+    The decoder allocates what the first four bytes of a chunk ask for, up to 34 GB, before it looks at the rest.
+    """
+    shape, chunks = node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"]
+    names = [codec["name"] for codec in node["codecs"]]
+    bad: dict[str, str] = {}
+    if names not in (["vlen-utf8"], ["vlen-utf8", "zstd"], ["vlen-utf8", "zstd", "crc32c"]):
+        return bad  # another writer's; ours are one of these
+    for chunk in np.ndindex(*(-(-n // c) for n, c in zip(shape, chunks, strict=True))):
+        key = "/".join([path, "c", *map(str, chunk)])
+        content = raw.get(store, key)
+        if content is None:
+            continue
+        try:
+            packed = content[:-4] if "crc32c" in names else content
+            plain = bytes(Zstd().decode(packed)) if "zstd" in names else packed
+        except Exception as error:  # of many kinds
+            bad[key] = str(error)
+            continue
+        claimed = int.from_bytes(plain[:4], "little")
+        if claimed > math.prod(chunks):
+            bad[key] = f"it claims {claimed:,} strings and has room for {math.prod(chunks):,}"
+    return bad
+
+
+def _is_label(path: str, node: Mapping[str, Any]) -> bool:
+    names = node.get("dimension_names")
+    return names is not None and list(names) == [path.rpartition("/")[2]]
 
 
 def _nodes(store: Store, root: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -113,7 +149,7 @@ def _check_array(path: str, node: Mapping[str, Any]) -> None:
         raise StoreError(f"array {path!r} has shape {shape}, chunks {chunks} and dims {names}, which do not fit.")
     size = _item_size(node["data_type"])
     _check_codecs(path, node["codecs"], _CODECS, "name")
-    _check_sizes(path, shape, chunks, size, is_label=names is not None and list(names) == [path.rpartition("/")[2]])
+    _check_sizes(path, shape, chunks, size, is_label=_is_label(path, node))
     if not isinstance(node.get("attributes", {}), Mapping):
         raise StoreError(f"the attributes of {path!r} are damaged.")
 

@@ -15,7 +15,8 @@ from zarr.abc.store import Store
 
 from devinterp import schema
 from devinterp.errors import StoreError
-from devinterp.store.guard import inspect
+from devinterp.store import raw
+from devinterp.store.guard import bad_strings, inspect
 from devinterp.store.location import StoreLike, describe, resolve
 
 
@@ -118,19 +119,23 @@ def read_status(store: Store, group: str = "") -> Status:
             array = zarr.open_array(store, path=path, mode="r")
         except Exception as error:  # zarr raises errors of many kinds
             raise StoreError(f"the store has no readable `{path}`: {error}") from error
-        found[name] = _read_cells(array, default)
+        node = raw.get_json(store, f"{path}/{raw.METADATA}") or {}
+        is_text = node.get("data_type") == "string"
+        found[name] = _read_cells(array, default, set(bad_strings(store, path, node)) if is_text else set())
     return Status(**found)
 
 
-def _read_cells(array: zarr.Array[Any], default: Any) -> np.ndarray:
-    try:
-        return np.asarray(array[...]).astype(object)
-    except Exception:  # damaged somewhere: every chain has a chunk of its own
-        cells = np.full(array.shape, default, dtype=object)
-        for key in np.ndindex(array.shape):
+def _read_cells(array: zarr.Array[Any], default: Any, bad: set[str]) -> np.ndarray:
+    if not bad:
+        with suppress(Exception):  # damaged somewhere: every chain has a chunk of its own, read below
+            return np.asarray(array[...]).astype(object)
+    cells = np.full(array.shape, default, dtype=object)
+    for key in np.ndindex(array.shape):
+        chunk = tuple(k // n for k, n in zip(key, array.chunks, strict=True))
+        if f"{array.path}/{array.metadata.encode_chunk_key(chunk)}" not in bad:
             with suppress(Exception):
                 cells[key] = np.asarray(array[key])[()]
-        return cells
+    return cells
 
 
 def read_attrs(store: Store, group: str = "") -> dict[str, Any]:
