@@ -116,8 +116,7 @@ class Lock:
         _HELD.discard(self.owner.token)
         # A store that is gone, or another's by now, is left alone; that one cannot be written is known from elsewhere.
         with suppress(Exception):
-            found = holder(self._store)
-            if found is not None and found.token == self.owner.token:
+            if self._is_me(holder(self._store)):
                 raw.delete_below(self._store, LOCK)
 
     def check(self) -> None:
@@ -144,35 +143,58 @@ class Lock:
         raw.put(self._store, _KEY, self._entry())
 
     def _acquire(self) -> None:
-        raw.put_new(self._store, _KEY, self._entry())
-        found = self._settled()
-        if found is not None and found.token == self.owner.token:
+        found = self._create(_KEY)
+        while found is None and raw.get(self._store, _KEY) is None:  # its owner ended at this very moment
+            found = self._create(_KEY)
+        if self._is_me(found):
             return
         if found is not None and not found.is_dead:
             raise StoreError(f"{self._where} is being written by {found}: wait for it, or end it, then run again.")
-        self._take_over(found)
-
-    def _take_over(self, dead: Owner | None) -> None:
-        """Replace the lock of a dead owner; of several that try, the first to leave a claim beside it succeeds."""
-        claim = f"{LOCK}/claims/{'unreadable' if dead is None else dead.token}"
-        raw.put_new(self._store, claim, self._entry())
-        found = _parse(raw.get_json(self._store, claim))
-        if found is not None and found.token != self.owner.token:
-            if not found.is_dead:
-                raise StoreError(f"{self._where} is being taken over by {found}: wait for it, then run again.")
-            raw.put(self._store, claim, self._entry())
-        raw.put(self._store, _KEY, self._entry())
-        found = self._settled()
-        if found is None or found.token != self.owner.token:
+        self._replace(_KEY, found)
+        found = self._settled(_KEY)
+        if not self._is_me(found):
             raise StoreError(f"{self._where} was taken by {found or 'another process'} at the same moment: run again.")
-        raw.delete(self._store, claim)
 
-    def _settled(self) -> Owner | None:
-        """Return the holder, read again after a moment where the store cannot create exclusively."""
-        found = holder(self._store)
-        if found is not None and found.token == self.owner.token and not _is_exclusive(self._store):
+    def _create(self, key: str) -> Owner | None:
+        """Put our entry where there is none; returns the owner whose entry is there then."""
+        raw.put_new(self._store, key, self._entry())
+        return self._settled(key)
+
+    def _replace(self, key: str, dead: Owner | None) -> None:
+        """Put our entry in place of a dead owner's, which only the holder of the claim on it may do.
+
+        The entry is read again under the claim: whoever replaced it before us did so before giving the claim up. A claim
+        whose owner died is replaced in the same way.
+        """
+        claim = f"{LOCK}/claims/{'unreadable' if dead is None else dead.token}"
+        if claim == key:
+            raise StoreError(
+                f"{self._where} has a damaged lock: end what writes it, delete `{LOCK}/` in it, run again."
+            )
+        claimant = self._create(claim)
+        if not self._is_me(claimant):
+            if claimant is not None and not claimant.is_dead:
+                raise StoreError(f"{self._where} is being taken over by {claimant}: wait for it, then run again.")
+            self._replace(claim, claimant)
+        found = _owner(self._store, key)
+        try:
+            if (found and found.token) != (dead and dead.token):
+                raise StoreError(
+                    f"{self._where} was taken by {found or 'another process'} at the same moment: run again."
+                )
+            raw.put(self._store, key, self._entry())
+        finally:
+            raw.delete(self._store, claim)
+
+    def _is_me(self, found: Owner | None) -> bool:
+        return found is not None and found.token == self.owner.token
+
+    def _settled(self, key: str) -> Owner | None:
+        """Return whose entry a key holds, read again after a moment where the store cannot create exclusively."""
+        found = _owner(self._store, key)
+        if self._is_me(found) and not _is_exclusive(self._store):
             time.sleep(_SETTLE)
-            return holder(self._store)
+            return _owner(self._store, key)
         return found
 
     def _beat(self) -> None:
@@ -194,10 +216,11 @@ _KEY = f"{LOCK}/{raw.METADATA}"
 
 def holder(store: Store) -> Owner | None:
     """Return who holds a store, dead or alive; None where nobody does or the lock cannot be read."""
-    return _parse(raw.get_json(store, _KEY))
+    return _owner(store, _KEY)
 
 
-def _parse(entry: Mapping[str, Any] | None) -> Owner | None:
+def _owner(store: Store, key: str) -> Owner | None:
+    entry = raw.get_json(store, key)
     try:
         found = {} if entry is None else entry["attributes"]
         return Owner(
