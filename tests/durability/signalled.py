@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -13,6 +14,8 @@ from durability.runs import counting, run  # noqa: E402
 
 if __name__ == "__main__":
     path, number = sys.argv[1:]
+    # A shell that starts jobs in the background has them ignore Ctrl-C, and what ignores it is not to be stopped by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # In the fifth step of the second chain; states are saved only when the signal asks for it.
     model = counting(15 + 5, lambda: os.kill(os.getpid(), int(number)))
     try:
