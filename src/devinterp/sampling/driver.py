@@ -31,6 +31,7 @@ from devinterp.sampling.settling import Wanted, is_finished, settle
 from devinterp.sampling.stopping import Stopped, listening
 from devinterp.sampling.tasks import Key, Task, pending, tasks_of
 from devinterp.store import raw, states
+from devinterp.store.commit import commit
 from devinterp.store.create import is_empty
 from devinterp.store.guard import inspect
 from devinterp.store.location import StoreLike, describe, resolve
@@ -158,7 +159,9 @@ def _sample(problem: Problem, store: Store, options: Options, lock: Lock | None)
             raise
     if lock is not None:
         lock.verify()
+    commit(store, "chains of all workers")  # from here on this process, too, sees what they wrote
     _record_end(problem, store)
+    commit(store, "run ended")
     if not options.guard.keep_state:
         states.remove_all(store)
 

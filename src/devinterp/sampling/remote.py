@@ -21,6 +21,7 @@ from devinterp.sampling.stopping import Stop
 from devinterp.sampling.tasks import Task, refreshed
 from devinterp.sampling.weights import sheltered
 from devinterp.store import lock
+from devinterp.store.commit import commit
 
 #: Seconds between looks at the lock, and between updates of one chain.
 _LOOK, _TELL = 2.0, 0.2
@@ -103,6 +104,7 @@ def work(job: Job, task: Task, tell: Callable[[Update], None], stop: Stop) -> No
     """Do one task of a job in this process."""
     problem = job.problem
     watch = Watch(_sparingly(tell, problem.settings.num_steps), _Held(job, stop).check, stop)
+    commit(job.store, "before a task")  # what other workers wrote is seen from here on
     with _threads(job.num_threads), sheltered(problem.model, job.device, seed=problem.settings.init_seed):
         run_tasks(problem, [refreshed(task, job.store)], job.store, job.guard, watch)
 

@@ -20,6 +20,7 @@ from devinterp.sampling.problem import Problem
 from devinterp.sampling.tasks import pending
 from devinterp.store import raw
 from devinterp.store.check import check
+from devinterp.store.commit import commit
 from devinterp.store.create import create, grow, is_empty
 from devinterp.store.layout import RunLayout
 from devinterp.store.open import read_attrs, read_status
@@ -97,6 +98,7 @@ def settle(
         create(
             store, fresh or layout(problem, loss_dims, initial_loss(problem)), _attrs(problem, loss_dims, provenance)
         )
+        commit(store, "run prepared")
         return problem
     growth = wanted.compare(store, where)
     problem = growth.problem
@@ -112,6 +114,7 @@ def settle(
         fixed = discard(store, list(check(store)))
         if fixed:
             rewrite(store, layout(problem, loss_dims, initial_loss(problem)), fixed)
+    commit(store, "run extended or repaired")
     return problem
 
 

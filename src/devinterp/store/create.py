@@ -139,16 +139,11 @@ def consolidate(store: Store, group: str = "", *, attrs: Mapping[str, Any] | Non
     Call it whenever the hierarchy or its attributes change. Locks and states of chains are left out.
     """
     root = raw.get_json(store, _join(group, raw.METADATA)) or {"zarr_format": 3, "node_type": "group"}
-    nodes = dict(_nodes(store, group))
-    raw.put_json(
-        store,
-        _join(group, raw.METADATA),
-        {
-            **root,
-            "attributes": {**root.get("attributes", {}), **(attrs or {})},
-            "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": nodes},
-        },
-    )
+    root = {**root, "attributes": {**root.get("attributes", {}), **(attrs or {})}}
+    if store.supports_consolidated_metadata:
+        nodes = dict(_nodes(store, group))
+        root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
+    raw.put_json(store, _join(group, raw.METADATA), root)
 
 
 def _nodes(store: Store, root: str, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

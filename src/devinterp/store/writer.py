@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ import zarr
 
 from devinterp import schema
 from devinterp.errors import StoreError
+from devinterp.store.commit import commit
 from devinterp.store.states import ChainState, StateSlots
 from devinterp.store.thread import WriterThread
 from devinterp.types import Draw
@@ -86,6 +87,7 @@ class TraceWriter:
         for chain in state.chains:
             if (state.restriction, chain) in self._chains:
                 self.flush(state.restriction, chain)
+        self._commit(state.restriction, state.chains, f"{state.step} of {self._num_steps} steps")
         self._thread.submit(partial(slots.save, state))
         self._thread.submit(lambda: saved(time.monotonic() - started[0]))
 
@@ -110,6 +112,7 @@ class TraceWriter:
         if error:
             self._submit("error", key, error)
         self._submit("state", key, state)
+        self._commit(restriction, (chain,), state)
 
     def close(self, *, state: str = schema.INTERRUPTED) -> None:
         """Flush all chains, record those not finished as `state`, and wait until everything is written.
@@ -137,6 +140,10 @@ class TraceWriter:
             # The error that ended the run is the one to show; it may be this very failure.
             if error is None:
                 raise
+
+    def _commit(self, restriction: int, chains: Sequence[int], what: str) -> None:
+        message = f"restriction {restriction}, chain {', '.join(map(str, chains))}: {what}"
+        self._thread.submit(partial(commit, self._root.store, message))
 
     def _submit(self, status: str, key: tuple[int, int], value: Any) -> None:
         self._thread.submit(partial(_array(self._root, f"{schema.STATUS}/{status}").__setitem__, key, value))
