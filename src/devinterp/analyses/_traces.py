@@ -14,7 +14,7 @@ import numpy as np
 from devinterp.analyses._lazy import Traces
 
 #: Losses are handled a few sequences at a time, so that what is in work stays in the processor's cache.
-_CACHE_BYTES = 2**19
+_CACHE_BYTES = 2**20
 
 
 @dataclass(frozen=True)

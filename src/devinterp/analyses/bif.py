@@ -21,7 +21,7 @@ from devinterp.analyses._run import (
     one_run,
     use_chains,
 )
-from devinterp.analyses._selection import Catalogue, Selection, Side, select, widened
+from devinterp.analyses._selection import Catalogue, Selection, select, widened
 from devinterp.analyses._traces import Centring
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
@@ -151,30 +151,30 @@ def compute_bif(
         else choose(loss_keys if candidates is None else candidates, within=batch_index_range_2, argument="candidates")
     )
     if top_k is None:
-        result = all_pairs(run, first, second, plan, standard_errors)
+        found = all_pairs(run, first, second, plan, standard_errors)
     elif top_k < 1 or standard_errors:
         raise InvalidInputError(
             f"`top_k` (={top_k}) must be at least 1, and goes without `standard_errors`: compute these for the pairs found, "
             "with `queries` and `candidates`."
         )
     else:
-        result = strongest(run, first, second, plan, top_k, exclude_self)
-    sides: tuple[tuple[Literal[1, 2], Side], ...] = ((1, first), (2, second))
-    flags: Any = None
-    for number, side in sides:
-        result = result.assign_coords(labels(side, number, plan))
-        if not compute_covariance:
-            flags = constant(run, side, plan) if number == 1 or second is not first else flags
-            result[f"constant_{number}"] = (dims_of_side(plan, number), flags)
+        found = strongest(run, first, second, plan, top_k, exclude_self)
+    # Gathered, because xarray aligns everything anew with each assignment.
+    variables: dict[str, Any] = {**found}
+    if not compute_covariance:
+        flags = constant(run, first, plan)
+        variables["constant_1"] = (dims_of_side(plan, 1), flags)
+        variables["constant_2"] = (dims_of_side(plan, 2), flags if same else constant(run, second, plan))
     if detrend:
-        result["drift_share"] = (dims_of(plan, tokens=False), drift_share(run, first, second, plan))
-    ids = [side.input_ids(run) for side in (first, second)]
-    width = max((found.sizes[TOKEN] for found in ids if found is not None), default=0)
-    for name, dim, found in zip(("input_ids", "candidate_input_ids"), ("batch_1", "batch_2"), ids, strict=True):
-        if found is not None:
-            result[name] = ((dim, TOKEN), widened(found, width).data)
-    result = result.assign_coords({RESTRICTION: run[RESTRICTION].variable})
-    result.attrs = {**plan.attrs, "burnin": burnin, **used}
+        variables["drift_share"] = (dims_of(plan, tokens=False), drift_share(run, first, second, plan))
+    ids_1 = first.input_ids(run)
+    ids = [ids_1, ids_1 if same else second.input_ids(run)]
+    width = max((side_ids.sizes[TOKEN] for side_ids in ids if side_ids is not None), default=0)
+    for name, dim, side_ids in zip(("input_ids", "candidate_input_ids"), ("batch_1", "batch_2"), ids, strict=True):
+        if side_ids is not None:
+            variables[name] = ((dim, TOKEN), widened(side_ids, width).data)
+    coords = {RESTRICTION: run[RESTRICTION].variable, **labels(first, 1, plan), **labels(second, 2, plan)}
+    result = xr.Dataset(variables, coords, attrs={**plan.attrs, "burnin": burnin, **used})
     return storable(drop_single_restriction(result))
 
 

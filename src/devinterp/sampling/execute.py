@@ -107,8 +107,7 @@ def _run(chains: ChainGroup, task: Task, store: Store, writer: TraceWriter, guar
     keeper = recorder(settings)
     start = keeper.resume(task.start(slots))
     pacer = Never() if guard.in_memory else _pacer(chains, guard, watch)
-    for chain in task.live:
-        writer.begin(task.restriction, chain, step=start.recorded)
+    writer.begin(task.restriction, task.live, step=start.recorded)
     records = run_chains(chains, restriction=task.restriction, chains=task.group.chains, start=start, pacer=pacer)
     for record in records:
         if isinstance(record, ChainState):

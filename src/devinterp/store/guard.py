@@ -76,9 +76,9 @@ def bad_strings(store: Store, path: str, node: Mapping[str, Any]) -> dict[str, s
     bad: dict[str, str] = {}
     if names not in (["vlen-utf8"], ["vlen-utf8", "zstd"], ["vlen-utf8", "zstd", "crc32c"]):
         return bad  # another writer's; ours are one of these
-    for chunk in np.ndindex(*(-(-n // c) for n, c in zip(shape, chunks, strict=True))):
-        key = "/".join([path, "c", *map(str, chunk)])
-        content = raw.get(store, key)
+    grid = np.ndindex(*(-(-n // c) for n, c in zip(shape, chunks, strict=True)))
+    keys = ["/".join([path, "c", *map(str, chunk)]) for chunk in grid]
+    for key, content in zip(keys, raw.get_many(store, keys), strict=True):
         if content is None:
             continue
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from zarr.abc.store import Store
@@ -21,6 +22,15 @@ def get(store: Store, key: str) -> bytes | None:
     """Return the bytes of a key, or None where there is none."""
     found = sync(store.get(key, default_buffer_prototype()))
     return None if found is None else found.to_bytes()
+
+
+def get_many(store: Store, keys: Sequence[str]) -> list[bytes | None]:
+    """Return the bytes of several keys, asked for at once."""
+
+    async def collect() -> list[Any]:
+        return await asyncio.gather(*(store.get(key, default_buffer_prototype()) for key in keys))
+
+    return [None if found is None else found.to_bytes() for found in sync(collect())]
 
 
 def put(store: Store, key: str, value: bytes) -> None:

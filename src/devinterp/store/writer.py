@@ -41,19 +41,20 @@ class TraceWriter:
     """
 
     def __init__(self, root: zarr.Group, *, max_pending: int = 4) -> None:
-        self._root = root
-        self._num_steps = _array(root, f"{schema.TRACE}/{schema.STEP}").shape[0]
+        self._arrays = _Arrays(root)
+        self._num_steps = self._arrays[f"{schema.TRACE}/{schema.STEP}"].shape[0]
         self._chains: dict[tuple[int, int], _ChainBuffers] = {}
         self._thread = WriterThread(max_pending)
 
-    def begin(self, restriction: int, chain: int, *, step: int = 0) -> None:
-        """Expect the draws of a chain from a step on: what is before it is in the store already."""
-        key = (restriction, chain)
-        self._chains[key] = _ChainBuffers(self._root, key, step)
+    def begin(self, restriction: int, chains: Sequence[int], *, step: int = 0) -> None:
+        """Expect the draws of chains from a step on: what is before it is in the store already."""
+        for chain in chains:
+            self._chains[restriction, chain] = _ChainBuffers(self._arrays, (restriction, chain), step)
+        where = (restriction, np.array(chains))
         if step == 0:
-            self._submit("steps_done", key, np.int64(0))
-        self._submit("error", key, "")
-        self._submit("state", key, schema.RUNNING)
+            self._submit("steps_done", where, np.int64(0))
+        self._submit("error", where, "")
+        self._submit("state", where, schema.RUNNING)
 
     def append(self, draw: Draw) -> None:
         """Take the steps and losses of one draw.
@@ -68,7 +69,7 @@ class TraceWriter:
         self._thread.check()  # also where this draw only adds to what is gathered
         key = (draw.restriction, draw.chain)
         if key not in self._chains:
-            self.begin(*key)
+            self.begin(draw.restriction, [draw.chain])
         chain = self._chains[key]
         for array, selection, block in chain.append(draw):
             self._thread.submit(partial(array.__setitem__, selection, block))
@@ -143,10 +144,11 @@ class TraceWriter:
 
     def _commit(self, restriction: int, chains: Sequence[int], what: str) -> None:
         message = f"restriction {restriction}, chain {', '.join(map(str, chains))}: {what}"
-        self._thread.submit(partial(commit, self._root.store, message))
+        self._thread.submit(partial(commit, self._arrays.store, message))
 
-    def _submit(self, status: str, key: tuple[int, int], value: Any) -> None:
-        self._thread.submit(partial(_array(self._root, f"{schema.STATUS}/{status}").__setitem__, key, value))
+    def _submit(self, status: str, where: tuple[int, int | np.ndarray], value: Any) -> None:
+        array = self._arrays[f"{schema.STATUS}/{status}"]
+        self._thread.submit(partial(array.set_orthogonal_selection, where, value))
 
 
 _Write = tuple["zarr.Array[Any]", Any, Any]
@@ -155,8 +157,8 @@ _Write = tuple["zarr.Array[Any]", Any, Any]
 class _ChainBuffers:
     """What one chain has gathered: a column for each of its arrays."""
 
-    def __init__(self, root: zarr.Group, prefix: tuple[int, int], step: int) -> None:
-        self._root, self._prefix = root, prefix
+    def __init__(self, arrays: _Arrays, prefix: tuple[int, int], step: int) -> None:
+        self._arrays, self._prefix = arrays, prefix
         self._columns: dict[str, _Column] = {}
         self.steps_done = step
 
@@ -171,7 +173,7 @@ class _ChainBuffers:
                 path = f"{schema.OBSERVABLES}/{name}/{draw.loss_name}"
                 yield from self._extend(path, draw.index, losses[None])
         for path, values in draw.summaries.items():
-            yield _array(self._root, path), self._prefix, values
+            yield self._arrays[path], self._prefix, values
         self.steps_done += draw.num_steps
 
     def partial(self) -> Iterator[_Write]:
@@ -180,7 +182,7 @@ class _ChainBuffers:
 
     def _extend(self, path: str, first: int, rows: np.ndarray) -> Iterator[_Write]:
         if path not in self._columns:
-            self._columns[path] = _Column(_array(self._root, path), self._prefix, first)
+            self._columns[path] = _Column(self._arrays[path], self._prefix, first)
         yield from self._columns[path].extend(rows)
 
 
@@ -218,8 +220,18 @@ class _Column:
         return self._array, (*self._prefix, slice(self._start, self._flushed)), block
 
 
-def _array(root: zarr.Group, path: str) -> zarr.Array[Any]:
-    array = root[path]
-    if not isinstance(array, zarr.Array):
-        raise StoreError(f"expected an array at {path!r} in the store; found a group.")
-    return array
+class _Arrays:
+    """The arrays of a run by path, each looked up in the store once: a lookup costs as much as a small write."""
+
+    def __init__(self, root: zarr.Group) -> None:
+        self.store = root.store
+        self._root = root
+        self._found: dict[str, zarr.Array[Any]] = {}
+
+    def __getitem__(self, path: str) -> zarr.Array[Any]:
+        if path not in self._found:
+            array = self._root[path]
+            if not isinstance(array, zarr.Array):
+                raise StoreError(f"expected an array at {path!r} in the store; found a group.")
+            self._found[path] = array
+        return self._found[path]
