@@ -124,7 +124,7 @@ def test_what_is_asked_for_must_exist():
         token_llc(synthetic_tree(observables={}))
     assert token_llc(synthetic_tree(observables={"one": (3, 4)})).attrs["observable"] == "one"
     assert "observable_llc_mean" not in compute_llc(synthetic_tree(observables={}))
-    with pytest.raises(InvalidInputError, match=r"holds 2 runs \('a', 'b'\)"):
+    with pytest.raises(InvalidInputError, match=r"needs one sampling run; .* there are 2: 'a', 'b'"):
         compute_llc(xr.DataTree.from_dict({"/a": tree, "/b": tree}))
     tree.attrs["config"] = "{}"
     with pytest.raises(MissingDataError, match="n_beta"):

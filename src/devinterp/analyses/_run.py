@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,18 +9,13 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
+from devinterp.runs import settings
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TASK, TRACE
 
 #: Which chains an analysis may use.
 Chains = Literal["all", "finished"]
 #: What `use_chains` reads, beside what the analysis itself needs.
 STATUS_REQUIRED = ("status/state",)
-
-
-def settings(run: xr.DataTree) -> dict[str, Any]:
-    """Return the arguments that a run was sampled with."""
-    config = run.attrs.get("config", "{}")
-    return dict(json.loads(config) if isinstance(config, str) else config)
 
 
 def setting(run: xr.DataTree, name: str, *, needed_by: str) -> Any:
@@ -39,28 +32,6 @@ def setting(run: xr.DataTree, name: str, *, needed_by: str) -> Any:
             f"`{needed_by}` needs the setting `{name}`, which the attribute `config` of this run lacks."
         )
     return value
-
-
-def one_run(tree: xr.DataTree, requires: Sequence[str], *, needed_by: str) -> xr.DataTree:
-    """Return the run that a node is, or the only one below it, having checked that it holds what is required.
-
-    Raises
-    ------
-    InvalidInputError
-        If there are several runs, or none.
-    MissingDataError
-        If the run lacks something.
-    """
-    runs = schema.runs(tree)
-    if len(runs) != 1:
-        found = f"holds {len(runs)} runs ({', '.join(repr(path) for path in runs)})" if runs else "holds no run"
-        raise InvalidInputError(
-            f"`{needed_by}` analyses one sampling run; this tree {found}: pass one node of it, or use the accessor "
-            f"`tree.slt.{needed_by}()`, which joins the results of all."
-        )
-    (run,) = runs.values()
-    schema.check(run, requires, needed_by=needed_by)
-    return run
 
 
 def use_chains(run: xr.DataTree, chains: Chains, *, needed_by: str) -> tuple[xr.DataTree, dict[str, Any]]:

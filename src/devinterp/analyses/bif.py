@@ -18,13 +18,13 @@ from devinterp.analyses._run import (
     burnin_steps,
     drop_draws,
     drop_single_restriction,
-    one_run,
     use_chains,
 )
 from devinterp.analyses._selection import Catalogue, Selection, select, widened
 from devinterp.analyses._traces import Centring
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
+from devinterp.runs import only
 from devinterp.schema import RESTRICTION, TOKEN
 from devinterp.types import Analysis
 
@@ -128,7 +128,7 @@ def compute_bif(
     .. [1] P. A. Kreer, W. Wu, M. Adam, Z. Furman, J. Hoogland. Bayesian influence functions for Hessian-free data
        attribution. arXiv:2509.26544.
     """
-    run = one_run(tree, _REQUIRES, needed_by="bif")
+    run = only(tree, name="bif", requires=_REQUIRES)
     plan = Plan(
         method=_method(correlation_method or method, average_tokenwise_bif),
         covariance=compute_covariance,

@@ -21,14 +21,13 @@ from devinterp.analyses._run import (
     draws_after,
     drop_single_restriction,
     losses,
-    one_run,
     setting,
-    settings,
     use_chains,
 )
 from devinterp.analyses.convergence import summary
 from devinterp.errors import MissingDataError
 from devinterp.hookspecs import hookimpl
+from devinterp.runs import only, settings
 from devinterp.schema import CHAIN, DRAW, OBSERVABLES, POSITION, STEP, TRACE
 from devinterp.types import Analysis
 
@@ -87,7 +86,7 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
     .. [2] G. Wang, J. Hoogland, S. van Wingerden, Z. Furman, D. Murfet. Differentiation and specialization of attention heads
        via the refined local learning coefficient. arXiv:2410.02984.
     """
-    run = one_run(tree, _REQUIRES, needed_by="llc")
+    run = only(tree, name="llc", requires=_REQUIRES)
     n_beta = float(setting(run, "n_beta", needed_by="llc"))
     run, used = use_chains(run, chains, needed_by="llc")
     burnin = burnin_steps(run, burnin)
@@ -137,7 +136,7 @@ def token_llc(
     InvalidInputError
         If there is no such observable, or `burnin` leaves no draw.
     """
-    run = one_run(tree, _TOKEN_REQUIRES, needed_by="token_llc")
+    run = only(tree, name="token_llc", requires=_TOKEN_REQUIRES)
     n_beta = float(setting(run, "n_beta", needed_by="token_llc"))
     name = choose_observable(run, observable, needed_by="token_llc")
     group = f"{OBSERVABLES}/{name}"

@@ -18,13 +18,13 @@ from devinterp.analyses._run import (
     burnin_steps,
     choose_observable,
     drop_draws,
-    one_run,
     restriction_names,
     use_chains,
 )
 from devinterp.analyses._tables import result_tree
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
+from devinterp.runs import only
 from devinterp.schema import CHAIN
 from devinterp.types import Analysis
 
@@ -103,7 +103,7 @@ def compute_susceptibilities(
     .. [1] G. Baker, G. Wang, J. Hoogland, D. Murfet. Studying small language models with susceptibilities. arXiv:2504.18274,
        appendix C.4.
     """
-    run = one_run(tree, _REQUIRES, needed_by="susceptibilities")
+    run = only(tree, name="susceptibilities", requires=_REQUIRES)
     task = choose_observable(run, sampling_task, needed_by="susceptibilities")
     names = [name for name in sorted(schema.observable_names(run)) if include_sampling_task or name != task]
     if not names:
