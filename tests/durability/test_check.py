@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,3 +158,18 @@ def test_info_of_a_live_a_dead_and_a_finished_run(tmp_path: Path, command: Calla
     run(path)
     assert "complete\n" in command("info", path)[1]
     assert "60 of 60 steps (100 %)" in command("info", path)[1]
+
+
+@pytest.mark.parametrize(
+    ("array", "other"),
+    [
+        ("status/steps_done", "trace/step"),
+        ("status/state", "observables/watched/loss"),
+        ("observables/watched/token_ids", "status/error"),
+    ],
+)
+def test_metadata_of_another_array(tmp_path: Path, array: str, other: str) -> None:
+    path = tmp_path / "run.zarr"
+    run(path)
+    shutil.copy(path / other / "zarr.json", path / array / "zarr.json")
+    assert [damage for damage in check(LocalStore(path)) if damage.path in (array, "status")]

@@ -117,7 +117,7 @@ def _check_array(
         yield from _check_cells(store, group, path, array)
         return
     present = set(raw.keys(store, "/".join(part for part in (group, path) if part) + "/"))
-    if _dims(array)[:2] == (RESTRICTION, CHAIN) and array.shape[:2] == status.state.shape:
+    if _dims(array)[:2] == (RESTRICTION, CHAIN) and array.ndim > 2 and array.shape[:2] == status.state.shape:
         for key in np.ndindex(status.state.shape):
             num_rows = _num_rows(array, key, status, steps, draws)
             yield from _check_chain(present, group, path, array, key, num_rows)

@@ -109,7 +109,7 @@ def read_status(store: Store, group: str = "") -> Status:
     Raises
     ------
     StoreError
-        If the run has no status.
+        If the run has no status, or one whose arrays do not fit each other.
     """
     parts = {"state": schema.PENDING, "steps_done": 0, "error": ""}
     found = {}
@@ -122,6 +122,9 @@ def read_status(store: Store, group: str = "") -> Status:
         node = raw.get_json(store, f"{path}/{raw.METADATA}") or {}
         is_text = node.get("data_type") == "string"
         found[name] = _read_cells(array, default, set(bad_strings(store, path, node)) if is_text else set())
+    shapes = {name: cells.shape for name, cells in found.items()}
+    if len(set(shapes.values())) > 1 or len(shapes["state"]) != 2:
+        raise StoreError(f"the arrays of `{schema.STATUS}` must be (restriction, chain); their shapes are {shapes}.")
     return Status(**found)
 
 
