@@ -179,7 +179,7 @@ def _check_status(status: Status, steps: int) -> Iterator[Damage]:
 def _check_cells(store: Store, group: str, path: str, array: zarr.Array[Any]) -> Iterator[Damage]:
     where = "/".join(part for part in (group, path) if part)
     node = raw.get_json(store, f"{where}/{raw.METADATA}") or {}
-    bad = bad_strings(store, where, node) if node.get("data_type") == "string" else {}
+    bad = bad_strings(store, where, node)
     for key in np.ndindex(array.shape):
         chunk = tuple(k // n for k, n in zip(key, array.chunks, strict=True))
         name = _key(array, group, path, chunk)

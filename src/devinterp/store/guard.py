@@ -29,7 +29,7 @@ _MAX_NODES, _MAX_DEPTH = 100_000, 32
 def inspect(store: Store) -> None:
     """Raise unless every array that a store describes can be opened and read safely.
 
-    Only metadata are read. Nothing in a store is ever executed: no pickle, no code.
+    Only metadata are read, and labels that are strings. Nothing in a store is ever executed: no pickle, no code.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def inspect(store: Store) -> None:
         raise StoreError("the store's attributes are damaged: they are no JSON object.")
     for path, node in _nodes(store, nodes):
         inspect_node(path, node)
-        if node.get("data_type") == "string" and _is_label(path, node):
+        if node["node_type"] == "array" and _is_label(path, node):
             for key, what in bad_strings(store, path, node).items():
                 raise StoreError(f"chunk {key} is damaged: {what}")
 
@@ -67,13 +67,15 @@ def inspect_node(path: str, node: Any) -> None:
 
 
 def bad_strings(store: Store, path: str, node: Mapping[str, Any]) -> dict[str, str]:
-    """Return the chunks of an array of strings that cannot be decoded safely, and why.
+    """Return the chunks of an array that cannot be decoded safely, and why; only strings have such.
 
     The decoder allocates what the first four bytes of a chunk ask for, up to 34 GB, before it looks at the rest.
     """
+    bad: dict[str, str] = {}
+    if node.get("data_type") != "string":
+        return bad
     shape, chunks = node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"]
     names = [codec["name"] for codec in node["codecs"]]
-    bad: dict[str, str] = {}
     if names not in (["vlen-utf8"], ["vlen-utf8", "zstd"], ["vlen-utf8", "zstd", "crc32c"]):
         return bad  # another writer's; ours are one of these
     grid = np.ndindex(*(-(-n // c) for n, c in zip(shape, chunks, strict=True)))

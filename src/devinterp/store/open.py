@@ -16,7 +16,7 @@ from zarr.abc.store import Store
 from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.store import raw
-from devinterp.store.guard import bad_strings, inspect
+from devinterp.store.guard import bad_strings, inspect, inspect_node
 from devinterp.store.location import StoreLike, describe, resolve
 
 
@@ -120,8 +120,9 @@ def read_status(store: Store, group: str = "") -> Status:
         except Exception as error:  # zarr raises errors of many kinds
             raise StoreError(f"the store has no readable `{path}`: {error}") from error
         node = raw.get_json(store, f"{path}/{raw.METADATA}") or {}
-        is_text = node.get("data_type") == "string"
-        found[name] = _read_cells(array, default, set(bad_strings(store, path, node)) if is_text else set())
+        if node:  # its own, which are read from here on, whatever consolidated ones say
+            inspect_node(path, node)
+        found[name] = _read_cells(array, default, set(bad_strings(store, path, node)))
     shapes = {name: cells.shape for name, cells in found.items()}
     if len(set(shapes.values())) > 1 or len(shapes["state"]) != 2:
         raise StoreError(f"the arrays of `{schema.STATUS}` must be (restriction, chain); their shapes are {shapes}.")
