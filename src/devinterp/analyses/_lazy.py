@@ -81,7 +81,7 @@ def innermost(piece: Any) -> np.ndarray:
     return np.asarray(piece)
 
 
-def stored_traces(loss: xr.DataArray) -> Array:
+def stored_traces(loss: xr.DataArray | xr.Variable) -> Array:
     """Return losses ``(restriction, chain, draw, sequence, position)`` in the chunks they are stored in, but whole positions.
 
     Not joined along draws: a task that needs all draws of some sequences is given all arrays that hold them (`Traces`).
@@ -166,9 +166,9 @@ def in_tiles(rows: Array, axis: int, count: int) -> Array:
 
 def storable(dataset: xr.Dataset) -> xr.Dataset:
     """Return a result whose lazy variables have equal blocks, as Zarr needs them."""
-    for name, variable in dataset.variables.items():
-        chunks = variable.chunksizes
-        uneven = {dim: max(sizes) for dim, sizes in chunks.items() if not _equal(sizes)}
+    lazy = {name: v for name, v in dataset.variables.items() if name not in dataset.xindexes and is_lazy(v.data)}
+    for name, variable in lazy.items():
+        uneven = {dim: max(sizes) for dim, sizes in variable.chunksizes.items() if not _equal(sizes)}
         if uneven:
             dataset[name] = dataset[name].chunk(uneven)
     return dataset

@@ -208,10 +208,9 @@ def _located(entries: np.ndarray, *, labels: np.ndarray, width: int, by_position
 def labels(side: Side, number: Literal[1, 2], plan: Plan) -> dict[str, Any]:
     """Return the coordinates that say what the rows of a side are."""
     dim = f"batch_{number}"
-    found: dict[str, Any] = {
-        f"observable_{number}": (dim, side.observable),
-        f"sequence_{number}": (dim, side.sequence),
-    }
+    observable = side.observable.copy(deep=False)
+    observable.dims = (dim,)
+    found: dict[str, Any] = {f"observable_{number}": observable, f"sequence_{number}": (dim, side.sequence)}
     if plan.method != "sequence":
         found[_POSITION_1 if number == 1 else _POSITION_2] = side.position
     return found

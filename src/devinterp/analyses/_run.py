@@ -133,13 +133,25 @@ def losses(run: xr.DataTree, path: str, variable: str = "loss") -> xr.DataArray:
     found = found.drop_vars([name for name in found.coords if name not in found.xindexes])
     if found.dtype == np.float16:  # a store may save space; arithmetic would lose what is left
         found = found.astype(np.float32)
-    own = [dim for dim in found.dims if dim not in _DIMS]
+    own = _own_dims(found)
     if not own:
         return found.expand_dims({POSITION: 1}, axis=-1)
     if own != [POSITION]:
         found = found.drop_vars([name for name, coord in found.coords.items() if set(coord.dims) & set(own)])
         found = found.stack({_OWN: own}, create_index=False).rename({_OWN: POSITION})
     return found
+
+
+def unlabelled_losses(run: xr.DataTree, path: str) -> xr.Variable:
+    """Return what `losses` returns, without coordinates, whose upkeep takes longer than arithmetic on a small run."""
+    found: xr.Variable = run[path].variables["loss"]
+    if found.dtype == np.float16 or _own_dims(found) != [POSITION]:
+        return losses(run, path).variable
+    return found
+
+
+def _own_dims(found: xr.DataArray | xr.Variable) -> list[Any]:
+    return [dim for dim in found.dims if dim not in _DIMS]
 
 
 def burnin_steps(run: xr.DataTree, burnin: int | None) -> int:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import cached_property
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.analyses._run import losses
+from devinterp.analyses._lazy import join
+from devinterp.analyses._run import unlabelled_losses
 from devinterp.errors import InvalidInputError
 from devinterp.schema import OBSERVABLES, POSITION, SEQUENCE, TOKEN
 
 #: One observable's name, several, or for each name which sequences, or ``(sequences, positions)``, or a mask of both.
 Selection: TypeAlias = str | Sequence[str] | Mapping[str, Any] | None
+Ids = TypeVar("Ids", xr.DataArray, xr.Variable)
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,13 @@ class Part:
     positions: np.ndarray
     mask: np.ndarray | None = None
 
-    def loss(self, run: xr.DataTree) -> xr.DataArray:
+    def loss(self, run: xr.DataTree) -> xr.Variable:
         """Return the losses of this part, NaN where a mask leaves a token out."""
-        found = losses(run, f"{OBSERVABLES}/{self.name}")
+        found = unlabelled_losses(run, f"{OBSERVABLES}/{self.name}")
         found = found.isel({SEQUENCE: _index(self.sequences), POSITION: _index(self.positions)})
-        return found if self.mask is None else found.where(xr.DataArray(self.mask, dims=(SEQUENCE, POSITION)))
+        if self.mask is None:
+            return found
+        return xr.DataArray(found).where(xr.DataArray(self.mask, dims=(SEQUENCE, POSITION))).variable
 
     def rows(self, start: int, stop: int) -> Part:
         """Return the part with some of its sequences."""
@@ -51,34 +56,37 @@ class Side:
     #: ``(batch, position)``: what `Catalogue` calls each token, -1 where there is none.
     token: np.ndarray
 
-    @property
-    def observable(self) -> np.ndarray:
+    @cached_property
+    def observable(self) -> xr.Variable:
         """The name of each row's observable."""
-        return np.concatenate([np.full(len(part.sequences), part.name, dtype=object) for part in self.parts])
+        # Picked from a few, because xarray inspects every object that it is given, but not what it picks itself.
+        names = xr.Variable(SEQUENCE, np.array([part.name for part in self.parts], dtype=object))
+        return names.isel({SEQUENCE: np.repeat(np.arange(len(self.parts)), [len(p.sequences) for p in self.parts])})
 
     @property
     def sequence(self) -> np.ndarray:
         """The index of each row's sequence in its observable."""
         return np.concatenate([part.sequences for part in self.parts])
 
-    def input_ids(self, run: xr.DataTree) -> xr.DataArray | None:
+    def input_ids(self, run: xr.DataTree) -> xr.Variable | None:
         """Return the token ids ``(sequence, token)``, -1 past the end of shorter ones; None for data that are not tokens."""
         found = []
         for part in self.parts:
-            group = run[f"{OBSERVABLES}/{part.name}"]
-            if "token_ids" not in group:
+            variables = run[f"{OBSERVABLES}/{part.name}"].variables
+            if "token_ids" not in variables:
                 return None
-            found.append(xr.DataArray(group["token_ids"].variable.isel({SEQUENCE: _index(part.sequences)})))
+            found.append(variables["token_ids"].isel({SEQUENCE: _index(part.sequences)}))
         width = max(ids.sizes[TOKEN] for ids in found)
         padded = [widened(ids, width) for ids in found]
-        return padded[0] if len(padded) == 1 else xr.concat(padded, SEQUENCE)
+        return xr.Variable((SEQUENCE, TOKEN), join([ids.data for ids in padded], 0))
 
 
-def widened(ids: xr.DataArray, width: int) -> xr.DataArray:
+def widened(ids: Ids, width: int) -> Ids:
     """Return token ids padded with -1 to so many tokens."""
     if ids.sizes[TOKEN] == width:
         return ids
-    return ids.pad({TOKEN: (0, width - ids.sizes[TOKEN])}, constant_values=-1)
+    padded: Ids = ids.pad({TOKEN: (0, width - ids.sizes[TOKEN])}, constant_values=-1)
+    return padded
 
 
 class Catalogue:
@@ -89,10 +97,12 @@ class Catalogue:
         self.position: dict[str, np.ndarray] = {}
         self.num_sequences: dict[str, int] = {}
         for name in self.names:
-            found = losses(run, f"{OBSERVABLES}/{name}")
-            length = found.sizes[POSITION]
-            labels = found[POSITION].to_numpy() if POSITION in found.coords else np.arange(1, length + 1)
-            self.position[name], self.num_sequences[name] = labels, found.sizes[SEQUENCE]
+            group = run[f"{OBSERVABLES}/{name}"]
+            found = unlabelled_losses(run, f"{OBSERVABLES}/{name}")
+            labelled = POSITION in group.variables["loss"].dims and POSITION in group.coords
+            positions = np.arange(1, found.sizes[POSITION] + 1)
+            self.position[name] = group.variables[POSITION].to_numpy() if labelled else positions
+            self.num_sequences[name] = found.sizes[SEQUENCE]
         sizes = [self.num_sequences[name] * len(self.position[name]) for name in self.names]
         self.offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
 
