@@ -91,6 +91,9 @@ def test_what_was_not_recorded_is_refused(trees: dict[str, xr.DataTree]) -> None
         compute_bif(trees["moments"], "sequence")
     with pytest.raises(MissingDataError, match="means of sequences"):
         token_llc(trees["sequence"], "a")
+    for options in ({}, {"average_tokenwise_bif": True}):
+        with pytest.raises(MissingDataError, match="means of sequences"):
+            compute_bif(trees["sequence"], **options)
     with pytest.raises(InvalidInputError, match="moments"):
         compute_llc(trees["moments"], burnin=10)
 

@@ -22,9 +22,9 @@ from devinterp.analyses._run import (
 )
 from devinterp.analyses._selection import Catalogue, Selection, select, widened
 from devinterp.analyses._traces import Centring
-from devinterp.errors import InvalidInputError
+from devinterp.errors import InvalidInputError, MissingDataError
 from devinterp.hookspecs import hookimpl
-from devinterp.runs import only
+from devinterp.runs import only, settings
 from devinterp.schema import RESTRICTION, TOKEN
 from devinterp.types import Analysis
 
@@ -122,6 +122,8 @@ def compute_bif(
         If a chain diverged or is unfinished and `chains` is ``"all"``.
     InvalidInputError
         If a selection names what is not there, selects nothing, or options exclude each other.
+    MissingDataError
+        If tokens are asked for of a run that recorded only the mean losses of sequences.
 
     References
     ----------
@@ -138,6 +140,11 @@ def compute_bif(
             detrend,
         ),
     )
+    if plan.method != "sequence" and settings(run).get("record") == "sequence":
+        raise MissingDataError(
+            "`bif` between tokens needs losses of tokens; this run recorded means of sequences (`record`): pass "
+            "method='sequence', or sample with record='token'."
+        )
     run, used = use_chains(run, chains, needed_by="bif")
     burnin = burnin_steps(run, burnin)
     run = drop_draws(run, burnin)
