@@ -7,7 +7,7 @@ import xarray as xr
 
 from analyses.counting import counted
 from analyses.reference import recorded_tree, results
-from devinterp.analyses import bif
+from devinterp.analyses import _averaged, bif
 from devinterp.analyses.bif import compute_bif
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.testing import synthetic_tree
@@ -208,6 +208,35 @@ def test_centring_within_chains_and_detrending(reduce, detrend):
     expected = covariance.reshape(3, 4, 3, 4).transpose(0, 2, 1, 3)
     np.testing.assert_allclose(found["influences"], expected, atol=1e-5 * np.abs(expected).max())
     assert ("drift_share" in found) == detrend
+
+
+@pytest.mark.parametrize("chunks", [None, {"chain": 3, "draw": 7, "sequence": 2}])
+@pytest.mark.parametrize("reduce", ["stack", "mean"])
+@pytest.mark.parametrize("centre", ["pooled", "chain"])
+@pytest.mark.parametrize("detrend", [False, True])
+def test_averages_are_those_of_all_pairs_of_positions(detrend, centre, reduce, chunks):
+    """Also where a trace's first value, which is subtracted from all, lies far from the others, and with padding."""
+    tree = synthetic_tree(ragged=True)
+    loss = tree["observables/code/loss"]
+    loss[0, 0, 0, 1, 2] += 1000
+    loss[0, 1, 0, 3, 0] -= 300
+    tree = tree.chunk(chunks) if chunks else tree
+    options = {"detrend": detrend, "centre": centre, "reduce_chain_dimension_method": reduce}
+    blocks = compute_bif(tree, **options)["influences"]
+    assert np.isnan(blocks).any()
+    expected = blocks.mean(("target_position", "target_position_T"))
+    found = compute_bif(tree, average_tokenwise_bif=True, **options)["influences"]
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_blocks_of_any_size_give_the_same_averages(monkeypatch):
+    tree = synthetic_tree(ragged=True).chunk({"draw": 7})
+    expected = compute_bif(tree, average_tokenwise_bif=True)["influences"].compute()
+    for tokens, numbers in ((8, 32), (17, 100), (1, 1)):
+        monkeypatch.setattr(_averaged, "_TOKENS", tokens)
+        monkeypatch.setattr(_averaged, "_NUMBERS", numbers)
+        found = compute_bif(tree, average_tokenwise_bif=True)["influences"]
+        np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_detrending_removes_what_only_drift_shares_and_says_how_much():

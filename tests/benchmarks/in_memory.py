@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from devinterp.analyses import _traces
+from devinterp.analyses._averaged import averaged_rows
+from devinterp.analyses._traces import Centring
 from devinterp.analyses.bif import compute_bif
 from devinterp.analyses.convergence import _summary
 from devinterp.analyses.susceptibilities import compute_susceptibilities
@@ -81,9 +82,7 @@ def token_bif() -> dict[str, float]:
     average = lambda: compute_bif(tree, average_tokenwise_bif=True)  # noqa: E731
     np.testing.assert_allclose(average()["influences"], expected, atol=1e-5)
     del blocks, rows, other
-    return found | in_turns(
-        30, averaged=average, averaged_rows=lambda: _traces.averaged_rows(losses, centring=_traces.Centring())
-    )
+    return found | in_turns(30, averaged=average, averaged_rows=lambda: averaged_rows(losses, centring=Centring()))
 
 
 def sequence_bif() -> dict[str, float]:

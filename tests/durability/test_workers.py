@@ -79,9 +79,10 @@ def test_an_error_in_a_worker_is_raised_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_driver_killed_twenty_times_with_two_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernel", ["sgld", "rmsprop_sgld"])
+def test_a_driver_killed_twenty_times_with_two_workers(tmp_path: Path, kernel: str) -> None:
     # Workers take a second or two to start, and sample for six: kills come before they sample, while, and seldom after.
-    settings = {**LONGER, "sampling_method": "rmsprop_sgld", "num_draws": 400}
+    settings = {**LONGER, "sampling_method": kernel, "num_draws": 400}
     ended = kill_repeatedly(tmp_path / "run.zarr", {**settings, "workers": 2}, kills=20, longest=4.0)
     assert ended["code"] == 0, ended["errors"]
     assert ended["killed"] >= 15

@@ -232,6 +232,13 @@ def test_a_store_in_object_storage():
     same_numbers(devinterp.open("memory://runs/one.zarr"), tree)
 
 
+def test_provenance_says_where_a_huggingface_model_came_from():
+    model = make()
+    assert json.loads(run(model, **OPTIONS).attrs["provenance"])["name_or_path"] == ""
+    model.name_or_path = "checkpoints/step-1000"
+    assert json.loads(run(model, **OPTIONS).attrs["provenance"])["name_or_path"] == "checkpoints/step-1000"
+
+
 def test_plain_xarray_reads_it(tmp_path):
     tree = run(**OPTIONS, output_path=tmp_path / "run.zarr")
     plain = xr.open_datatree(tmp_path / "run.zarr", engine="zarr", chunks={})

@@ -40,9 +40,9 @@ class Effort:
     """
 
     num_seeds: int = 3
-    num_chains: int = 16
-    num_burnin_steps: int = 2000
-    num_draws: int = 5000
+    num_chains: int = 64
+    num_burnin_steps: int = 4000
+    num_draws: int = 16_000
     relative_lr: float = 0.1
 
 

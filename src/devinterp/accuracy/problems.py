@@ -143,11 +143,16 @@ class Tanh(nn.Module):
         return torch.tanh(x * weight + bias) * outer
 
 
+#: Of the noise that the squared error is the likelihood of. It leaves learning coefficients alone and keeps gradients small
+#: next to the `eps` of RMSprop-SGLD, as those of a network's single weights are.
+NOISE_VARIANCE = 10.0
+
+
 def squared_error(model: nn.Module, batch: Batch) -> Tensor:
-    """Return half the squared error of each sample."""
+    """Return the squared error of each sample over twice the variance of noise."""
     inputs, targets = batch
     errors: Tensor = model(inputs) - targets
-    return errors.square().sum(-1) / 2
+    return errors.square().sum(-1) / (2 * NOISE_VARIANCE)
 
 
 def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
@@ -188,7 +193,7 @@ def deep_linear(widths: Sequence[int], rank: int) -> Problem:
     so the deeper the network, which is held back more. At rank zero nothing is bound at first, and chains must move.
     """
     two_layers, num_layers = len(widths) == 3, len(widths) - 1
-    free = two_layers or not rank
+    precision, localization, steepening = _held_back(num_layers, rank)
     truth = (
         theory.reduced_rank(widths[0], widths[1], widths[2], rank) if two_layers else theory.deep_linear(widths, rank)
     )
@@ -199,19 +204,27 @@ def deep_linear(widths: Sequence[int], rank: int) -> Problem:
         model=lambda: DeepLinear(widths, rank),
         data=whitened(widths[0]),
         loss_fn=squared_error,
-        n_beta=300.0 if free else 500.0,
-        localization=1.0 if free else 3.0,
+        n_beta=precision * NOISE_VARIANCE,
+        localization=localization,
         # At the start it is the number of layers, unless the rank is zero.
-        stiffness=(1.5 if free else 2.5) * num_layers,
+        stiffness=steepening * num_layers / NOISE_VARIANCE,
     )
+
+
+def _held_back(num_layers: int, rank: int) -> tuple[float, float, float]:
+    """Return ``n_beta`` over the noise, localization, and by how much second derivatives grow where chains go."""
+    if num_layers == 2 or not rank:
+        return 300.0, 1.0, 1.5
+    return (500.0, 2.0, 1.25) if num_layers == 3 else (500.0, 3.0, 2.5)
 
 
 def powers(exponents: Sequence[int], *, multiply: bool) -> Problem:
     """Return a product or a sum of even powers of parameters."""
     letters = [f"w{n}^{2 * k}" for n, k in enumerate(exponents, 1)]
-    n_beta = 1000.0 if multiply else 10_000.0
-    # Where n_beta w^(2k) is one, the second derivative of w^(2k) / 2 is k (2k - 1) n_beta^(1/k - 1).
-    typical = 0.5 if multiply else max(k * (2 * k - 1) * n_beta ** (1 / k - 1) for k in exponents)
+    # Products approach their coefficients slowly; the higher all exponents, the further chains can follow in the same time.
+    precision = 10.0 ** (1 + 2 * min(exponents)) if multiply else 10_000.0
+    # Where `precision` w^(2k) is one, the second derivative of w^(2k) / 2 is k (2k - 1) precision^(1/k - 1).
+    typical = max(k * (2 * k - 1) * precision ** (1 / k - 1) for k in exponents) * (0.5 if multiply else 1.0)
     return Problem(
         name=(" " if multiply else " + ").join(letters),
         family="monomial" if multiply else "separable",
@@ -219,9 +232,9 @@ def powers(exponents: Sequence[int], *, multiply: bool) -> Problem:
         model=lambda: Powers(exponents, multiply=multiply),
         data=_targets(torch.ones(2, 1)),
         loss_fn=squared_error,
-        n_beta=n_beta,
+        n_beta=precision * NOISE_VARIANCE,
         localization=1.0,
-        stiffness=typical,
+        stiffness=typical / NOISE_VARIANCE,
     )
 
 
@@ -236,9 +249,9 @@ def linear_regression(num_parameters: int, spread: float) -> Problem:
         model=lambda: Linear(torch.linspace(-1, 1, num_parameters)[None]),
         data=_targets(inputs * variances.sqrt()),
         loss_fn=squared_error,
-        n_beta=1000.0,
+        n_beta=10_000.0 * NOISE_VARIANCE,
         localization=1.0,
-        stiffness=1.0,
+        stiffness=1.0 / NOISE_VARIANCE,
     )
 
 
@@ -263,8 +276,8 @@ def nonlinear_regressions() -> list[Problem]:
         model=lambda: Tanh(),
         data=_targets(points),
         loss_fn=squared_error,
-        stiffness=1.5,
-        **common,
+        stiffness=1.5 / NOISE_VARIANCE,
+        **{**common, "n_beta": common["n_beta"] * NOISE_VARIANCE},
     )
     return [logistic, tanh]
 

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.analyses import _traces
+from devinterp.analyses._averaged import averaged_rows
 from devinterp.analyses._lazy import (
     TILE_BYTES,
     Array,
@@ -70,7 +71,7 @@ class Plan:
                 continue
             # Covariances are linear in the traces: their mean over pairs of tokens is the covariance of the means.
             linear = self.method == "sequence" or self.covariance
-            function = _traces.sequence_rows if linear else _traces.averaged_rows
+            function = _traces.sequence_rows if linear else averaged_rows
             options |= {"covariance": self.covariance} if linear else {}
             found.append(
                 blockwise(function, "rns", (tiles, "rcdst"), sizes={"n": num_samples}, joined=False, **options)

@@ -62,48 +62,15 @@ def token_rows(losses: Any, *, centring: Centring, covariance: bool, slots: np.n
     shape = (num_restrictions, centring.num_samples(num_chains, num_draws), num_sequences, width)
     whole = width == len(slots)
     rows = np.empty(shape, np.float32) if whole else np.full(shape, np.nan, np.float32)
-    for r, block, scratch in _blocks(traces):
+    for r, block, scratch in blocks(traces):
         part = traces.piece(r, block)
-        centred, squares = _centred(part, centring, scratch)
-        centred *= _scale(squares, centring.degrees_of_freedom(num_chains, num_draws), covariance)
-        target = centred.reshape(-1, part.shape[2], part.shape[3])
+        values, squares = centred(part, centring, scratch)
+        values *= scale_of(squares, centring.degrees_of_freedom(num_chains, num_draws), covariance)
+        target = values.reshape(-1, part.shape[2], part.shape[3])
         if whole:
             rows[r, :, block] = target
         else:
             rows[r, :, block, slots] = np.moveaxis(target, 2, 0)
-    return rows
-
-
-def averaged_rows(losses: Any, *, centring: Centring) -> np.ndarray:
-    """Return each sequence's mean over positions of its tokens' unit rows, float32 ``(restriction, sample, sequence)``.
-
-    Their scalar products are correlations averaged over all pairs of positions. Missing positions do not count; a constant
-    trace makes the whole sequence NaN.
-    """
-    traces = Traces(losses)
-    num_restrictions, num_chains, num_draws, num_sequences, _ = traces.shape
-    rows = np.empty((num_restrictions, centring.num_samples(num_chains, num_draws), num_sequences), np.float32)
-    for r, block, scratch in _blocks(traces):
-        part = traces.piece(r, block)
-        num, length = part.shape[2:]
-        groups = _shifted(part, centring, scratch)
-        # Without trends the few rows are centred below in place of the many traces: the same, because averaging is linear.
-        squares = _centre(groups, centring, part) if centring.detrend else _squares_about_mean(groups)
-        scale = _scale(squares, 1, covariance=False)
-        counts: Any = length
-        if np.isnan(scale).any():
-            there = np.ones(len(scale), bool)
-            unclear = np.flatnonzero(np.isnan(squares))
-            flat = part.reshape(num_chains, num_draws, -1)
-            absent = unclear[np.isnan(flat[..., unclear]).all(axis=(0, 1))]
-            groups[..., absent], scale[absent], there[absent] = 0, 0, False
-            counts = there.reshape(num, length).sum(1, keepdims=True)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            weights = (scale.reshape(num, length) / counts).astype(np.float32)
-        tokens = groups.reshape(-1, num, length).transpose(1, 0, 2)
-        averaged = (tokens @ weights[:, :, None])[:, :, 0].reshape(num, len(groups), -1)
-        averaged -= averaged.mean(2, keepdims=True)
-        rows[r, :, block] = averaged.reshape(num, -1).T
     return rows
 
 
@@ -165,7 +132,7 @@ def _equal(values: np.ndarray, centring: Centring) -> np.ndarray:
     return np.asarray((values == first).all(axis=(1, 2)))
 
 
-def _blocks(traces: Traces) -> Iterator[tuple[int, slice, np.ndarray]]:
+def blocks(traces: Traces) -> Iterator[tuple[int, slice, np.ndarray]]:
     """Yield a restriction, a few of its sequences, and memory for their losses, the same each time."""
     num_restrictions, num_chains, num_draws, num_sequences, num_positions = traces.shape
     size = num_chains * num_draws * num_positions
@@ -177,71 +144,43 @@ def _blocks(traces: Traces) -> Iterator[tuple[int, slice, np.ndarray]]:
             yield r, slice(start, stop), scratch[: (stop - start) * size]
 
 
-def _scale(squares: np.ndarray, degrees_of_freedom: int, covariance: bool) -> np.ndarray:
+def scale_of(squares: np.ndarray, degrees_of_freedom: int, covariance: bool) -> np.ndarray:
+    """Return what to multiply centred traces with, given the sums of their squares: NaN for those that do not vary."""
     if covariance:
         return np.full(len(squares), degrees_of_freedom**-0.5 if degrees_of_freedom > 0 else np.nan, np.float32)
     with np.errstate(invalid="ignore"):
         return np.where(squares > 0, 1 / np.sqrt(np.where(squares > 0, squares, 1)), np.nan).astype(np.float32)
 
 
-def _centred(losses: np.ndarray, centring: Centring, scratch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def centred(losses: np.ndarray, centring: Centring, scratch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return centred traces ``(sample, token)``, float32 and in `scratch` if they fill it, and the sums of their squares.
 
     From losses ``(chain, draw, sequence, position)``. Traces that do not vary come out exactly zero.
     """
-    groups = _shifted(losses, centring, scratch)
-    squares = _centre(groups, centring, losses)
-    return groups.reshape(-1, groups.shape[2]), squares
-
-
-def _shifted(losses: np.ndarray, centring: Centring, scratch: np.ndarray) -> np.ndarray:
-    """Return traces less their first values, ``(group, sample, token)``: groups are centred on their own.
-
-    This keeps the digits: losses are large, their fluctuations small. In C order, so that reshaping makes views.
-    """
     traces = losses.reshape(*losses.shape[:2], -1)
-    first = traces[:, :1] if centring.by_chain else traces[:1, :1]
     with np.errstate(invalid="ignore"):
+        # Subtracting a trace's own first value first keeps the digits: losses are large, their fluctuations small.
+        first = traces[:, :1] if centring.by_chain else traces[:1, :1]
+        # In C order, so that every reshape below is a view of the same numbers.
         if centring.reduce == "mean":
             values = np.ascontiguousarray((traces - first).mean(0, keepdims=True), np.float32)
         else:
             values = np.subtract(traces, first, out=scratch.reshape(traces.shape), casting="same_kind")
-    return values if centring.by_chain else values.reshape(1, -1, values.shape[2])
-
-
-def _centre(groups: np.ndarray, centring: Centring, losses: np.ndarray) -> np.ndarray:
-    """Subtract from shifted traces their means, and trends if asked for, in place; return the sums of their squares."""
-    num = groups.shape[1]
-    with np.errstate(invalid="ignore"):
+        groups = values if centring.by_chain else values.reshape(1, -1, values.shape[2])
+        num = groups.shape[1]
         for group in groups:
             group -= np.full(num, 1 / num, np.float32) @ group
             if centring.detrend:
                 time = _time(num)
                 group -= np.outer(time, time @ group)
-        flat = groups.reshape(-1, groups.shape[2])
-        squares: np.ndarray = np.einsum("nk,nk->k", flat, flat)
+        flat = values.reshape(-1, values.shape[2])
+        squares = np.einsum("nk,nk->k", flat, flat)
         if centring.detrend:
             # What is left of an exactly linear trace is rounding.
-            rounding = np.finfo(np.float32).eps * np.abs(losses).max(axis=(0, 1)).reshape(-1)
-            straight = squares <= len(flat) * rounding**2
+            rounding = np.finfo(np.float32).eps * np.abs(traces).max(axis=(0, 1))
+            straight = squares <= flat.shape[0] * rounding**2
             flat[:, straight], squares[straight] = 0, 0
-    return squares
-
-
-def _squares_about_mean(groups: np.ndarray) -> np.ndarray:
-    """Return the sums of squares of traces about the mean of their group, without changing them."""
-    num = groups.shape[1]
-    squares = np.zeros(groups.shape[2], np.float32)
-    with np.errstate(invalid="ignore"):
-        for group in groups:
-            mean = np.full(num, 1 / num, np.float32) @ group
-            about_first, between = np.einsum("nk,nk->k", group, group), num * mean**2
-            # Where a first value lies far from all others, the difference of the two would have lost its digits.
-            far = np.flatnonzero(between > 0.9 * about_first)
-            if len(far):
-                about_first[far], between[far] = ((group[:, far] - mean[far]) ** 2).sum(0), 0
-            squares += about_first - between
-    return squares
+    return flat, squares
 
 
 def _time(num_draws: int) -> np.ndarray:

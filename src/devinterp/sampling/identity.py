@@ -57,6 +57,7 @@ def provenance(problem: Problem, prints: Mapping[str, Any]) -> dict[str, Any]:
         "fingerprints": dict(prints),
         "paths": dict(problem.paths),
         "model": type(problem.model).__qualname__,
+        "name_or_path": str(getattr(problem.model, "name_or_path", "")),  # HuggingFace keeps where weights came from
         "num_parameters": sum(p.numel() for p in problem.model.parameters()),
         "device": str(problem.device),
         "host": platform.node(),
