@@ -388,6 +388,23 @@ def test_models_with_one_loss_per_sample():
     assert compute_bif(flat)["influences"].shape == (loss.sizes["sequence"],) * 2 + (1, 1)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_losses_of_several_heads_at_each_position(dtype):
+    """Dims of the user's own beside positions: every pair of a position and a head counts as a token."""
+    tree = synthetic_tree(observables={"train": (3, 5)})
+    loss = tree["observables/train/loss"].astype(dtype)
+    heads = tree.copy()
+    dataset = tree["observables/train"].to_dataset(inherit=False).drop_vars(["loss", "init_loss"])
+    heads["observables/train"] = xr.DataTree(
+        dataset.assign(loss=xr.concat([loss, loss**2], "head").transpose(..., "head"))
+    )
+    found = compute_bif(heads)
+    assert found["target_position"].to_numpy().tolist() == list(range(1, 9))
+    both = np.stack([loss.to_numpy(), loss.to_numpy() ** 2], -1)[0].astype(float)
+    expected = _correlations(both.reshape(-1, 3, 8))
+    np.testing.assert_allclose(found["influences"], expected, atol=2e-5)
+
+
 def test_losses_stored_in_half_precision():
     tree = synthetic_tree(observables={"train": (5, 9)})
     half = tree.copy(deep=True)

@@ -99,7 +99,8 @@ class Catalogue:
         for name in self.names:
             group = run[f"{OBSERVABLES}/{name}"]
             found = unlabelled_losses(run, f"{OBSERVABLES}/{name}")
-            labelled = POSITION in group.variables["loss"].dims and POSITION in group.coords
+            # Labels of positions hold for losses that are stored by position, not for what several dims were taken together as.
+            labelled = POSITION in group.coords and found.dims == group.variables["loss"].dims
             positions = np.arange(1, found.sizes[POSITION] + 1)
             self.position[name] = group.variables[POSITION].to_numpy() if labelled else positions
             self.num_sequences[name] = found.sizes[SEQUENCE]
