@@ -44,6 +44,7 @@ def token_losses(
         for part in _parts(hidden, weight):
             logits = _logits(hidden[part], weight, bias, scale, cap)
             losses[part] = torch.nn.functional.cross_entropy(logits, targets[part], reduction="none")
+            del logits  # before the next chunk's are made
     return losses
 
 
@@ -94,6 +95,7 @@ class WeightedLoss(torch.autograd.Function):
                 _add_product(grad_weight, gradient, hidden[part])
             if grad_bias is not None:
                 grad_bias += logits.sum(0)
+            del logits, gradient  # before the next chunk's are made
         ctx.save_for_backward(
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),

@@ -16,6 +16,7 @@ from torch import Tensor
 from devinterp.errors import InvalidInputError
 from devinterp.models.masks import ParamMasks
 from devinterp.sampling.groups import ChainGroup, SingleChain, VectorizedChains
+from devinterp.sampling.heap import trimmed
 from devinterp.sampling.order import step_rows
 from devinterp.sampling.prefix import PrefixCache, find_prefix
 from devinterp.sampling.problem import Problem
@@ -101,7 +102,10 @@ def set_up(
                     weights = StackedWeights(problem.model, masks, len(group.chains))
                     yield VectorizedChains(problem, weights), group
         else:
-            with borrowed(problem.model, masks) as borrowed_weights:
+            with (
+                borrowed(problem.model, masks) as borrowed_weights,
+                trimmed(problem.model, borrowed_weights.parameters),
+            ):
                 single = single_chain(problem, borrowed_weights)
                 problem.paths[f"prefix/{name}"] = _check_prefix(problem, single)
                 for group in members:

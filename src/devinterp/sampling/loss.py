@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -14,6 +14,7 @@ from devinterp.errors import InvalidInputError
 from devinterp.sampling import chunked
 from devinterp.sampling.head import Head, NoHead, find_head, last_hidden
 from devinterp.sampling.rows import Batch
+from devinterp.sampling.tied import added_in_place, tied_embeddings
 from devinterp.types import ModelAdapter
 
 #: ``loss_fn(model, batch)``: one loss per sample, with any trailing dims.
@@ -78,11 +79,13 @@ class ChunkedNextTokenLoss(NextTokenLoss):
         How to run the model.
     head : Head
         How it ends.
+    tied : sequence of torch.nn.Embedding, optional
+        Embeddings with the unembedding's weight, whose part of its gradient is added in place.
     """
 
-    def __init__(self, adapter: ModelAdapter, head: Head) -> None:
+    def __init__(self, adapter: ModelAdapter, head: Head, tied: Sequence[nn.Embedding] = ()) -> None:
         super().__init__(adapter)
-        self.head = head
+        self.head, self._tied = head, tied
 
     def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
         """Return the cross-entropy of every next token; without a gradient."""
@@ -96,7 +99,8 @@ class ChunkedNextTokenLoss(NextTokenLoss):
     def mean(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the mean over the losses that count, with its gradient, and the losses."""
         assert isinstance(batch, Tensor)
-        hidden, weight, targets = self._ends(model, batch, attention_mask)
+        with added_in_place(self._tied):
+            hidden, weight, targets = self._ends(model, batch, attention_mask)
         valid = self.valid(attention_mask)
         counts = torch.ones(len(hidden), device=hidden.device) if valid is None else valid.flatten().float()
         total, losses = chunked.WeightedLoss.apply(  # type: ignore[no-untyped-call]
@@ -157,7 +161,7 @@ def fastest_loss(
         head = find_head(model, lambda ids: plain.adapter.logits(model, ids), batch[:1, :8])
     except NoHead as reason:
         return plain, f"plain: {reason}"
-    fast = ChunkedNextTokenLoss(plain.adapter, head)
+    fast = ChunkedNextTokenLoss(plain.adapter, head, tied_embeddings(model, head))
     with torch.no_grad():
         expected, found = (loss.losses(model, batch, attention_mask) for loss in (plain, fast))
         valid = plain.valid(attention_mask)
