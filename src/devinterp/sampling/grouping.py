@@ -1,36 +1,22 @@
-"""Decide which chains advance together, and set them up."""
+"""Which chains advance together, and setting them up."""
 
 from __future__ import annotations
 
-import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from devinterp.errors import InvalidInputError
 from devinterp.models.masks import ParamMasks
+from devinterp.sampling.choice import num_together
 from devinterp.sampling.groups import ChainGroup, SingleChain, VectorizedChains
 from devinterp.sampling.heap import trimmed
-from devinterp.sampling.order import step_rows
 from devinterp.sampling.prefix import PrefixCache, find_prefix
 from devinterp.sampling.problem import Problem
 from devinterp.sampling.weights import InPlaceWeights, StackedWeights, borrowed, unchanged
-
-MODES = ("auto", "sequential", "vectorized")
-
-#: Above this many weights a chain keeps a processor busy by itself, and copies for all chains would cost memory.
-_MAX_VECTORIZED_PARAMETERS = 2_000_000
-_TIMED_REPEATS = 3
-
-
-class CannotVectorize(Exception):  # noqa: N818  # an answer, not an error
-    """Why chains of a model cannot run as one computation."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +57,11 @@ def plan(problem: Problem, masks: ParamMasks, chains: Sequence[int], mode: str) 
     InvalidInputError
         If `mode` is ``"vectorized"`` and the model cannot run so.
     """
-    vectorized, why = choose(problem, masks, chains, mode)
-    if vectorized:
-        return [Group(tuple(chains), True, why)]
-    return [Group((chain,), False, why) for chain in chains]
+    together, why = num_together(problem, masks, chains, mode)
+    if not together:
+        return [Group((chain,), False, why) for chain in chains]
+    parts = np.array_split(np.asarray(chains), -(-len(chains) // together))
+    return [Group(tuple(part.tolist()), True, why) for part in parts]
 
 
 def set_up(
@@ -140,88 +127,3 @@ def _check_prefix(problem: Problem, group: SingleChain) -> str:
         return group.check_prefix()
     finally:
         group.weights.reset()
-
-
-def choose(problem: Problem, masks: ParamMasks, chains: Sequence[int], mode: str) -> tuple[bool, str]:
-    """Return whether chains run as one computation, and why."""
-    if mode not in MODES:
-        raise InvalidInputError(f"`chains` (={mode!r}) must be one of {', '.join(map(repr, MODES))}.")
-    if mode == "sequential":
-        return False, "sequential: asked for"
-    if mode == "auto":
-        if len(chains) < 2:
-            return False, "sequential: one chain"
-        num = sum(p.numel() for p in problem.model.parameters())
-        if num > _MAX_VECTORIZED_PARAMETERS:
-            return False, f"sequential: {num:,} parameters keep the processor busy"
-    try:
-        ratio = _compare(problem, masks, chains)
-    except CannotVectorize as reason:
-        if mode == "vectorized":
-            raise InvalidInputError(f"`chains` (='vectorized'): {reason}; use 'sequential' or 'auto'.") from reason
-        return False, f"sequential: {reason}"
-    if mode == "vectorized":
-        return True, "vectorized: asked for"
-    word = "vectorized" if ratio > 1 else "sequential"
-    return ratio > 1, f"{word}: side by side takes {1 / ratio:.2f} of the time"
-
-
-def _compare(problem: Problem, masks: ParamMasks, chains: Sequence[int]) -> float:
-    """Return how many times faster a step of all chains is side by side, after checking that it gives the same.
-
-    Raises
-    ------
-    CannotVectorize
-        If the model cannot be run under vmap, or gives other losses or gradients then.
-    """
-    shared = problem.settings.match_sampling_input_ids_across_chains
-    if shared:
-        rows = [step_rows(problem.settings, problem.num_rows, chains[0])[0]] * len(chains)
-    else:
-        rows = [step_rows(problem.settings, problem.num_rows, chain)[0] for chain in chains]
-    with unchanged(problem.model):
-        stacked = VectorizedChains(problem, StackedWeights(problem.model, masks, len(chains)))
-        _nudge(stacked, len(chains))
-        try:
-            with warnings.catch_warnings():
-                # torch warns where it must loop over the chains after all: then nothing is gained.
-                warnings.simplefilter("error", UserWarning)
-                together = _gradient(stacked, rows)
-        except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, UserWarning) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise CannotVectorize(f"the model does not run under vmap ({lines[0][:100]})") from error
-        seconds_together = _time(lambda: _gradient(stacked, rows), problem.device)
-    with borrowed(problem.model, masks) as weights:
-        single = SingleChain(problem, weights)
-        _nudge(single, 1)
-        alone = _gradient(single, rows[:1])
-        seconds_alone = _time(lambda: _gradient(single, rows[:1]), problem.device)
-    for a, b in zip(alone, together, strict=True):
-        largest = float(torch.nan_to_num(a).abs().max())  # losses of padding are NaN
-        same = b if shared else b[:1]
-        if not torch.allclose(a.expand_as(same), same, rtol=1e-3, atol=1e-5 * largest, equal_nan=True):
-            raise CannotVectorize("losses or gradients differ under vmap")
-    return seconds_alone * len(chains) / seconds_together
-
-
-def _nudge(group: ChainGroup, num_chains: int) -> None:
-    """Move every chain by the same noise: at a minimum gradients are rounding errors, which cannot be compared."""
-    seed, scale = group.problem.settings.init_seed, 0.01
-    generators = [torch.Generator(group.problem.device).manual_seed(seed) for _ in range(num_chains)]
-    group.weights.add(group.weights.noise(generators, scale))
-
-
-def _gradient(group: ChainGroup, rows: Sequence[np.ndarray]) -> list[Tensor]:
-    losses, _ = group.add_gradient(rows)
-    return [losses, *group.weights.gradients()]
-
-
-def _time(function: Callable[[], Any], device: torch.device) -> float:
-    best = float("inf")
-    for _ in range(_TIMED_REPEATS):
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return best

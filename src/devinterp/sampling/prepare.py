@@ -15,7 +15,7 @@ from devinterp import plugins, schema
 from devinterp.errors import InvalidInputError
 from devinterp.models.masks import ParamMasks, as_param_masks
 from devinterp.sampling.acceptance import proposes_langevin
-from devinterp.sampling.grouping import MODES
+from devinterp.sampling.choice import MODES
 from devinterp.sampling.initial import check_finite_weights
 from devinterp.sampling.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses, fastest_loss
 from devinterp.sampling.metrics import MALA
