@@ -78,12 +78,28 @@ def find_head(model: nn.Module, run: Run, input_ids: Tensor) -> Head:
     if not ends:
         raise NoHead("no linear module gives the logits")
     module = linear[ends[-1]]
-    # From far below any cap, where only the scale shows, to far above it.
-    half = torch.logspace(-3, 2.3, logits.numel() // 2 + 1, device=logits.device)
+    # From far below any cap, where only the scale shows, to far above it, also where the scale is small; float16 holds it.
+    half = torch.logspace(-3, 4.5, logits.numel() // 2 + 1, device=logits.device)
     probe = torch.cat([-half, half])[: logits.numel()].view(logits.shape)
-    with torch.no_grad(), replaced_forward(module, lambda hidden: probe.to(hidden.dtype)):
-        seen = run(input_ids).float()
-    return Head(module, *_scale_and_cap(probe.to(logits.dtype).float(), seen))
+    with _all_differentiable(model), replaced_forward(module, lambda hidden: probe.to(hidden.dtype)):
+        after = run(input_ids)
+    if after.requires_grad:
+        raise NoHead("weights act on what its unembedding gives")
+    return Head(module, *_scale_and_cap(probe.to(logits.dtype).float(), after.float()))
+
+
+@contextmanager
+def _all_differentiable(model: nn.Module) -> Iterator[None]:
+    """Let everything that depends on any weight show it."""
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(parameter.is_floating_point())
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def _scale_and_cap(given: Tensor, seen: Tensor) -> tuple[float, float | None]:
