@@ -124,16 +124,15 @@ def single_chain(problem: Problem, weights: InPlaceWeights) -> SingleChain:
     return SingleChain(problem, weights, None if prefix is None else PrefixCache(prefix))
 
 
-@torch.no_grad()
 def _check_prefix(problem: Problem, group: SingleChain) -> str:
     """Compare with the plain path at weights moved by noise, so that what is wrongly taken for constant shows."""
-    if group.prefix is None:
-        return "nothing to reuse"
-    generator = torch.Generator(problem.device).manual_seed(problem.settings.init_seed)
-    scale = 0.01
-    group.weights.add(group.weights.noise([generator], scale))
+
+    def move() -> None:
+        generator = torch.Generator(problem.device).manual_seed(problem.settings.init_seed)
+        group.weights.add(group.weights.noise([generator], 0.01))
+
     try:
-        return group.check_prefix()
+        return group.check_prefix(move)
     finally:
         group.weights.reset()
 
