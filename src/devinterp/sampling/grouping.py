@@ -17,7 +17,7 @@ from devinterp.errors import InvalidInputError
 from devinterp.models.masks import ParamMasks
 from devinterp.sampling.groups import ChainGroup, SingleChain, VectorizedChains
 from devinterp.sampling.order import step_rows
-from devinterp.sampling.prefix import PrefixCache, find_prefix
+from devinterp.sampling.prefix import Prefix, PrefixCache, find_prefix
 from devinterp.sampling.problem import Problem
 from devinterp.sampling.weights import InPlaceWeights, StackedWeights, borrowed, unchanged
 
@@ -121,7 +121,14 @@ def single_chain(problem: Problem, weights: InPlaceWeights) -> SingleChain:
         return problem.loss.losses(problem.model, batch, attention_mask)
 
     prefix = find_prefix(problem.model, dict.fromkeys(weights.names), run)
-    return SingleChain(problem, weights, None if prefix is None else PrefixCache(prefix))
+    return SingleChain(problem, weights, None if prefix is None else _cache(problem, prefix))
+
+
+def _cache(problem: Problem, prefix: Prefix) -> PrefixCache:
+    """Return what the restriction before kept of the same layers, or else nothing yet."""
+    if not problem.kept or problem.kept[0].prefix != prefix:
+        problem.kept[:] = [PrefixCache(prefix)]
+    return problem.kept[0]
 
 
 def _check_prefix(problem: Problem, group: SingleChain) -> str:
@@ -135,6 +142,8 @@ def _check_prefix(problem: Problem, group: SingleChain) -> str:
         return group.check_prefix(move)
     finally:
         group.weights.reset()
+        if group.prefix is None:
+            problem.kept.clear()
 
 
 def choose(problem: Problem, masks: ParamMasks, chains: Sequence[int], mode: str) -> tuple[bool, str]:
