@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from devinterp.sampling.loss import Loss, masked
 from devinterp.sampling.prefix import PrefixCache
@@ -214,7 +215,8 @@ class VectorizedChains(ChainGroup):
         along = None if shared else 0
         mask_along = None if attention_mask is None else along
         run = vmap(one_chain, in_dims=(0, along, mask_along), randomness="error")
-        found: tuple[Tensor, Tensor] = run(self.weights.values, batch, attention_mask)
+        with sdpa_kernel(SDPBackend.MATH):  # the fused ones do not run under vmap
+            found: tuple[Tensor, Tensor] = run(self.weights.values, batch, attention_mask)
         return found
 
     def _mark(self, losses: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
