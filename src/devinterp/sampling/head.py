@@ -81,7 +81,7 @@ def find_head(model: nn.Module, run: Run, input_ids: Tensor) -> Head:
     # From far below any cap, where only the scale shows, to far above it, also where the scale is small; float16 holds it.
     half = torch.logspace(-3, 4.5, logits.numel() // 2 + 1, device=logits.device)
     probe = torch.cat([-half, half])[: logits.numel()].view(logits.shape)
-    with _all_differentiable(model), replaced_forward(module, lambda hidden: probe.to(hidden.dtype)):
+    with _showing_weights(model), replaced_forward(module, lambda hidden: probe.to(hidden.dtype)):
         after = run(input_ids)
     if after.requires_grad:
         raise NoHead("weights act on what its unembedding gives")
@@ -89,15 +89,22 @@ def find_head(model: nn.Module, run: Run, input_ids: Tensor) -> Head:
 
 
 @contextmanager
-def _all_differentiable(model: nn.Module) -> Iterator[None]:
-    """Let everything that depends on any weight show it."""
+def _showing_weights(model: nn.Module) -> Iterator[None]:
+    """Let everything that depends on any weight require gradients, from the first call of a part of the model on."""
+
+    def begin(*_: object) -> None:
+        torch.set_grad_enabled(True)
+
     flags = [(p, p.requires_grad) for p in model.parameters()]
+    hooks = [part.register_forward_pre_hook(begin) for part in model.modules() if part is not model]
     try:
         for parameter, _ in flags:
             parameter.requires_grad_(parameter.is_floating_point())
-        with torch.enable_grad():
+        with torch.no_grad():  # until then the model is entered as for any evaluation, and afterwards all is as it was
             yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 
