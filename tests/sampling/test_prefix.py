@@ -115,6 +115,22 @@ class Twice(Deep):
         return super().body(super().body(hidden))
 
 
+class Backwards(Deep):
+    """Layers do not run in the order of their list, and the first of the list last."""
+
+    def body(self, hidden):
+        for layer in reversed(self.layers):
+            hidden = layer(hidden)
+        return hidden
+
+
+class Unused(Deep):
+    """A layer never runs."""
+
+    def body(self, hidden):
+        return self.layers[2](self.layers[0](hidden))
+
+
 class Parallel(Deep):
     """Layers beside each other rather than one after the other."""
 
@@ -235,9 +251,11 @@ def test_nothing_before_a_head_that_is_the_embedding():
     assert note_of(Deep, moving="embed.weight", tie=True) == "nothing to reuse"
 
 
-@pytest.mark.parametrize("kind", [Twice, WithMore])
-def test_nothing_of_stacks_that_are_no_chain_of_hidden_states(kind):
-    assert note_of(kind) == "nothing to reuse"
+@pytest.mark.parametrize(
+    ("kind", "moving"), [(Twice, LAST), (WithMore, LAST), (Backwards, "layers.0.mix.weight"), (Unused, LAST)]
+)
+def test_nothing_of_stacks_that_are_no_chain_of_hidden_states(kind, moving):
+    assert note_of(kind, moving=moving) == "nothing to reuse"
 
 
 @pytest.mark.parametrize("kind", [Parallel, Skipping, Remembering, Counting, Borrowing])
