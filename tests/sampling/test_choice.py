@@ -1,4 +1,4 @@
-"""Whether chains run side by side: attention of any kind can, memory bounds how many, and the record says why."""
+"""Memory bounds how many chains run side by side, and the record says so."""
 
 from __future__ import annotations
 
@@ -6,25 +6,13 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from devinterp.models.masks import as_param_masks
 from devinterp.sampling import choice
 from devinterp.sampling.grouping import plan
-from devinterp.sampling.groups import VectorizedChains
 from devinterp.sampling.prepare import prepare
 from devinterp.sampling.settings import Settings
 from sampling.problems import SHORT, ids, make, run, same_numbers
-
-transformers = pytest.importorskip("transformers")
-SMALL = {"vocab_size": 23, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-def llama(attention="sdpa"):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        config = transformers.LlamaConfig(**SMALL, num_key_value_heads=1, attn_implementation=attention)
-        return transformers.LlamaForCausalLM(config).eval()
 
 
 def prepared(model, **changes):
@@ -36,15 +24,6 @@ def prepared(model, **changes):
 
 def paths(tree):
     return json.loads(tree.attrs["provenance"])["paths"]
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_transformers_run_side_by_side(attention):
-    model = llama(attention)
-    together = run(model, chains="vectorized")
-    assert paths(together)["chains/full"] == "vectorized: asked for"
-    same = run(model, chains="sequential")
-    np.testing.assert_allclose(together["trace/loss"], same["trace/loss"], rtol=1e-5)
 
 
 def test_memory_of_a_chain_is_that_of_its_step():
@@ -85,23 +64,3 @@ def test_chains_that_do_not_fit_run_one_after_the_other(monkeypatch):
     monkeypatch.setattr(choice, "_HOST_BUDGET", 1)
     tree = run(chains="auto")
     assert paths(tree)["chains/full"] == "sequential: two chains side by side take too much memory"
-
-
-@pytest.mark.parametrize(("ratio", "together"), [(2.0, 2), (0.5, 0)])
-def test_the_faster_way_is_taken(ratio, together, monkeypatch):
-    monkeypatch.setattr(choice, "_speed", lambda *_: ratio)
-    problem = prepared(make())
-    num, why = choice.num_together(problem, problem.restrictions["full"], range(2), "auto")
-    assert num == together
-    assert why == f"{'vectorized' if together else 'sequential'}: side by side takes {1 / ratio:.2f} of the time"
-
-
-def test_what_differs_under_vmap_runs_one_after_the_other(monkeypatch):
-    def differently(self, rows):
-        losses, finite = original(self, rows)
-        return losses * (1.1 if type(self) is VectorizedChains else 1), finite
-
-    original = VectorizedChains.add_gradient
-    monkeypatch.setattr(VectorizedChains, "add_gradient", differently)
-    tree = run(chains="auto")
-    assert paths(tree)["chains/full"] == "sequential: losses or gradients differ under vmap"

@@ -14,7 +14,7 @@ from devinterp.models.masks import ParamMasks
 from devinterp.sampling.choice import num_together
 from devinterp.sampling.groups import ChainGroup, SingleChain, VectorizedChains
 from devinterp.sampling.heap import trimmed
-from devinterp.sampling.prefix import PrefixCache, find_prefix
+from devinterp.sampling.prefix import Prefix, PrefixCache, find_prefix
 from devinterp.sampling.problem import Problem
 from devinterp.sampling.weights import InPlaceWeights, StackedWeights, borrowed, unchanged
 
@@ -112,18 +112,26 @@ def single_chain(problem: Problem, weights: InPlaceWeights) -> SingleChain:
         return problem.loss.losses(problem.model, batch, attention_mask)
 
     prefix = find_prefix(problem.model, dict.fromkeys(weights.names), run)
-    return SingleChain(problem, weights, None if prefix is None else PrefixCache(prefix))
+    return SingleChain(problem, weights, None if prefix is None else _cache(problem, prefix))
 
 
-@torch.no_grad()
+def _cache(problem: Problem, prefix: Prefix) -> PrefixCache:
+    """Return what the restriction before kept of the same layers, or else nothing yet."""
+    if not problem.kept or problem.kept[0].prefix != prefix:
+        problem.kept[:] = [PrefixCache(prefix)]
+    return problem.kept[0]
+
+
 def _check_prefix(problem: Problem, group: SingleChain) -> str:
     """Compare with the plain path at weights moved by noise, so that what is wrongly taken for constant shows."""
-    if group.prefix is None:
-        return "nothing to reuse"
-    generator = torch.Generator(problem.device).manual_seed(problem.settings.init_seed)
-    scale = 0.01
-    group.weights.add(group.weights.noise([generator], scale))
+
+    def move() -> None:
+        generator = torch.Generator(problem.device).manual_seed(problem.settings.init_seed)
+        group.weights.add(group.weights.noise([generator], 0.01))
+
     try:
-        return group.check_prefix()
+        return group.check_prefix(move)
     finally:
         group.weights.reset()
+        if group.prefix is None:
+            problem.kept.clear()

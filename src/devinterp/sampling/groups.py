@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import final
@@ -99,8 +99,14 @@ class SingleChain(ChainGroup):
         found = [self._losses(f"observables/{observable}", watched.rows, part) for part in parts]
         return torch.cat([losses for losses, _ in found])[None], torch.stack([sound for _, sound in found]).all()[None]
 
-    def check_prefix(self) -> str:
-        """Compare losses after the kept prefix with plain ones, at weights that have moved; stop using it if they differ.
+    @torch.no_grad()
+    def check_prefix(self, move: Callable[[], None]) -> str:
+        """Compare losses after the kept prefix with plain ones, once weights have moved; stop using it if they differ.
+
+        Parameters
+        ----------
+        move : callable
+            Moves the weights, so that what is wrongly taken for constant shows.
 
         Returns
         -------
@@ -109,11 +115,26 @@ class SingleChain(ChainGroup):
         """
         if self.prefix is None:
             return "nothing to reuse"
-        prefix, part = self.prefix, self.problem.rows.ids[: self.problem.settings.batch_size]
-        self._losses(_DATASET, self.problem.rows, part)  # remembers
-        reused, _ = self._losses(_DATASET, self.problem.rows, part)
+        prefix, rows, size = self.prefix, self.problem.rows, self.problem.settings.batch_size
+        first, last = rows.ids[:size], rows.ids[-size:]
+        watched = [
+            (f"observables/{name}", o.rows, o.sequence_id[:size]) for name, o in self.problem.observables.items()
+        ]
+        # Other rows come after those compared: what a layer leaves somewhere else is of them by then.
+        for key, data, part in [(_DATASET, rows, first), (_DATASET, rows, last), *watched]:
+            self._losses(key, data, part)  # remembers
+        if prefix.gave_up:
+            self.prefix = None
+            return f"nothing reused: {prefix.gave_up}"
+        move()
+        try:
+            reused, _ = self._losses(_DATASET, rows, first[::-1])
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            self.prefix = None
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            return f"nothing reused: the model does not run without its first layers ({lines[0][:100]})"
         self.prefix = None
-        plain, _ = self._losses(_DATASET, self.problem.rows, part)
+        plain, _ = self._losses(_DATASET, rows, first[::-1])
         worst = float(torch.nan_to_num(reused - plain).abs().max() / torch.nan_to_num(plain).abs().max())
         if not worst <= 1e-5:
             return f"nothing reused: losses differ by {worst:.2g}"

@@ -78,12 +78,35 @@ def find_head(model: nn.Module, run: Run, input_ids: Tensor) -> Head:
     if not ends:
         raise NoHead("no linear module gives the logits")
     module = linear[ends[-1]]
-    # From far below any cap, where only the scale shows, to far above it.
-    half = torch.logspace(-3, 2.3, logits.numel() // 2 + 1, device=logits.device)
+    # From far below any cap, where only the scale shows, to far above it, also where the scale is small; float16 holds it.
+    half = torch.logspace(-3, 4.5, logits.numel() // 2 + 1, device=logits.device)
     probe = torch.cat([-half, half])[: logits.numel()].view(logits.shape)
-    with torch.no_grad(), replaced_forward(module, lambda hidden: probe.to(hidden.dtype)):
-        seen = run(input_ids).float()
-    return Head(module, *_scale_and_cap(probe.to(logits.dtype).float(), seen))
+    with _showing_weights(model), replaced_forward(module, lambda hidden: probe.to(hidden.dtype)):
+        after = run(input_ids)
+    if after.requires_grad:
+        raise NoHead("weights act on what its unembedding gives")
+    return Head(module, *_scale_and_cap(probe.to(logits.dtype).float(), after.float()))
+
+
+@contextmanager
+def _showing_weights(model: nn.Module) -> Iterator[None]:
+    """Let everything that depends on any weight require gradients, from the first call of a part of the model on."""
+
+    def begin(*_: object) -> None:
+        torch.set_grad_enabled(True)
+
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    hooks = [part.register_forward_pre_hook(begin) for part in model.modules() if part is not model]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(parameter.is_floating_point())
+        with torch.no_grad():  # until then the model is entered as for any evaluation, and afterwards all is as it was
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 def _scale_and_cap(given: Tensor, seen: Tensor) -> tuple[float, float | None]:

@@ -62,51 +62,66 @@ def find_prefix(model: nn.Module, moving: Mapping[str, Any], run: Callable[[], o
         return None  # dropout and batch statistics make no prefix constant
     parameters = dict(model.named_parameters(remove_duplicate=False))
     moved = {id(parameters[name]) for name in moving}
-    called, outputs = _watch(model, run)
+    seen = _watch(model, run)
+    movers = [seen.entered[id(m)] for m in seen.called if any(id(p) in moved for p in m._parameters.values())]
+    first = min(movers, default=seen.time)
     best: tuple[nn.Module, ...] = ()
+    most = 0
     for stack in model.modules():
         if not isinstance(stack, nn.ModuleList | nn.Sequential) or len(stack) < 2:
             continue
         layers = tuple(stack)
-        if not _run_once_in_order(layers, called):
+        if not _run_once_in_order(layers, seen.called):
             continue
-        constant = _num_constant(layers, called, moved)
-        if constant > len(best):
-            best = layers[:constant]
+        constant = [layer for layer in layers if seen.left[id(layer)] < first]
+        # How much runs in them: a stack inside of one layer may have more members than the stack of the layers.
+        size = sum(seen.left[id(layer)] - seen.entered[id(layer)] for layer in constant)
+        if size > most:
+            best, most = tuple(constant), size
     if not best:
         return None
-    return _as_prefix(best, [outputs[id(layer)] for layer in best])
+    return _as_prefix(best, [seen.outputs[id(layer)] for layer in best])
 
 
-def _watch(model: nn.Module, run: Callable[[], object]) -> tuple[list[nn.Module], dict[int, Any]]:
-    """Return all modules in the order in which they are entered, and what each returned last."""
-    called: list[nn.Module] = []
-    outputs: dict[int, Any] = {}
+@dataclass
+class _Seen:
+    """What was seen of a model's modules while it ran: when each was first entered and last left, and what it returned."""
+
+    called: list[nn.Module] = field(default_factory=list)
+    entered: dict[int, int] = field(default_factory=dict)
+    left: dict[int, int] = field(default_factory=dict)
+    outputs: dict[int, Any] = field(default_factory=dict)
+    time: int = 0
+
+    def enter(self, module: nn.Module, _: Any) -> None:
+        self.called.append(module)
+        self.entered.setdefault(id(module), self.time)
+        self.time += 1
+
+    def leave(self, module: nn.Module, _: Any, output: Any) -> None:
+        self.left[id(module)] = self.time
+        self.outputs[id(module)] = output
+        self.time += 1
+
+
+def _watch(model: nn.Module, run: Callable[[], object]) -> _Seen:
+    seen = _Seen()
     hooks = []
     for module in model.modules():
-        hooks.append(module.register_forward_pre_hook(lambda m, _: called.append(m)))
-        hooks.append(module.register_forward_hook(lambda m, _, output: outputs.update({id(m): output})))
+        hooks.append(module.register_forward_pre_hook(seen.enter))
+        hooks.append(module.register_forward_hook(seen.leave))
     try:
         with torch.no_grad():
             run()
     finally:
         for hook in hooks:
             hook.remove()
-    return called, outputs
+    return seen
 
 
 def _run_once_in_order(layers: tuple[nn.Module, ...], called: list[nn.Module]) -> bool:
     members = {id(layer) for layer in layers}
     return [id(m) for m in called if id(m) in members] == [id(layer) for layer in layers]
-
-
-def _num_constant(layers: tuple[nn.Module, ...], called: list[nn.Module], moved: set[int]) -> int:
-    """Return how many of the first layers run before any module that owns a moving weight is entered."""
-    ids = [id(m) for m in called]
-    first = next((n for n, m in enumerate(called) if any(id(p) in moved for p in m._parameters.values())), len(called))
-    # A layer is entered before its parts, so it is constant if the next one is entered no later than the first mover.
-    starts = [ids.index(id(layer)) for layer in layers]
-    return sum(1 for after in starts[1:] if after <= first)
 
 
 def _as_prefix(layers: tuple[nn.Module, ...], outputs: list[Any]) -> Prefix | None:
@@ -127,10 +142,13 @@ class PrefixCache:
         Of the model under the present restriction.
     budget : int
         Bytes to keep at most.
+    gave_up : str
+        Why nothing can be kept, once that has shown.
     """
 
     prefix: Prefix
     budget: int = BUDGET
+    gave_up: str = ""
     _kept: dict[str, tuple[Tensor, np.ndarray] | None] = field(default_factory=dict)
 
     @contextmanager
@@ -147,7 +165,7 @@ class PrefixCache:
             Rows of that data set.
         """
         kept = self._kept.get(key, ())
-        if kept is None:  # does not fit
+        if kept is None or self.gave_up:
             yield
         elif kept and kept[1][where].all():
             hidden = self.prefix.wrap(kept[0][torch.from_numpy(where).to(kept[0].device)])
@@ -163,10 +181,13 @@ class PrefixCache:
     def _remembering(self, key: str, where: np.ndarray, num_rows: int) -> Iterator[None]:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
             hidden = output[0] if isinstance(output, tuple) else output
+            if hidden.ndim < 2 or len(hidden) != len(where):
+                self.gave_up = "layers do not return a row of activations for each sequence"
+                return
             if key not in self._kept:
                 self._kept[key] = self._allocate(hidden, num_rows)
             kept = self._kept[key]
-            if kept is not None and len(hidden) == len(where):
+            if kept is not None:
                 kept[0][torch.from_numpy(where).to(hidden.device)] = hidden.detach()
                 kept[1][where] = True
 
@@ -179,6 +200,6 @@ class PrefixCache:
     def _allocate(self, hidden: Tensor, num_rows: int) -> tuple[Tensor, np.ndarray] | None:
         shape = (num_rows, *hidden.shape[1:])
         used = sum(kept[0].nbytes for kept in self._kept.values() if kept is not None)
-        if hidden.ndim < 2 or used + hidden.element_size() * int(np.prod(shape)) > self.budget:
+        if used + hidden.element_size() * int(np.prod(shape)) > self.budget:
             return None
         return hidden.new_empty(shape), np.zeros(num_rows, bool)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from devinterp.models.masks import ParamMasks
 from devinterp.sampling.loss import Loss, masked
+from devinterp.sampling.prefix import PrefixCache
 from devinterp.sampling.rows import Rows
 from devinterp.sampling.settings import Settings
 from devinterp.types import Kernel, Transition
@@ -67,6 +68,8 @@ class Problem:
     kernel: Kernel
     settings: Settings
     paths: dict[str, str] = field(default_factory=dict)
+    #: At most one: restrictions after each other with the same constant layers share what these give.
+    kept: list[PrefixCache] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
