@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from benchmarks import plain_loop
 from devinterp import sources
 from devinterp.models.masks import as_param_masks
-from devinterp.sampling.grouping import single_chain
 from devinterp.sampling.prepare import prepare
+from devinterp.sampling.reuse import single_chain
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.weights import borrowed
 from devinterp.slt.sampling import sample
@@ -118,7 +118,7 @@ def test_small_model_end_to_end(tmp_path: Path) -> None:
 
     def bare() -> None:
         with borrowed(model, masks) as weights:
-            group = single_chain(problem, weights)
+            group, _ = single_chain(problem, weights)
             for rows in (data.split(batch) * 5)[:draws]:
                 problem.loss.mean(model, rows, None)[0].backward()
                 weights.gradients()
@@ -263,7 +263,7 @@ def test_kernel_overhead_of_a_large_model(tmp_path: Path) -> None:
     from devinterp.sampling.chain import run_chains
 
     with borrowed(model, masks) as weights:
-        group = single_chain(problem, weights)
+        group, _ = single_chain(problem, weights)
 
         def ours() -> None:
             for _ in run_chains(group, restriction=0, chains=[0]):

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from devinterp.models.masks import ParamMasks
 from devinterp.sampling.choice import num_together
-from devinterp.sampling.groups import ChainGroup, SingleChain, VectorizedChains
+from devinterp.sampling.groups import ChainGroup, VectorizedChains
 from devinterp.sampling.heap import trimmed
-from devinterp.sampling.prefix import Prefix, PrefixCache, find_prefix
+from devinterp.sampling.prefix import PrefixCache
 from devinterp.sampling.problem import Problem
-from devinterp.sampling.weights import InPlaceWeights, StackedWeights, borrowed, unchanged
+from devinterp.sampling.reuse import single_chain
+from devinterp.sampling.weights import StackedWeights, borrowed, unchanged
 
 
 @dataclass(frozen=True)
@@ -93,45 +92,10 @@ def set_up(
                 borrowed(problem.model, masks) as borrowed_weights,
                 trimmed(problem.model, borrowed_weights.parameters),
             ):
-                single = single_chain(problem, borrowed_weights)
-                problem.paths[f"prefix/{name}"] = _check_prefix(problem, single)
+                single, problem.paths[f"prefix/{name}"] = single_chain(problem, borrowed_weights)
                 for group in members:
                     if single.prefix is not None and not problem.settings.match_sampling_input_ids_across_chains:
                         # Other batches: what a row gives may depend on its neighbours in the last bits, and a chain
                         # must not depend on which chains ran before it.
                         single.prefix = PrefixCache(single.prefix.prefix)
                     yield single, group
-
-
-def single_chain(problem: Problem, weights: InPlaceWeights) -> SingleChain:
-    """Return a chain in the model, with the layers before the first moving one computed once for each row."""
-    rows = problem.rows
-    batch, attention_mask = rows.batch(rows.ids[:1])
-
-    def run() -> Tensor:
-        return problem.loss.losses(problem.model, batch, attention_mask)
-
-    prefix = find_prefix(problem.model, dict.fromkeys(weights.names), run)
-    return SingleChain(problem, weights, None if prefix is None else _cache(problem, prefix))
-
-
-def _cache(problem: Problem, prefix: Prefix) -> PrefixCache:
-    """Return what the restriction before kept of the same layers, or else nothing yet."""
-    if not problem.kept or problem.kept[0].prefix != prefix:
-        problem.kept[:] = [PrefixCache(prefix)]
-    return problem.kept[0]
-
-
-def _check_prefix(problem: Problem, group: SingleChain) -> str:
-    """Compare with the plain path at weights moved by noise, so that what is wrongly taken for constant shows."""
-
-    def move() -> None:
-        generator = torch.Generator(problem.device).manual_seed(problem.settings.init_seed)
-        group.weights.add(group.weights.noise([generator], 0.01))
-
-    try:
-        return group.check_prefix(move)
-    finally:
-        group.weights.reset()
-        if group.prefix is None:
-            problem.kept.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import final
@@ -20,7 +20,13 @@ from devinterp.sampling.problem import Problem
 from devinterp.sampling.rows import Batch, Rows, map_tensors
 from devinterp.sampling.weights import InPlaceWeights, MovingWeights, StackedWeights
 
-_DATASET = "dataset"
+#: What rows of the sampling dataset are called where activations are kept.
+DATASET = "dataset"
+
+
+def watched_key(observable: str) -> str:
+    """Return what rows of an observable are called there."""
+    return f"observables/{observable}"
 
 
 class ChainGroup(ABC):
@@ -83,7 +89,7 @@ class SingleChain(ChainGroup):
         loss, recorded, finite = self.problem.loss, [], []
         for part in parts:
             batch, attention_mask = self.problem.rows.batch(part)
-            with self._after_prefix(_DATASET, self.problem.rows, part):
+            with self._after_prefix(DATASET, self.problem.rows, part):
                 mean, losses = loss.mean(self.problem.model, batch, attention_mask)
             if mean.requires_grad:  # else the loss does not depend on what moves: its gradient is zero
                 (mean / len(parts)).backward()  # type: ignore[no-untyped-call]
@@ -96,53 +102,22 @@ class SingleChain(ChainGroup):
         """Return the losses of an observable; see `ChainGroup.evaluate`."""
         watched = self.problem.observables[observable]
         parts = self.problem.batches_of(watched.sequence_id)
-        found = [self._losses(f"observables/{observable}", watched.rows, part) for part in parts]
+        found = [self.losses(watched_key(observable), watched.rows, part) for part in parts]
         return torch.cat([losses for losses, _ in found])[None], torch.stack([sound for _, sound in found]).all()[None]
 
     @torch.no_grad()
-    def check_prefix(self, move: Callable[[], None]) -> str:
-        """Compare losses after the kept prefix with plain ones, once weights have moved; stop using it if they differ.
+    def losses(self, key: str, rows: Rows, part: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return the losses of some rows now, ``(batch, *loss_dims)``, and whether they are finite.
 
         Parameters
         ----------
-        move : callable
-            Moves the weights, so that what is wrongly taken for constant shows.
-
-        Returns
-        -------
-        str
-            How many layers are reused, or why none.
+        key : str
+            What the rows are called where activations are kept.
+        rows : Rows
+            All of the data.
+        part : numpy.ndarray
+            Which rows, ``(batch,)``.
         """
-        if self.prefix is None:
-            return "nothing to reuse"
-        prefix, rows, size = self.prefix, self.problem.rows, self.problem.settings.batch_size
-        first, last = rows.ids[:size], rows.ids[-size:]
-        watched = [
-            (f"observables/{name}", o.rows, o.sequence_id[:size]) for name, o in self.problem.observables.items()
-        ]
-        # Other rows come after those compared: what a layer leaves somewhere else is of them by then.
-        for key, data, part in [(_DATASET, rows, first), (_DATASET, rows, last), *watched]:
-            self._losses(key, data, part)  # remembers
-        if prefix.gave_up:
-            self.prefix = None
-            return f"nothing reused: {prefix.gave_up}"
-        move()
-        try:
-            reused, _ = self._losses(_DATASET, rows, first[::-1])
-        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-            self.prefix = None
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            return f"nothing reused: the model does not run without its first layers ({lines[0][:100]})"
-        self.prefix = None
-        plain, _ = self._losses(_DATASET, rows, first[::-1])
-        worst = float(torch.nan_to_num(reused - plain).abs().max() / torch.nan_to_num(plain).abs().max())
-        if not worst <= 1e-5:
-            return f"nothing reused: losses differ by {worst:.2g}"
-        self.prefix = prefix
-        return f"{len(prefix.prefix.layers)} layers reused"
-
-    @torch.no_grad()
-    def _losses(self, key: str, rows: Rows, part: np.ndarray) -> tuple[Tensor, Tensor]:
         batch, attention_mask = rows.batch(part)
         with self._after_prefix(key, rows, part):
             losses = self.problem.loss.losses(self.problem.model, batch, attention_mask)

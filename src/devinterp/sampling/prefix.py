@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,6 +18,14 @@ from devinterp.sampling.head import replaced_forward
 BUDGET = 512 * 2**20
 
 
+#: What a layer returns: the number of a tensor that is kept, None for what is not, or ``(type, parts)`` of a tuple or list.
+Form: TypeAlias = Any
+
+
+class _Opaque(Exception):  # noqa: N818  # an answer, not an error
+    """A layer returns something that may hold more than can be seen."""
+
+
 @dataclass(frozen=True)
 class Prefix:
     """The layers that run before the first moving one.
@@ -25,22 +34,48 @@ class Prefix:
     ----------
     layers : tuple of torch.nn.Module
         In the order they run; what the last of them returns is constant.
-    returns_tuple : bool
-        Whether they return ``(hidden, None, ...)`` rather than hidden states.
-    tuple_length : int
-        Of that tuple.
+    form : Form
+        Of what that is, and how much of it is kept.
     """
 
     layers: tuple[nn.Module, ...]
-    returns_tuple: bool = False
-    tuple_length: int = 1
+    form: Form = 0
 
-    def wrap(self, hidden: Tensor) -> Any:
-        """Return hidden states as a layer would."""
-        return (hidden, *[None] * (self.tuple_length - 1)) if self.returns_tuple else hidden
+    def kept(self, output: Any) -> list[Tensor]:
+        """Return the tensors to keep of what the last layer has returned."""
+        return [tensor for place, tensor in _pairs(self.form, output) if place is not None]
+
+    def wrap(self, kept: Sequence[Tensor]) -> Any:
+        """Return what the last layer would, from what was kept."""
+        return _filled(self.form, kept)
 
 
-def find_prefix(model: nn.Module, moving: Mapping[str, Any], run: Callable[[], object]) -> Prefix | None:
+def _form(output: Any, numbers: Iterator[int]) -> Form:
+    """Return the form of an output whose first tensors are kept, as many as there are numbers."""
+    if isinstance(output, Tensor):
+        return next(numbers, None)
+    if type(output) in (tuple, list):
+        return type(output), tuple(_form(part, numbers) for part in output)
+    if output is None:
+        return None
+    raise _Opaque
+
+
+def _pairs(form: Form, output: Any) -> Iterator[tuple[int | None, Any]]:
+    if isinstance(form, tuple):
+        for part, value in zip(form[1], output, strict=True):
+            yield from _pairs(part, value)
+    else:
+        yield form, output
+
+
+def _filled(form: Form, kept: Sequence[Tensor]) -> Any:
+    if isinstance(form, tuple):
+        return form[0](_filled(part, kept) for part in form[1])
+    return None if form is None else kept[form]
+
+
+def find_prefixes(model: nn.Module, moving: Mapping[str, Any], run: Callable[[], object]) -> list[Prefix]:
     """Return the layers before the first moving one, found by watching the model run.
 
     Parameters
@@ -54,12 +89,13 @@ def find_prefix(model: nn.Module, moving: Mapping[str, Any], run: Callable[[], o
 
     Returns
     -------
-    Prefix or None
-        None where nothing can be reused: a moving weight is used before or in the first layer, the model has no sequence of
-        layers, or its layers return more than hidden states.
+    list of Prefix
+        To be tried in this order: keeping hidden states alone, then all that the last layer returns (attention weights, say,
+        which are large and rarely read again). Empty where nothing can be reused: a moving weight is used before or in the
+        first layer, the model has no sequence of layers, or these return other things than tensors.
     """
     if any(module.training for module in model.modules()):
-        return None  # dropout and batch statistics make no prefix constant
+        return []  # dropout and batch statistics make no prefix constant
     parameters = dict(model.named_parameters(remove_duplicate=False))
     moved = {id(parameters[name]) for name in moving}
     seen = _watch(model, run)
@@ -78,9 +114,7 @@ def find_prefix(model: nn.Module, moving: Mapping[str, Any], run: Callable[[], o
         size = sum(seen.left[id(layer)] - seen.entered[id(layer)] for layer in constant)
         if size > most:
             best, most = tuple(constant), size
-    if not best:
-        return None
-    return _as_prefix(best, [seen.outputs[id(layer)] for layer in best])
+    return _prefixes(best, seen.outputs[id(best[-1])]) if best else []
 
 
 @dataclass
@@ -124,12 +158,12 @@ def _run_once_in_order(layers: tuple[nn.Module, ...], called: list[nn.Module]) -
     return [id(m) for m in called if id(m) in members] == [id(layer) for layer in layers]
 
 
-def _as_prefix(layers: tuple[nn.Module, ...], outputs: list[Any]) -> Prefix | None:
-    if all(isinstance(output, Tensor) for output in outputs):
-        return Prefix(layers)
-    if all(isinstance(o, tuple) and isinstance(o[0], Tensor) and all(x is None for x in o[1:]) for o in outputs):
-        return Prefix(layers, returns_tuple=True, tuple_length=len(outputs[-1]))
-    return None
+def _prefixes(layers: tuple[nn.Module, ...], output: Any) -> list[Prefix]:
+    try:
+        forms = [_form(output, iter(range(1))), _form(output, itertools.count())]
+    except _Opaque:
+        return []
+    return [Prefix(layers, form) for form in dict.fromkeys(forms)]
 
 
 @dataclass
@@ -149,7 +183,11 @@ class PrefixCache:
     prefix: Prefix
     budget: int = BUDGET
     gave_up: str = ""
-    _kept: dict[str, tuple[Tensor, np.ndarray] | None] = field(default_factory=dict)
+    _kept: dict[str, tuple[list[Tensor], np.ndarray] | None] = field(default_factory=dict)
+
+    def holds(self, key: str) -> bool:
+        """Return whether rows of a data set are kept; not before any were met, nor where they take too much memory."""
+        return self._kept.get(key) is not None
 
     @contextmanager
     def rows(self, key: str, where: np.ndarray, num_rows: int) -> Iterator[None]:
@@ -168,10 +206,10 @@ class PrefixCache:
         if kept is None or self.gave_up:
             yield
         elif kept and kept[1][where].all():
-            hidden = self.prefix.wrap(kept[0][torch.from_numpy(where).to(kept[0].device)])
+            output = self.prefix.wrap([all_rows[_index(where, all_rows)] for all_rows in kept[0]])
             with ExitStack() as stack:
                 for layer in self.prefix.layers:
-                    stack.enter_context(replaced_forward(layer, lambda *_, **__: hidden))
+                    stack.enter_context(replaced_forward(layer, lambda *_, **__: output))
                 yield
         else:
             with self._remembering(key, where, num_rows):
@@ -180,15 +218,16 @@ class PrefixCache:
     @contextmanager
     def _remembering(self, key: str, where: np.ndarray, num_rows: int) -> Iterator[None]:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
-            hidden = output[0] if isinstance(output, tuple) else output
-            if hidden.ndim < 2 or len(hidden) != len(where):
+            tensors = self.prefix.kept(output)
+            if any(tensor.ndim < 2 or len(tensor) != len(where) for tensor in tensors):
                 self.gave_up = "layers do not return a row of activations for each sequence"
                 return
             if key not in self._kept:
-                self._kept[key] = self._allocate(hidden, num_rows)
+                self._kept[key] = self._allocate(tensors, num_rows)
             kept = self._kept[key]
             if kept is not None:
-                kept[0][torch.from_numpy(where).to(hidden.device)] = hidden.detach()
+                for all_rows, tensor in zip(kept[0], tensors, strict=True):
+                    all_rows[_index(where, all_rows)] = tensor.detach()
                 kept[1][where] = True
 
         hook = self.prefix.layers[-1].register_forward_hook(keep)
@@ -197,9 +236,12 @@ class PrefixCache:
         finally:
             hook.remove()
 
-    def _allocate(self, hidden: Tensor, num_rows: int) -> tuple[Tensor, np.ndarray] | None:
-        shape = (num_rows, *hidden.shape[1:])
-        used = sum(kept[0].nbytes for kept in self._kept.values() if kept is not None)
-        if used + hidden.element_size() * int(np.prod(shape)) > self.budget:
+    def _allocate(self, tensors: Sequence[Tensor], num_rows: int) -> tuple[list[Tensor], np.ndarray] | None:
+        used = sum(tensor.nbytes for kept in self._kept.values() if kept is not None for tensor in kept[0])
+        if used + sum(num_rows * tensor[0].nbytes for tensor in tensors) > self.budget:
             return None
-        return hidden.new_empty(shape), np.zeros(num_rows, bool)
+        return [tensor.new_empty((num_rows, *tensor.shape[1:])) for tensor in tensors], np.zeros(num_rows, bool)
+
+
+def _index(where: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(where).to(like.device)

@@ -1,0 +1,99 @@
+"""How much of a model is constant under a restriction: found by watching it run, and tried before it is relied on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from devinterp.sampling.groups import DATASET, SingleChain, watched_key
+from devinterp.sampling.prefix import Prefix, PrefixCache, find_prefixes
+from devinterp.sampling.problem import Problem
+from devinterp.sampling.rows import Rows
+from devinterp.sampling.weights import InPlaceWeights
+
+
+def single_chain(problem: Problem, weights: InPlaceWeights) -> tuple[SingleChain, str]:
+    """Return a chain in the model, with the layers before the first moving one computed once for each row.
+
+    Parameters
+    ----------
+    problem : Problem
+        The run.
+    weights : InPlaceWeights
+        What moves, where chains start.
+
+    Returns
+    -------
+    chain : SingleChain
+        Ready to run.
+    note : str
+        How much of the model is reused, or why nothing.
+    """
+    rows = problem.rows
+    batch, attention_mask = rows.batch(rows.ids[:1])
+
+    def run() -> Tensor:
+        return problem.loss.losses(problem.model, batch, attention_mask)
+
+    single, note = SingleChain(problem, weights), "nothing to reuse"
+    for prefix in find_prefixes(problem.model, dict.fromkeys(weights.names), run):
+        single.prefix = _cache(problem, prefix)
+        doubt = _doubt(single, single.prefix)
+        if doubt is None:
+            return single, f"{len(prefix.layers)} layers reused"
+        note = f"nothing reused: {doubt}"
+    single.prefix = None
+    problem.kept.clear()
+    return single, note
+
+
+def _cache(problem: Problem, prefix: Prefix) -> PrefixCache:
+    """Return what the restriction before kept of the same layers, or else nothing yet."""
+    if not problem.kept or problem.kept[0].prefix != prefix:
+        problem.kept[:] = [PrefixCache(prefix)]
+    return problem.kept[0]
+
+
+@torch.no_grad()
+def _doubt(single: SingleChain, cache: PrefixCache) -> str | None:
+    """Return why losses after the kept prefix are not those of the whole model once weights have moved; None if they are."""
+    sources = _sources(single.problem)
+    generator = torch.Generator(single.problem.device).manual_seed(single.problem.settings.init_seed)
+    try:
+        for key, rows, first, last in sources:
+            # Other rows come after those compared: what a layer leaves somewhere else is of them by then.
+            single.losses(key, rows, first)
+            single.losses(key, rows, last)
+        if cache.gave_up:
+            return cache.gave_up
+        single.weights.add(single.weights.noise([generator], 0.01))  # so that what is wrongly taken for constant shows
+        held = [(key, rows, first[::-1]) for key, rows, first, _ in sources if cache.holds(key)]
+        reused = [single.losses(*source)[0] for source in held]
+        single.prefix = None
+        plain = [single.losses(*source)[0] for source in held]
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        return f"the model does not run without its first layers ({lines[0][:100]})"
+    finally:
+        single.prefix = cache
+        single.weights.reset()
+    if not held:
+        return f"what layers give takes more than {cache.budget / 1e9:.2g} GB for each data set"
+    worst = max(_difference(a, b) for a, b in zip(reused, plain, strict=True))
+    return None if worst <= 1e-5 else f"losses differ by {worst:.2g}"
+
+
+def _sources(problem: Problem) -> list[tuple[str, Rows, np.ndarray, np.ndarray]]:
+    """Return of each data set its key, its rows and two batches; first those that are needed again at every draw."""
+    size = problem.settings.batch_size
+    watched = [(watched_key(name), o.rows, o.sequence_id) for name, o in problem.observables.items()]
+    return [
+        (key, rows, ids[:size], ids[-size:]) for key, rows, ids in [*watched, (DATASET, problem.rows, problem.rows.ids)]
+    ]
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest loss; losses of padding are NaN."""
+    worst = torch.nan_to_num(found - expected).abs().max() / torch.nan_to_num(expected).abs().max()
+    return float("inf") if bool(worst.isnan()) else float(worst)
