@@ -480,3 +480,12 @@ def test_every_model_type_below_its_last_layer(model_type):
         if model_type in NOTHING
         else note == f"{EARLIER.get(model_type, num - 1)} layers reused"
     )
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "difference"),
+    [([1, 2], [1, 4], 0.5), ([7, 2], [np.nan, 2], 0), ([np.nan, 2], [1, 2], np.inf), ([0, 0], [0, 0], 0)],
+)
+def test_differences_leave_out_padding_and_nothing_else(found, expected, difference):
+    numbers = [torch.tensor(values, dtype=torch.float32) for values in (found, expected)]
+    assert reuse._difference(*numbers) == difference

@@ -94,6 +94,8 @@ def _sources(problem: Problem) -> list[tuple[str, Rows, np.ndarray, np.ndarray]]
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference, relative to the largest loss; losses of padding are NaN."""
-    worst = torch.nan_to_num(found - expected).abs().max() / torch.nan_to_num(expected).abs().max()
-    return float("inf") if bool(worst.isnan()) else float(worst)
+    """Return the largest difference, relative to the largest loss; losses of padding, NaN, are left out."""
+    padding = expected.isnan()
+    largest = torch.where(padding, 0, expected).abs().max()
+    worst = torch.where(padding, 0, found - expected).abs().max()
+    return float("inf") if bool(worst.isnan()) else float(worst / largest.clamp(min=torch.finfo(worst.dtype).tiny))
