@@ -15,9 +15,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from devinterp.errors import InvalidInputError
 from devinterp.models.masks import ParamMasks
-from devinterp.sampling.groups import ChainGroup, SingleChain, VectorizedChains
+from devinterp.sampling.groups import ChainGroup, VectorizedChains
 from devinterp.sampling.order import step_rows
 from devinterp.sampling.problem import Problem
+from devinterp.sampling.reuse import single_chain
 from devinterp.sampling.weights import StackedWeights, borrowed, unchanged
 
 MODES = ("auto", "sequential", "vectorized")
@@ -135,7 +136,7 @@ def _speed(problem: Problem, masks: ParamMasks, chains: Sequence[int]) -> float:
             together = _gradient(stacked, rows)
         seconds_together = _time(lambda: _gradient(stacked, rows), problem.device)
     with borrowed(problem.model, masks) as weights:
-        single = SingleChain(problem, weights)
+        single, _ = single_chain(problem, weights)  # which computes constant layers once
         _nudge(single, 1)
         alone = _gradient(single, rows[:1])
         seconds_alone = _time(lambda: _gradient(single, rows[:1]), problem.device)
