@@ -208,7 +208,7 @@ def test_a_store_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         time.sleep(0.2)
 
     with pytest.raises(StoreError, match=r"run.zarr was deleted, or emptied"):
-        run(path, counting(20, vanish), num_draws=40)
+        run(path, counting(20, vanish), num_draws=40, chains="sequential")
 
 
 def test_a_store_that_was_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ MODES = ("auto", "sequential", "vectorized")
 _MAX_VECTORIZED_PARAMETERS = 2_000_000
 #: Chains that would need more memory than this side by side, in bytes, run in several groups.
 _HOST_BUDGET = 2 * 2**30
-_TIMED_REPEATS = 5
+_TIMED_REPEATS = 3
 
 
 class CannotVectorize(Exception):  # noqa: N818  # an answer, not an error

@@ -230,7 +230,12 @@ class _Arrays:
 
     def __getitem__(self, path: str) -> zarr.Array[Any]:
         if path not in self._found:
-            array = self._root[path]
+            try:
+                array = self._root[path]
+            except KeyError as error:
+                raise StoreError(
+                    f"{self.store} was deleted, or emptied, while it was written: {path!r} is missing. Run again."
+                ) from error
             if not isinstance(array, zarr.Array):
                 raise StoreError(f"expected an array at {path!r} in the store; found a group.")
             self._found[path] = array
