@@ -49,3 +49,8 @@ class PluginWarning(UserWarning):
 
 class DivergenceWarning(UserWarning):
     """Chains of a run diverged; their state is recorded and analyses refuse them."""
+
+
+def first_line(error: BaseException, limit: int = 100) -> str:
+    """Return the first line of what an error says, at most `limit` characters; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:limit]

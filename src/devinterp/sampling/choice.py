@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from devinterp.errors import InvalidInputError
+from devinterp.errors import InvalidInputError, first_line
 from devinterp.models.masks import ParamMasks
 from devinterp.sampling.groups import ChainGroup, VectorizedChains
 from devinterp.sampling.order import step_rows
@@ -112,8 +113,7 @@ def _failures_named() -> Iterator[None]:
             warnings.simplefilter("error", UserWarning)
             yield
     except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, UserWarning) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CannotVectorize(f"the model does not run under vmap ({lines[0][:100]})") from error
+        raise CannotVectorize(f"the model does not run under vmap ({first_line(error)})") from error
 
 
 def _speed(problem: Problem, masks: ParamMasks, chains: Sequence[int]) -> float:
@@ -136,7 +136,8 @@ def _speed(problem: Problem, masks: ParamMasks, chains: Sequence[int]) -> float:
             together = _gradient(stacked, rows)
         seconds_together = _time(lambda: _gradient(stacked, rows), problem.device)
     with borrowed(problem.model, masks) as weights:
-        single, _ = single_chain(problem, weights)  # which computes constant layers once
+        # It computes constant layers once; what it keeps of them is its own, and goes with it.
+        single, _ = single_chain(replace(problem), weights)
         _nudge(single, 1)
         alone = _gradient(single, rows[:1])
         seconds_alone = _time(lambda: _gradient(single, rows[:1]), problem.device)

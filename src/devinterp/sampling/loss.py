@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from devinterp.errors import InvalidInputError
+from devinterp.errors import InvalidInputError, first_line
 from devinterp.sampling import chunked
 from devinterp.sampling.head import Head, NoHead, find_head, last_hidden
 from devinterp.sampling.rows import Batch
@@ -169,8 +169,7 @@ def fastest_loss(
         try:
             found = fast.losses(model, batch, attention_mask)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            return plain, f"plain: the model does not run without its logits ({lines[0][:100]})"
+            return plain, f"plain: the model does not run without its logits ({first_line(error)})"
     difference = (found - expected).abs()
     worst = float((difference if valid is None else torch.where(valid, difference, 0)).max())
     size = float(expected.abs().max())

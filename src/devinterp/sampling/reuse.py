@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from devinterp.errors import first_line
 from devinterp.sampling.groups import DATASET, SingleChain, watched_key
 from devinterp.sampling.prefix import Prefix, PrefixCache, find_prefixes
 from devinterp.sampling.problem import Problem
@@ -73,8 +74,7 @@ def _doubt(single: SingleChain, cache: PrefixCache) -> str | None:
         single.prefix = None
         plain = [single.losses(*source)[0] for source in held]
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        return f"the model does not run without its first layers ({lines[0][:100]})"
+        return f"the model does not run without its first layers ({first_line(error)})"
     finally:
         single.prefix = cache
         single.weights.reset()

@@ -13,7 +13,7 @@ import zarr
 from zarr.abc.store import Store
 
 from devinterp import schema
-from devinterp.errors import StoreError
+from devinterp.errors import StoreError, first_line
 from devinterp.schema import CHAIN, DRAW, RESTRICTION, STEP
 from devinterp.store import raw
 from devinterp.store.guard import bad_strings, inspect, inspect_node, walk
@@ -136,7 +136,7 @@ def _arrays(store: Store, group: str) -> Iterator[tuple[str, zarr.Array[Any] | D
             if node["node_type"] == "array":
                 yield below, zarr.open_array(store, path=path, mode="r")
         except Exception as error:  # zarr raises errors of many kinds
-            yield below, Damage(below, f"its metadata cannot be used: {_first_line(error)}")
+            yield below, Damage(below, f"its metadata cannot be used: {first_line(error, 200)}")
 
 
 def _expected(store: Store, group: str) -> list[str]:
@@ -188,7 +188,7 @@ def _check_cells(store: Store, group: str, path: str, array: zarr.Array[Any]) ->
                 raise ValueError(bad[name])
             array[key]
         except Exception as error:
-            yield Damage(path, f"cannot be read: {_first_line(error)}", key, (name,))
+            yield Damage(path, f"cannot be read: {first_line(error, 200)}", key, (name,))
 
 
 def _check_chain(
@@ -207,7 +207,7 @@ def _check_chain(
         try:
             values = np.asarray(array[region])[key[0] - region[0].start, key[1] - region[1].start]
         except Exception as error:
-            yield Damage(path, f"chunk {name} cannot be read: {_first_line(error)}", key, (name,))
+            yield Damage(path, f"chunk {name} cannot be read: {first_line(error, 200)}", key, (name,))
             continue
         if expected <= 0:
             continue
@@ -233,7 +233,7 @@ def _check_fixed(present: set[str], group: str, path: str, array: zarr.Array[Any
         try:
             values = np.asarray(array[region])
         except Exception as error:
-            yield Damage(path, f"chunk {name} cannot be read: {_first_line(error)}", keys=(name,))
+            yield Damage(path, f"chunk {name} cannot be read: {first_line(error, 200)}", keys=(name,))
             continue
         if values.dtype.kind == "f" and np.isinf(values).any():
             yield Damage(path, f"chunk {name} holds infinite values", keys=(name,))
@@ -255,7 +255,3 @@ def _boxes(array: zarr.Array[Any], chunk: tuple[int, ...]) -> Iterator[tuple[int
 def _key(array: zarr.Array[Any], group: str, path: str, chunk: tuple[int, ...]) -> str:
     encoded = array.metadata.encode_chunk_key(chunk)
     return "/".join(part for part in (group, path, encoded) if part)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -234,7 +234,7 @@ class _Arrays:
                 array = self._root[path]
             except KeyError as error:
                 raise StoreError(
-                    f"{self.store} was deleted, or emptied, while it was written: {path!r} is missing. Run again."
+                    f"{self.store} was deleted, or emptied, while it was written: {path!r} is missing. Sample again."
                 ) from error
             if not isinstance(array, zarr.Array):
                 raise StoreError(f"expected an array at {path!r} in the store; found a group.")
