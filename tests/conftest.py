@@ -17,4 +17,4 @@ from jaxtyping import install_import_hook
 # Annotations of functions and dataclasses of this package, jaxtyping's shapes among them, are checked at every call;
 # not in benchmarks, which would measure the checks.
 if os.environ.get("DEVINTERP_TYPECHECK", "1") != "0":
-    install_import_hook("devinterp", "typecheck.check")
+    install_import_hook("devinterp", "support.typecheck.check")

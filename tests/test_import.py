@@ -87,8 +87,10 @@ def test_what_is_exported() -> None:
 
 
 def test_submodules_are_not_hidden() -> None:
-    out = run("import devinterp, devinterp.slt.llc as llc, devinterp.store.open as o; print(llc.__name__, o.__name__)")
-    assert out == "devinterp.slt.llc devinterp.store.open"
+    out = run(
+        "import devinterp, devinterp.slt.llc as llc, devinterp.store.reading.open as o; print(llc.__name__, o.__name__)"
+    )
+    assert out == "devinterp.slt.llc devinterp.store.reading.open"
 
 
 def test_opening_through_the_package(store: Path) -> None:

@@ -26,7 +26,7 @@ from devinterp.types import Analysis, Draw, Kernel, ModelAdapter, Plot, Target
 if TYPE_CHECKING:
     from devinterp.slt.sampling import sample
     from devinterp.slt.weight_restrictions import create_param_masks, restrictions
-    from devinterp.store.open import open as open  # noqa: A004  # the name users expect: devinterp.open(path)
+    from devinterp.store.reading.open import open as open  # noqa: A004  # the name users expect: devinterp.open(path)
 
     __version__: str
 
@@ -56,7 +56,7 @@ __all__ = [
 #: What is imported on first use, because it needs torch or zarr, and the module it is in.
 _LAZY = {
     "create_param_masks": "devinterp.slt.weight_restrictions",
-    "open": "devinterp.store.open",
+    "open": "devinterp.store.reading.open",
     "restrictions": "devinterp.slt.weight_restrictions",
     "sample": "devinterp.slt.sampling",
 }

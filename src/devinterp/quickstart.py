@@ -168,7 +168,7 @@ def _sample(
     output: Path,
     progress: bool | None,
 ) -> xr.DataTree:
-    from devinterp.sampling.dry_run import DryRun  # imports torch
+    from devinterp.sampling.estimate import DryRun  # imports torch
     from devinterp.slt.sampling import sample
 
     labels = {_label(name): texts[name] for name in observables}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import keyword
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -19,7 +19,7 @@ from devinterp.errors import InvalidInputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from devinterp.models.structure import Structure
+    from devinterp.models.structure.types import Structure
 
 
 def _check_name(kind: str, name: str) -> None:
@@ -237,3 +237,25 @@ class Draw:
     def num_steps(self) -> int:
         """Return the number of steps in this record."""
         return len(self.loss)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The state of chains of one restriction that advance together: all that their next step depends on.
+
+    Parameters
+    ----------
+    restriction : int
+        Number of the restriction.
+    chains : tuple of int
+        Which chains.
+    step : int
+        How many steps they have taken.
+    arrays : dict of str to list of numpy.ndarray
+        Sampled weights, state of the kernel, states of the random generators; by name.
+    """
+
+    restriction: int
+    chains: tuple[int, ...]
+    step: int
+    arrays: Mapping[str, Sequence[np.ndarray]]

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analyses.counting import counted
-from analyses.reference import recorded_tree, results
-from devinterp.analyses import _averaged, bif
+from devinterp.analyses.bif import analysis as bif
+from devinterp.analyses.bif import averaged as _averaged
 from devinterp.analyses.bif import compute_bif
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.testing import synthetic_tree
+from support.counted_reads import counted
+from support.v2_results import recorded_tree, results
 
 V2 = {
     "token": {},

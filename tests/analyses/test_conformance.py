@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from devinterp.analyses import bif, llc, susceptibilities
+from devinterp.analyses import llc
+from devinterp.analyses.bif import analysis as bif
+from devinterp.analyses.susceptibilities import analysis as susceptibilities
 from devinterp.testing import AnalysisTests
 from devinterp.types import Analysis
 

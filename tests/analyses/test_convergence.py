@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from arviz_stats.base import array_stats
 
-from devinterp.analyses import convergence
+from devinterp.analyses.common import convergence
 
 
 def _series(rng, num_chains, num_draws, kind):

@@ -11,9 +11,9 @@ import pytest
 import xarray as xr
 
 from devinterp.analyses.bif import compute_bif
+from devinterp.analyses.common.uncertainty import confidence_interval
 from devinterp.analyses.llc import compute_llc
 from devinterp.analyses.susceptibilities import compute_susceptibilities
-from devinterp.analyses.uncertainty import confidence_interval
 from devinterp.testing import synthetic_tree
 
 REPLICAS, CHAINS, DRAWS, WEIGHTS, SIGMA, N_BETA = 200, 8, 100, 4, 0.1, 20.0

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analyses.reference import CASES, recorded_tree, results
 from devinterp.analyses.llc import compute_llc, devinterp_analyses, token_llc
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.testing import synthetic_tree
+from support.v2_results import CASES, recorded_tree, results
 
 
 @pytest.mark.parametrize("case", CASES["cases"])

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analyses.counting import counted
-from analyses.reference import joined, results
-from devinterp.analyses.convergence import mcse
+from devinterp.analyses.common.convergence import mcse
 from devinterp.analyses.susceptibilities import compute_susceptibilities
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.testing import synthetic_tree
+from support.counted_reads import counted
+from support.v2_results import joined, results
 
 
 def _observables():

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import xarray as xr
 
-from devinterp.analyses._averaged import averaged_rows
-from devinterp.analyses._traces import Centring
 from devinterp.analyses.bif import compute_bif
-from devinterp.analyses.convergence import _summary
+from devinterp.analyses.bif.averaged import averaged_rows
+from devinterp.analyses.bif.traces import Centring
+from devinterp.analyses.common.convergence import _summary
 from devinterp.analyses.susceptibilities import compute_susceptibilities
 from devinterp.testing import synthetic_tree
 

@@ -18,8 +18,8 @@ import zarr
 from zarr.storage import LocalStore
 
 from devinterp import schema
-from devinterp.store.create import consolidate, create
-from devinterp.store.layout import ObservableLayout, RunLayout
+from devinterp.store.arrays.create import consolidate, create
+from devinterp.store.arrays.layout import ObservableLayout, RunLayout
 
 LIMIT = 2 * 2**30
 RESTRICTIONS, CHAINS, DRAWS, TOKENS = 2, 4, 200, 129
@@ -92,7 +92,7 @@ def write_many(path: str) -> None:
 
 def open_(path: str) -> None:
     """Print how long it takes to open a store."""
-    import devinterp.store.open as opening
+    import devinterp.store.reading.open as opening
 
     best = np.inf
     for _ in range(3):

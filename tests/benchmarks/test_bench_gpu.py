@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from devinterp.models.masks import as_param_masks
-from devinterp.sampling.chain import run_chains
-from devinterp.sampling.grouping import plan, set_up
-from devinterp.sampling.loss import NextTokenLoss
+from devinterp.sampling.chains.loop import run_chains
+from devinterp.sampling.engines.plan import plan, set_up
+from devinterp.sampling.losses.loss import NextTokenLoss
 from devinterp.sampling.prepare import prepare
-from devinterp.sampling.problem import Problem
 from devinterp.sampling.settings import Settings
+from devinterp.sampling.spec import RunSpec
 from devinterp.slt.sampling import sample
 
 pytestmark = [
@@ -69,32 +69,32 @@ def seconds(function: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def run_one_chain(problem: Problem) -> None:
+def run_one_chain(spec: RunSpec) -> None:
     """Run one chain and discard its draws."""
-    (name, masks), *_ = problem.restrictions.items()
-    with closing(set_up(problem, name, masks, plan(problem, masks, [0], "sequential"))) as groups:
+    (name, masks), *_ = spec.restrictions.items()
+    with closing(set_up(spec, name, masks, plan(spec, masks, [0], "sequential"))) as groups:
         for group, members in groups:
             for _ in run_chains(group, restriction=0, chains=members.chains):
                 pass
 
 
-def problem_of(model: nn.Module, restriction: str | None, *, draws: int, batch: int, **options: Any) -> Problem:
+def spec_of(model: nn.Module, restriction: str | None, *, draws: int, batch: int, **options: Any) -> RunSpec:
     """Return a prepared run on random tokens, 1,024 to a sequence."""
     data = torch.randint(model.config.vocab_size, (4 * batch, 1024), generator=torch.Generator().manual_seed(0))
     settings = Settings(num_chains=1, num_draws=draws, batch_size=batch, **SGLD, **options)
     masks = as_param_masks(model, restriction)
-    problem, _ = prepare(model, data, {"a": (data, 1)}, settings, restrictions={restriction or "full": masks})
-    return problem
+    spec, _ = prepare(model, data, {"a": (data, 1)}, settings, restrictions={restriction or "full": masks})
+    return spec
 
 
 def test_half_a_billion_parameters() -> None:
     model, batch, steps = half_billion(), 16, 12
     num = sum(p.numel() for p in model.parameters())
-    problem = problem_of(model, None, draws=1, batch=batch, num_burnin_steps=steps)
-    run_one_chain(problem)  # warm up
+    spec = spec_of(model, None, draws=1, batch=batch, num_burnin_steps=steps)
+    run_one_chain(spec)  # warm up
     torch.cuda.reset_peak_memory_stats()
     base = torch.cuda.memory_allocated()
-    elapsed = seconds(lambda: run_one_chain(problem))
+    elapsed = seconds(lambda: run_one_chain(spec))
     tokens = (steps + 1) * batch * 1024
     # Six FLOPs for each parameter and token of a step, two for each of an evaluation (a third of the step's).
     flops = 6 * num * tokens + 2 * num * batch * 1024
@@ -102,7 +102,7 @@ def test_half_a_billion_parameters() -> None:
     report(
         "0.5B parameters, bfloat16, batch 16 x 1024",
         device=torch.cuda.get_device_name(),
-        loss=problem.paths["loss"],
+        loss=spec.paths["loss"],
         tokens_per_second=tokens / elapsed,
         fraction_of_peak=flops / elapsed / peak,
         gib_above_model=(torch.cuda.max_memory_allocated() - base) / 2**30,
@@ -112,9 +112,9 @@ def test_half_a_billion_parameters() -> None:
 
 def test_loss_in_chunks_against_all_logits() -> None:
     model = half_billion()
-    problem = problem_of(model, None, draws=1, batch=16)
-    fast, plain = problem.loss, NextTokenLoss(problem.loss.adapter)
-    batch, _ = problem.rows.batch(problem.rows.ids[:16])
+    spec = spec_of(model, None, draws=1, batch=16)
+    fast, plain = spec.loss, NextTokenLoss(spec.loss.adapter)
+    batch, _ = spec.rows.batch(spec.rows.ids[:16])
 
     def step(loss: Any) -> None:
         loss.mean(model, batch, None)[0].backward()
@@ -131,9 +131,9 @@ def test_loss_in_chunks_against_all_logits() -> None:
 
 def test_one_head_of_the_last_layer() -> None:
     model, draws = half_billion(), 12
-    whole, head = (problem_of(model, name, draws=draws, batch=16) for name in (None, "l23h0"))
-    for problem in (whole, head):
-        run_one_chain(problem)
+    whole, head = (spec_of(model, name, draws=draws, batch=16) for name in (None, "l23h0"))
+    for spec in (whole, head):
+        run_one_chain(spec)
     elapsed = {name: seconds(lambda p=p: run_one_chain(p)) / draws for name, p in (("full", whole), ("l23h0", head))}
     report(
         "seconds per draw (a step and an evaluation of 16 x 1024 tokens)",

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from benchmarks import plain_loop
 from devinterp import sources
 from devinterp.models.masks import as_param_masks
+from devinterp.sampling.engines.prefix_check import in_place_engine
+from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.prepare import prepare
-from devinterp.sampling.reuse import single_chain
 from devinterp.sampling.settings import Settings
-from devinterp.sampling.weights import borrowed
 from devinterp.slt.sampling import sample
 
 pytestmark = pytest.mark.benchmark
@@ -114,13 +114,13 @@ def test_small_model_end_to_end(tmp_path: Path) -> None:
 
     settings = Settings(num_chains=1, num_draws=draws, batch_size=batch, **SGLD)
     masks = as_param_masks(model, None)
-    problem, _ = prepare(model, data, {n: (d, 2) for n, d in watched.items()}, settings, restrictions={"full": masks})
+    spec, _ = prepare(model, data, {n: (d, 2) for n, d in watched.items()}, settings, restrictions={"full": masks})
 
     def bare() -> None:
         with borrowed(model, masks) as weights:
-            group, _ = single_chain(problem, weights)
+            group, _ = in_place_engine(spec, weights)
             for rows in (data.split(batch) * 5)[:draws]:
-                problem.loss.mean(model, rows, None)[0].backward()
+                spec.loss.mean(model, rows, None)[0].backward()
                 weights.gradients()
                 for name in watched:
                     group.evaluate(name)
@@ -258,12 +258,12 @@ def test_kernel_overhead_of_a_large_model(tmp_path: Path) -> None:
     data, draws, batch = tokens(64), 2, 32
     settings = Settings(num_chains=1, num_draws=draws, batch_size=batch, **SGLD)
     masks = as_param_masks(model, None)
-    problem, _ = prepare(model, data, {}, settings, restrictions={"full": masks})
+    spec, _ = prepare(model, data, {}, settings, restrictions={"full": masks})
 
-    from devinterp.sampling.chain import run_chains
+    from devinterp.sampling.chains.loop import run_chains
 
     with borrowed(model, masks) as weights:
-        group, _ = single_chain(problem, weights)
+        group, _ = in_place_engine(spec, weights)
 
         def ours() -> None:
             for _ in run_chains(group, restriction=0, chains=[0]):
@@ -271,7 +271,7 @@ def test_kernel_overhead_of_a_large_model(tmp_path: Path) -> None:
 
         def bare() -> None:
             for rows in (data.split(batch) * 2)[:draws]:
-                problem.loss.mean(model, rows, None)[0].backward()
+                spec.loss.mean(model, rows, None)[0].backward()
                 weights.gradients()
 
         ours_s, bare_s = least_time(ours, bare, repeats=2)

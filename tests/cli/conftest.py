@@ -10,7 +10,7 @@ import xarray as xr
 
 from devinterp import cli
 from devinterp.testing import synthetic_tree
-from installed import clean_plugins, installer
+from support.installed import clean_plugins, installer
 
 install = pytest.fixture(installer)
 _clean_plugins = pytest.fixture(autouse=True)(clean_plugins)

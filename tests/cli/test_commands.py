@@ -14,7 +14,7 @@ import xarray as xr
 
 import devinterp
 from devinterp.analyses.llc import compute_llc
-from installed import Install, analysis, plugin
+from support.installed import Install, analysis, plugin
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -15,9 +15,9 @@ from zarr.storage import LocalStore
 import devinterp
 from devinterp import cli
 from devinterp.errors import StoreError
-from devinterp.store.check import Damage, check
-from durability.runs import Ended, counting, crash, run
-from sampling.problems import same_numbers
+from devinterp.store.integrity.verify import Damage, check
+from support.small_models import same_numbers
+from support.small_runs import Ended, counting, crash, run
 
 Said = tuple[int, str, str]
 

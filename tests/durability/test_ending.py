@@ -20,10 +20,12 @@ from zarr.storage import LocalStore
 
 import devinterp
 from devinterp.errors import OutOfMemoryError, StoreError
-from devinterp.store import lock, raw, thread
-from durability import signalled
-from durability.runs import counting, run
-from sampling.problems import same_numbers
+from devinterp.store import keys as raw
+from devinterp.store import lock
+from devinterp.store.writing import thread
+from support import signal_at_step as signalled
+from support.small_models import same_numbers
+from support.small_runs import counting, run
 
 
 def states(path: Path) -> list[str]:

@@ -18,11 +18,11 @@ from zarr.storage import LocalStore, MemoryStore
 
 import devinterp
 from devinterp.errors import DevinterpError, StoreError
-from devinterp.store import raw
-from devinterp.store.check import check
-from devinterp.store.states import StateSlots
-from durability.runs import files, run
-from sampling.problems import same_numbers
+from devinterp.store import keys as raw
+from devinterp.store.integrity.verify import check
+from devinterp.store.writing.checkpoints import CheckpointSlots
+from support.small_models import same_numbers
+from support.small_runs import files, run
 
 HOSTILE: list[Any] = [
     *(None, True, 0, -1, 1, 2**31, 2**62, 10**30, 1e308, float("nan"), "", "x", "../../etc", "/etc/passwd", "\0"),
@@ -139,7 +139,7 @@ def opened(store: MemoryStore, numbers: dict[str, np.ndarray]) -> list[str]:
             continue
         if not (found.shape == expected.shape and np.array_equal(found, expected, equal_nan=True)):
             wrong.append(name)
-    StateSlots(store, 0, [0]).load(most=10**6)
+    CheckpointSlots(store, 0, [0]).load(most=10**6)
     return wrong
 
 

@@ -12,8 +12,8 @@ import torch
 
 import devinterp
 from devinterp.errors import StoreError, StoreMismatchError
-from durability.runs import RESTRICTIONS, Ended, counting, crash, files, run
-from sampling.problems import ids, make, same_numbers
+from support.small_models import ids, make, same_numbers
+from support.small_runs import RESTRICTIONS, Ended, counting, crash, files, run
 
 MODES = ["sequential", "vectorized"]
 
@@ -133,7 +133,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_creation_left_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from devinterp.store import create
+    from devinterp.store.arrays import create
 
     path = tmp_path / "run.zarr"
     written: list[str] = []

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import devinterp
-from durability import killed
-from durability.runs import run
-from sampling.problems import same_numbers
+from support import kill_at_random as killed
+from support.small_models import same_numbers
+from support.small_runs import run
 
 #: About two seconds of sampling.
 LONGER: dict[str, Any] = {"num_draws": 60, "num_steps_bw_draws": 4, "checkpoint_share": 0.3}

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from devinterp.errors import InvalidInputError
-from devinterp.sampling import pacing
-from devinterp.sampling.pacing import Sparing
+from devinterp.sampling.chains import checkpointing as pacing
+from devinterp.sampling.chains.checkpointing import TimeBudget
 
 
 class Clock:
@@ -28,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.mark.parametrize("share", [0.01, 0.03, 0.5])
 @pytest.mark.parametrize("cost", [0.001, 0.4, 30.0])
 def test_the_share_is_kept(clock: Clock, share: float, cost: float) -> None:
-    pacer, spent, saved, began = Sparing(int(1e6), share=share), 0.0, 0, clock.now
+    pacer, spent, saved, began = TimeBudget(int(1e6), share=share), 0.0, 0, clock.now
     while saved < 30:
         clock.now += cost / 3
         if pacer.is_due(last=False):
@@ -43,7 +43,7 @@ def test_the_share_is_kept(clock: Clock, share: float, cost: float) -> None:
 
 
 def test_one_at_a_time(clock: Clock) -> None:
-    pacer = Sparing(0, share=0.5)
+    pacer = TimeBudget(0, share=0.5)
     clock.now += 1000
     assert pacer.is_due(last=False)
     pacer.copied(0.1)
@@ -55,14 +55,14 @@ def test_one_at_a_time(clock: Clock) -> None:
 
 
 def test_the_first_one_is_early(clock: Clock) -> None:
-    pacer = Sparing(4 * 1000)
+    pacer = TimeBudget(4 * 1000)
     clock.now += 0.35
     assert pacer.is_due(last=False)
 
 
 def test_only_when_asked(clock: Clock) -> None:
     stop = threading.Event()
-    pacer = Sparing(0, share=0.0, stop=stop)
+    pacer = TimeBudget(0, share=0.0, stop=stop)
     clock.now += 1e9
     assert not pacer.is_due(last=False)
     stop.set()
@@ -71,11 +71,11 @@ def test_only_when_asked(clock: Clock) -> None:
 
 def test_the_end(clock: Clock) -> None:
     clock.now += 1e9
-    assert not Sparing(0).is_due(last=True)
-    assert Sparing(0, keep_last=True).is_due(last=True)
+    assert not TimeBudget(0).is_due(last=True)
+    assert TimeBudget(0, keep_last=True).is_due(last=True)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_a_share_is_a_share(share: float) -> None:
     with pytest.raises(InvalidInputError, match="between 0 and 1"):
-        Sparing(0, share=share)
+        TimeBudget(0, share=share)

@@ -12,17 +12,17 @@ from zarr.storage import LocalStore
 
 import devinterp
 from devinterp import plugins
-from devinterp.sampling.pacing import Sparing
-from devinterp.store import raw
-from durability.runs import Countdown, Ended, counting, crash, run
-from sampling.problems import make, same_numbers
+from devinterp.sampling.chains.checkpointing import TimeBudget
+from devinterp.store import keys as raw
+from support.small_models import make, same_numbers
+from support.small_runs import Countdown, Ended, counting, crash, run
 
 
 @pytest.fixture(autouse=True)
 def save_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save a state after every step, so that what is tested does not depend on how fast this machine is."""
-    usual = Sparing.is_due
-    monkeypatch.setattr(Sparing, "is_due", lambda self, *, last: usual(self, last=True) if last else True)
+    usual = TimeBudget.is_due
+    monkeypatch.setattr(TimeBudget, "is_due", lambda self, *, last: usual(self, last=True) if last else True)
 
 
 def interrupted_often(path: Path, model: Any, **settings: Any) -> int:

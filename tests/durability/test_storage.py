@@ -13,8 +13,8 @@ import devinterp
 from devinterp.errors import StoreError
 from devinterp.store import lock
 from devinterp.store.location import resolve
-from durability.runs import Ended, counting, crash, run
-from sampling.problems import same_numbers
+from support.small_models import same_numbers
+from support.small_runs import Ended, counting, crash, run
 
 
 @pytest.fixture(params=["memory object", "directory object", "memory url", "file url"])

@@ -15,10 +15,10 @@ import torch
 
 import devinterp
 from devinterp.errors import InvalidInputError
-from devinterp.sampling import workers
-from durability.runs import run
+from devinterp.sampling.execution import local_processes as workers
 from durability.test_killed import LONGER, kill_repeatedly
-from sampling.problems import ids, make, same_numbers
+from support.small_models import ids, make, same_numbers
+from support.small_runs import run
 
 
 @pytest.mark.parametrize("chains", ["sequential", pytest.param("vectorized", marks=pytest.mark.slow)])

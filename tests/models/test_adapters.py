@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from devinterp.errors import InvalidInputError
-from devinterp.models.huggingface import HuggingFaceAdapter
-from devinterp.models.torch_module import TorchModuleAdapter
+from devinterp.models.adapters.huggingface import HuggingFaceAdapter
+from devinterp.models.adapters.torch_module import TorchModuleAdapter
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
@@ -100,7 +100,7 @@ def test_no_token_of_an_encoder_decoder_sees_a_later_one():
 
 def test_the_adapters_import_neither_torch_nor_transformers():
     code = (
-        "import sys, devinterp.models.huggingface, devinterp.models.torch_module as t;"
+        "import sys, devinterp.models.adapters.huggingface, devinterp.models.adapters.torch_module as t;"
         "t.devinterp_model_adapters(); assert not {'torch', 'transformers'} & set(sys.modules), 'imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from devinterp.models.huggingface import HuggingFaceAdapter
-from devinterp.models.mask import Mask
+from devinterp.models.adapters.huggingface import HuggingFaceAdapter
+from devinterp.models.adapters.torch_module import TorchModuleAdapter
+from devinterp.models.masks.mask import Mask
 from devinterp.models.structure import Attention, Head, Layer, Structure
-from devinterp.models.torch_module import TorchModuleAdapter
 from devinterp.testing import ModelAdapterTests
 
 transformers = pytest.importorskip("transformers")

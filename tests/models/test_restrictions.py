@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from torch import nn
 
 from devinterp.errors import InvalidInputError
-from devinterp.models.grammar import parse
 from devinterp.models.masks import as_param_masks
-from devinterp.models.preview import preview_weight_restriction
+from devinterp.models.masks.preview import preview_weight_restriction
 from devinterp.models.restrictions import create_param_masks, restrictions
-from devinterp.models.structure import difference, union
+from devinterp.models.restrictions.grammar import parse
+from devinterp.models.structure.types import difference, union
 
 transformers = pytest.importorskip("transformers")
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import nn
 
-from devinterp.models.huggingface import HuggingFaceAdapter, _probing_run
+from devinterp.models.adapters.huggingface import HuggingFaceAdapter, _probing_run
 from devinterp.models.masks import canonical_names
 from devinterp.models.restrictions import create_param_masks, restrictions
-from devinterp.models.structure import union
-from models import zoo
+from devinterp.models.structure.types import union
+from support import model_zoo as zoo
 
 pytest.importorskip("transformers")
 TYPES = [t for t in zoo.model_types() if "skip" not in zoo.EXCEPTIONS.get(t, {})]
@@ -292,5 +292,5 @@ def test_masks_are_what_gradients_say(model_type, variant, record_property):
             if variant in ("grouped", "wide") and "groups" not in special:
                 assert len({head.group for head in attention.heads}) == 2
     check_whole_model(model, structure, variant)
-    assert heads or special.get("no_heads"), "no heads, and no reason given in zoo.json"
+    assert heads or special.get("no_heads"), "no heads, and no reason given in model_zoo.json"
     record_property("heads", heads)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from installed import clean_plugins, installer
+from support.installed import clean_plugins, installer
 
 install = pytest.fixture(installer)
 _clean_plugins = pytest.fixture(autouse=True)(clean_plugins)

@@ -14,7 +14,7 @@ import xarray as xr
 
 from devinterp.errors import InvalidInputError, MissingDataError, PluginError
 from devinterp.testing import synthetic_tree
-from installed import Install, analysis, plugin
+from support.installed import Install, analysis, plugin
 
 TWO = """
 Analysis(name="mean", compute=mean_loss, requires=("trace/loss",)),

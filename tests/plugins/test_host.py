@@ -11,7 +11,7 @@ from devinterp import hookspecs, plugins
 from devinterp.errors import InvalidInputError, PluginError, PluginWarning
 from devinterp.plugins.host import HOOKS
 from devinterp.types import ModelAdapter
-from installed import Install, adapter, analysis, plugin
+from support.installed import Install, adapter, analysis, plugin
 
 BROKEN = "raise RuntimeError('no such luck')\n"
 

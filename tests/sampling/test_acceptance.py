@@ -11,9 +11,9 @@ from torch import nn
 
 from devinterp import plugins, sample
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.acceptance import proposes_langevin
+from devinterp.sampling.chains.mala import proposes_langevin
 from devinterp.types import Target
-from sampling.problems import Noisy, TinyModel, ids, make, run
+from support.small_models import Noisy, TinyModel, ids, make, run
 
 NAME = "mala_acceptance"
 

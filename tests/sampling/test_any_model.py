@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from devinterp import sample
 from devinterp.errors import InvalidInputError
 from devinterp.slt.llc import llc
-from sampling.problems import SHORT
+from support.small_models import SHORT
 
 NUM = 24
 

@@ -12,7 +12,7 @@ from torch import nn
 from devinterp import sample
 from devinterp.errors import InvalidInputError
 from devinterp.slt.sampler import sample_single_chain
-from sampling.problems import VOCABULARY, TinyModel, ids, make, run, same_numbers, snapshot
+from support.small_models import VOCABULARY, TinyModel, ids, make, run, same_numbers, snapshot
 
 # The run-time type checker would refuse much of this first.
 pytestmark = pytest.mark.usefixtures("unchecked")

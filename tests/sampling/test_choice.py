@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from devinterp.models.masks import as_param_masks
-from devinterp.sampling import choice
-from devinterp.sampling.grouping import plan
+from devinterp.sampling.engines import vectorization as choice
+from devinterp.sampling.engines.plan import plan
 from devinterp.sampling.prepare import prepare
 from devinterp.sampling.settings import Settings
-from sampling.problems import SHORT, ids, make, run, same_numbers
+from support.small_models import SHORT, ids, make, run, same_numbers
 
 
 def prepared(model, **changes):
     names = ("lr", "n_beta", "localization", "num_chains", "num_draws", "batch_size")
     settings = Settings(**{**{name: SHORT[name] for name in names}, **changes})
-    problem, _ = prepare(model, ids(), None, settings, restrictions={"full": as_param_masks(model, None)})
-    return problem
+    spec, _ = prepare(model, ids(), None, settings, restrictions={"full": as_param_masks(model, None)})
+    return spec
 
 
 def paths(tree):
@@ -27,9 +27,9 @@ def paths(tree):
 
 
 def test_memory_of_a_chain_is_that_of_its_step():
-    problem = prepared(make())
-    masks = problem.restrictions["full"]
-    small = choice._bytes_of_chain(problem, masks)
+    spec = prepared(make())
+    masks = spec.restrictions["full"]
+    small = choice._bytes_of_chain(spec, masks)
     large = choice._bytes_of_chain(prepared(make(), batch_size=16), masks)
     logits = 4 * 12 * 8 * 23  # bytes of float32, by which a batch of 16 has more than one of 4
     assert large - small > 2 * logits
@@ -38,10 +38,10 @@ def test_memory_of_a_chain_is_that_of_its_step():
 
 @pytest.mark.parametrize(("fit", "groups"), [(7, [7]), (6, [4, 3]), (3, [3, 2, 2]), (1, [1] * 7), (0.1, [1] * 7)])
 def test_as_many_as_fit_run_together(fit, groups, monkeypatch):
-    problem = prepared(make(), num_chains=7)
-    masks = problem.restrictions["full"]
-    monkeypatch.setattr(choice, "_HOST_BUDGET", int(fit * choice._bytes_of_chain(problem, masks)))
-    found = plan(problem, masks, range(7), "vectorized")
+    spec = prepared(make(), num_chains=7)
+    masks = spec.restrictions["full"]
+    monkeypatch.setattr(choice, "_HOST_BUDGET", int(fit * choice._bytes_of_chain(spec, masks)))
+    found = plan(spec, masks, range(7), "vectorized")
     assert [len(group.chains) for group in found] == groups
     assert [chain for group in found for chain in group.chains] == list(range(7))
     assert all(group.vectorized for group in found)
@@ -50,8 +50,8 @@ def test_as_many_as_fit_run_together(fit, groups, monkeypatch):
 
 def test_groups_of_chains_give_the_same(monkeypatch, tmp_path):
     expected = run(num_chains=5, chains="sequential")
-    problem = prepared(make())
-    size = choice._bytes_of_chain(problem, problem.restrictions["full"])
+    spec = prepared(make())
+    size = choice._bytes_of_chain(spec, spec.restrictions["full"])
     monkeypatch.setattr(choice, "_HOST_BUDGET", 2 * size)
     found = run(num_chains=5, chains="vectorized", output_path=tmp_path / "run.zarr")
     np.testing.assert_allclose(found["trace/loss"], expected["trace/loss"], rtol=1e-5)

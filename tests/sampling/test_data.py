@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.order import epoch_batches, init_loss_rows, observable_rows, step_rows
+from devinterp.sampling.data.schedule import epoch_batches, init_loss_rows, observable_rows, step_rows
 from devinterp.sampling.settings import Settings
-from sampling.problems import TinyModel, ids, make, run, same_numbers
+from support.small_models import TinyModel, ids, make, run, same_numbers
 
 
 class Items(Dataset):

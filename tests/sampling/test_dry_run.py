@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from devinterp.sampling.dry_run import DryRun
+from devinterp.sampling.estimate import DryRun
 from devinterp.slt.sampling import sample
 
 

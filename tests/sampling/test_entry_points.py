@@ -17,7 +17,7 @@ from devinterp.errors import InvalidInputError
 from devinterp.slt.llc import compute_llc, llc
 from devinterp.slt.sampler import sample_single_chain
 from devinterp.utils import default_nbeta, pack_texts, tokenize_and_concatenate
-from sampling.problems import SHORT, WithLogits, ids, make, run, snapshot
+from support.small_models import SHORT, WithLogits, ids, make, run, snapshot
 
 transformers = pytest.importorskip("transformers")
 datasets = pytest.importorskip("datasets")

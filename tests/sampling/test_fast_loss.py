@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from devinterp.models.huggingface import HuggingFaceAdapter
-from devinterp.sampling import chunked
-from devinterp.sampling.head import Head, NoHead, find_head
-from devinterp.sampling.loss import ChunkedNextTokenLoss, NextTokenLoss, fastest_loss
-from models import zoo
-from sampling.engine import TOKENS, assert_close, measured, paths_of, plain, problem_of, zoo_params
-from sampling.problems import VOCABULARY, TinyModel, ids, make, run
+from devinterp.models.adapters.huggingface import HuggingFaceAdapter
+from devinterp.sampling.losses import chunked_cross_entropy as chunked
+from devinterp.sampling.losses.loss import ChunkedNextTokenLoss, NextTokenLoss, fastest_loss
+from devinterp.sampling.losses.unembedding import NoUnembedding, Unembedding, find_unembedding
+from support import model_zoo as zoo
+from support.engines import TOKENS, assert_close, measured, paths_of, plain, spec_of, zoo_params
+from support.small_models import VOCABULARY, TinyModel, ids, make, run
 
 #: Types whose losses come from logits, and why.
 PLAIN = {"prophetnet": "no linear module gives the logits"}
@@ -167,7 +167,7 @@ def ending(change):
 
 
 def head_of(model):
-    return find_head(model, model, ids()[:1, :8])
+    return find_unembedding(model, model, ids()[:1, :8])
 
 
 @pytest.mark.parametrize("cap", [None, 0.5, 5.0, 30.0, 50.0])
@@ -182,13 +182,13 @@ def test_scale_and_cap_are_read_off(scale, cap):
 
 def test_an_unembedding_that_gives_the_logits_is_exactly_that():
     model = make()
-    assert head_of(model) == Head(model.head, 1.0, None)
+    assert head_of(model) == Unembedding(model.head, 1.0, None)
 
 
 def test_a_tied_unembedding():
     model = make()
     model.head.weight = model.embed.weight
-    assert head_of(model) == Head(model.head)
+    assert head_of(model) == Unembedding(model.head)
 
 
 @pytest.mark.parametrize("shift", [torch.float16, torch.bfloat16])
@@ -231,7 +231,7 @@ NO_HEADS = {
 @pytest.mark.parametrize("name", NO_HEADS)
 def test_other_ends_are_no_heads(name):
     model = NO_HEADS[name]()
-    with pytest.raises(NoHead):
+    with pytest.raises(NoUnembedding):
         head_of(model)
     assert "forward" not in vars(model.head)
     assert not any(p.grad is not None for p in model.parameters())
@@ -252,7 +252,7 @@ class TwoLayers(nn.Module):
 
 
 def test_a_linear_module_inside_is_no_head():
-    with pytest.raises(NoHead):
+    with pytest.raises(NoUnembedding):
         head_of(TwoLayers().eval())
 
 
@@ -260,9 +260,9 @@ def test_a_linear_module_inside_is_no_head():
 def test_models_without_a_head_are_sampled_by_their_logits(name):
     """Gradients are those of autograd, of weights behind the unembedding too."""
     model = NO_HEADS[name]() if name in NO_HEADS else TwoLayers().eval()
-    problem = problem_of(model, ids(), observables={"code": ids("code")})
-    assert problem.paths["loss"].startswith("plain: ")
-    found, expected = measured(problem), measured(plain(problem))
+    spec = spec_of(model, ids(), observables={"code": ids("code")})
+    assert spec.paths["loss"].startswith("plain: ")
+    found, expected = measured(spec), measured(plain(spec))
     assert_close(found, expected, num_losses=3)
 
 
@@ -299,7 +299,7 @@ def test_a_head_whose_own_forward_was_replaced_is_found_out():
     original = model.head.forward
     model.head.forward = lambda hidden: 2 * original(hidden)
     loss, note = fastest_loss(
-        NextTokenLoss(problem_of(make(), ids(), observables={}).loss.adapter), model, ids()[:2], None
+        NextTokenLoss(spec_of(make(), ids(), observables={}).loss.adapter), model, ids()[:2], None
     )
     assert note.startswith("plain: losses in chunks differ")
     assert type(loss) is NextTokenLoss
@@ -321,10 +321,10 @@ def test_a_model_that_computes_in_half_precision_by_itself(bias):
     model = make(Mixed)
     if not bias:
         model.head.bias = None
-    problem = problem_of(model, ids(), observables={"code": ids("code")})
-    assert problem.paths["loss"] == "chunked"
+    spec = spec_of(model, ids(), observables={"code": ids("code")})
+    assert spec.paths["loss"] == "chunked"
     # Sums over the vocabulary are rounded in another order.
-    assert_close(measured(problem), measured(plain(problem)), num_losses=3, tolerance=2e-2)
+    assert_close(measured(spec), measured(plain(spec)), num_losses=3, tolerance=2e-2)
     run(model)
 
 
@@ -341,9 +341,9 @@ def test_padding_counts_for_nothing(chunk, chunks_of):
     mask[3, :3] = 0
     data = {"input_ids": ids(), "attention_mask": mask}
     chunks_of(chunk)
-    problem = problem_of(make(Padded), data, observables={"same": data})
-    assert problem.paths["loss"] == "chunked"
-    found, expected = measured(problem), measured(plain(problem))
+    spec = spec_of(make(Padded), data, observables={"same": data})
+    assert spec.paths["loss"] == "chunked"
+    found, expected = measured(spec), measured(plain(spec))
     assert torch.isnan(expected[0]).any()
     assert_close(found, expected, num_losses=3)
 
@@ -353,15 +353,15 @@ def test_padding_counts_for_nothing(chunk, chunks_of):
 def test_losses_and_gradients_of_every_model_type(model_type, chunks_of):
     chunks_of(5)
     model = zoo.build(model_type, "plain")
-    problem = problem_of(model)
+    spec = spec_of(model)
     reason = PLAIN.get(model_type)
-    assert problem.paths["loss"] == ("chunked" if reason is None else f"plain: {reason}")
+    assert spec.paths["loss"] == ("chunked" if reason is None else f"plain: {reason}")
     if model_type in NO_GRADIENTS:
         pytest.skip("has gradients in train mode only")
-    if isinstance(problem.loss, ChunkedNextTokenLoss):
+    if isinstance(spec.loss, ChunkedNextTokenLoss):
         with torch.no_grad():
-            problem.loss.head.module.weight.mul_(50)  # logits that are near their cap, where there is one
-    assert_close(measured(problem), measured(plain(problem)), num_losses=3)
+            spec.loss.unembedding.module.weight.mul_(50)  # logits that are near their cap, where there is one
+    assert_close(measured(spec), measured(plain(spec)), num_losses=3)
 
 
 @pytest.mark.parametrize("model_type", zoo_params(["qwen2", "gemma2"]))
@@ -371,9 +371,9 @@ def test_where_the_unembedding_is_the_embedding(model_type, chunks_of):
     model = zoo.build(model_type, "tied")
     if model is None or model_type in NO_GRADIENTS:
         pytest.skip("no such variant")
-    problem = problem_of(model)
-    assert problem.paths["loss"] == ("chunked" if model_type not in PLAIN else f"plain: {PLAIN[model_type]}")
-    assert_close(measured(problem), measured(plain(problem)), num_losses=3)
+    spec = spec_of(model)
+    assert spec.paths["loss"] == ("chunked" if model_type not in PLAIN else f"plain: {PLAIN[model_type]}")
+    assert_close(measured(spec), measured(plain(spec)), num_losses=3)
 
 
 class Largest(TorchDispatchMode):
@@ -410,9 +410,9 @@ class Wide(nn.Module):
 def test_no_tensor_is_larger_than_a_chunk_of_logits(chunks_of):
     chunks_of(16)
     model, data = Wide().eval(), torch.randint(997, (8, 65))
-    problem = problem_of(model, data, observables={})
-    assert isinstance(problem.loss, ChunkedNextTokenLoss)
-    for loss, largest in ((problem.loss, 16 * 997), (plain(problem).loss, 8 * 65 * 997)):
+    spec = spec_of(model, data, observables={})
+    assert isinstance(spec.loss, ChunkedNextTokenLoss)
+    for loss, largest in ((spec.loss, 16 * 997), (plain(spec).loss, 8 * 65 * 997)):
         with Largest(997) as seen:
             total, _ = loss.mean(model, data, None)
             total.backward()

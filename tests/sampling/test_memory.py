@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from devinterp.models.torch_module import TorchModuleAdapter
-from devinterp.sampling import heap
-from devinterp.sampling.head import Head
-from devinterp.sampling.loss import NextTokenLoss, fastest_loss
-from devinterp.sampling.tied import tied_embeddings
-from devinterp.sampling.weights import unchanged
-from sampling.problems import ids, make, run, snapshot
+from devinterp.models.adapters.torch_module import TorchModuleAdapter
+from devinterp.sampling.engines import malloc_trim as heap
+from devinterp.sampling.losses.loss import NextTokenLoss, fastest_loss
+from devinterp.sampling.losses.tied_embedding import tied_embeddings
+from devinterp.sampling.losses.unembedding import Unembedding
+from devinterp.sampling.model_guard import unchanged
+from support.small_models import ids, make, run, snapshot
 
 VOCABULARY, WIDTH = 400, 8
 
@@ -130,15 +130,15 @@ def test_one_gradient_of_the_vocabulary_is_made():
 )
 def test_special_embeddings_are_left_to_autograd(special):
     model = tied(**special)
-    head = Head(model.head)
-    assert tied_embeddings(tied(), Head(tied().head)) == ()  # of another model
+    head = Unembedding(model.head)
+    assert tied_embeddings(tied(), Unembedding(tied().head)) == ()  # of another model
     assert tied_embeddings(model, head) == ()
 
 
 def test_embeddings_with_a_forward_of_their_own_are_left_alone():
     """The accelerate package moves data between devices that way."""
     model = tied()
-    head = Head(model.head)
+    head = Unembedding(model.head)
     assert tied_embeddings(model, head) == (model.embed,)
     model.embed.forward = model.embed.forward
     assert tied_embeddings(model, head) == ()

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from devinterp.sampling.weights import InPlaceWeights
+from devinterp.sampling.engines.weights import InPlaceWeights
 from devinterp.slt.llc import llc
 from devinterp.slt.sampler import sample_single_chain
-from sampling.problems import Noisy, TinyModel, ids, make, random_states, run, same_numbers, snapshot
+from support.small_models import Noisy, TinyModel, ids, make, random_states, run, same_numbers, snapshot
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from devinterp import sample
-from devinterp.sampling import reuse
-from devinterp.sampling.prefix import PrefixCache, find_prefixes
-from models import zoo
-from sampling.engine import assert_close, chain_of, last_layer, measured, paths_of, problem_of, zoo_params
-from sampling.problems import SHORT, VOCABULARY, ids, same_numbers, snapshot
+from devinterp.sampling.engines import prefix_check as reuse
+from devinterp.sampling.engines.prefix_cache import PrefixCache, find_prefixes
+from support import model_zoo as zoo
+from support.engines import assert_close, chain_of, last_layer, measured, paths_of, spec_of, zoo_params
+from support.small_models import SHORT, VOCABULARY, ids, same_numbers, snapshot
 
 WIDTH = 6
 #: What moves in the tests that do not say so: the last of the layers.
@@ -268,11 +268,11 @@ def note_of(kind, *, moving=LAST, data=None, tie=False):
     if tie:
         model.head.weight = model.embed.weight
     data = ids() if data is None else data
-    problem = problem_of(model, data, {"some": {moving: True}}, observables={"code": ids("code")[:, : data.shape[1]]})
+    spec = spec_of(model, data, {"some": {moving: True}}, observables={"code": ids("code")[:, : data.shape[1]]})
     before = snapshot(model)
-    assert_close(measured(problem, "some", reuse=True), measured(problem, "some"), num_losses=3)
+    assert_close(measured(spec, "some", reuse=True), measured(spec, "some"), num_losses=3)
     assert snapshot(model) == before
-    return problem.paths["prefix/some"]
+    return spec.paths["prefix/some"]
 
 
 @pytest.mark.parametrize("kind", [Deep, WithNone, ByKeyword, Nested, WithStacksInside])
@@ -304,11 +304,11 @@ def test_nothing_of_stacks_that_are_no_chain_of_hidden_states(kind, moving):
 @pytest.mark.parametrize(("kind", "kept"), [(WithWeights, 1), (WithState, 2)])
 def test_of_what_layers_return_that_is_kept_which_is_used(kind, kept):
     model = build(kind)
-    problem = problem_of(model, ids(), {"last": {LAST: True}}, observables={"code": ids("code")})
-    found, expected = measured(problem, "last", reuse=True), measured(problem, "last")
+    spec = spec_of(model, ids(), {"last": {LAST: True}}, observables={"code": ids("code")})
+    found, expected = measured(spec, "last", reuse=True), measured(spec, "last")
     assert_close(found, expected, num_losses=3)
-    assert problem.paths["prefix/last"] == "2 layers reused"
-    with chain_of(problem, "last") as chain:
+    assert spec.paths["prefix/last"] == "2 layers reused"
+    with chain_of(spec, "last") as chain:
         assert len(chain.prefix._kept["dataset"][0]) == kept
 
 
@@ -471,10 +471,10 @@ EARLIER = {"zamba": 1, "blt": 2}
 def test_every_model_type_below_its_last_layer(model_type):
     model = zoo.build(model_type, "plain")
     num, masks = last_layer(model)
-    problem = problem_of(model, restrictions={"last": masks})
-    found, expected = measured(problem, "last", reuse=True), measured(problem, "last")
+    spec = spec_of(model, restrictions={"last": masks})
+    found, expected = measured(spec, "last", reuse=True), measured(spec, "last")
     assert_close(found, expected, num_losses=3)
-    note = problem.paths["prefix/last"]
+    note = spec.paths["prefix/last"]
     assert (
         note.startswith(NOTHING[model_type])
         if model_type in NOTHING

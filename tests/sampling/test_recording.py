@@ -14,7 +14,7 @@ from devinterp.analyses.bif import compute_bif
 from devinterp.analyses.llc import compute_llc, token_llc
 from devinterp.analyses.susceptibilities import compute_susceptibilities
 from devinterp.errors import InvalidInputError, MissingDataError
-from devinterp.sampling.recording import Moments
+from devinterp.sampling.chains.reductions import Moments
 from devinterp.sampling.settings import Settings
 from devinterp.slt.sampling import sample
 from devinterp.types import Draw
@@ -134,10 +134,10 @@ def test_running_moments_survive_a_stop() -> None:
     expected = [whole.reduce(one) for one in draws][-1].summaries
     for one in draws[:3]:
         first.reduce(one)
-    from devinterp.sampling.chain import Start
-    from devinterp.store.states import ChainState
+    from devinterp.sampling.chains.loop import Start
+    from devinterp.types import Checkpoint
 
-    state = ChainState(0, (0,), 3, first.save((0,)))
+    state = Checkpoint(0, (0,), 3, first.save((0,)))
     start = second.resume(Start(state=state, recorded=3))
     assert start.recorded == 3
     assert not start.state.arrays

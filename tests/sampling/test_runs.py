@@ -26,7 +26,7 @@ from devinterp.errors import (
     StoreMismatchError,
 )
 from devinterp.slt.llc import llc
-from sampling.problems import Noisy, TinyModel, WithLogits, ids, make, run, same_numbers
+from support.small_models import Noisy, TinyModel, WithLogits, ids, make, run, same_numbers
 
 
 def loss_fn(model, batch):

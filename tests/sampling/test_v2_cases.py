@@ -12,7 +12,7 @@ import xarray as xr
 
 from devinterp import sample
 from devinterp.slt.llc import compute_llc, llc
-from sampling.problems import V2, ids, make
+from support.small_models import V2, ids, make
 
 CASES = json.loads((V2 / "v2_cases.json").read_text())
 NAMES = sorted(CASES["cases"])

@@ -12,10 +12,10 @@ from torch import nn
 
 from devinterp import plugins, sample
 from devinterp.errors import InvalidInputError
-from devinterp.sampling import choice
-from models import zoo
-from sampling.engine import OTHER, TOKENS, paths_of
-from sampling.problems import VOCABULARY, TinyModel, ids, make, run, same_numbers, snapshot
+from devinterp.sampling.engines import vectorization as choice
+from support import model_zoo as zoo
+from support.engines import OTHER, TOKENS, paths_of
+from support.small_models import VOCABULARY, TinyModel, ids, make, run, same_numbers, snapshot
 
 #: A rounding error of float32, 6e-8, of each matrix product; six draws at these steps multiply it by less than a thousand.
 #: Losses of one run differ from chain to chain by a hundred times as much.

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 from devinterp import schema
-from devinterp.store.layout import MAX_BUFFER_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, array_specs, loss_chunks
-from devinterp.store.open import open as open_store
-from store.runs import layout, make
+from devinterp.store.arrays.layout import MAX_BUFFER_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, array_specs, loss_chunks
+from devinterp.store.reading.open import open as open_store
+from support.layouts import layout, make
 
 
 @settings(max_examples=500, deadline=None)
@@ -111,7 +111,7 @@ def test_every_array_carries_its_units():
 def test_losses_without_dims_of_their_own():
     from dataclasses import replace
 
-    from devinterp.store.layout import ObservableLayout
+    from devinterp.store.arrays.layout import ObservableLayout
 
     base = layout()
     wanted = replace(

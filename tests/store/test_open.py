@@ -15,7 +15,7 @@ from zarr.storage import LocalStore, MemoryStore
 import devinterp
 from devinterp.errors import InvalidInputError, StoreError
 from devinterp.testing import synthetic_tree
-from store.runs import layout, make
+from support.layouts import layout, make
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_opening_cannot_write(path):
 
 def test_runs_below_a_root(tmp_path):
     from devinterp import schema
-    from devinterp.store.create import create
+    from devinterp.store.arrays.create import create
 
     store = LocalStore(tmp_path / "sweep.zarr")
     for name in ("checkpoints/100", "checkpoints/200"):

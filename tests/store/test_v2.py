@@ -8,13 +8,13 @@ import pytest
 import xarray as xr
 from zarr.storage import LocalStore, MemoryStore
 
-import devinterp.store.open as opening
-from analyses.reference import V2, results
+import devinterp.store.reading.open as opening
 from devinterp import schema
 from devinterp.analyses.llc import compute_llc
 from devinterp.errors import BrokenChainsError, InvalidInputError, StoreError
-from devinterp.store.v2 import from_v2, is_v2, open_v2, to_v2
+from devinterp.store.reading.v2 import from_v2, is_v2, open_v2, to_v2
 from devinterp.testing import synthetic_tree
+from support.v2_results import V2, results
 
 STORE = V2 / "v2_store.zarr"
 

@@ -66,7 +66,7 @@ def test_the_numbers_and_the_history(tmp_path: Path) -> None:
     tree = devinterp.open(IcechunkRun(tmp_path / "run"))
     assert tree["trace/loss"].chunks is not None
     assert np.isfinite(tree.slt.llc()["llc_mean"])
-    assert not list(devinterp.store.check.check(store))
+    assert not list(devinterp.store.integrity.verify.check(store))
 
 
 def test_the_past_is_readable(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_two_writers_of_one_part(tmp_path: Path) -> None:
     run(IcechunkRun(tmp_path / "run"))
     first, second = IcechunkRun(tmp_path / "run"), IcechunkRun(tmp_path / "run")
     for store in (first, second):
-        devinterp.store.raw.update_attrs(store, "", {"changed": "yes"})
+        devinterp.store.keys.update_attrs(store, "", {"changed": "yes"})
     first.commit("first")
     with pytest.raises(StoreError, match="another process"):
         second.commit("second")

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from devinterp.accuracy import theory
 from devinterp.accuracy.theory import Coefficient
-from devinterp.sampling.loss import LossFunction
-from devinterp.sampling.rows import Batch
+from devinterp.sampling.data.datasets import Batch
+from devinterp.sampling.losses.loss import LossFunction
 
 
 @dataclass(frozen=True)

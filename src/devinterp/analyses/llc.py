@@ -11,9 +11,10 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.analyses._lazy import storable
-from devinterp.analyses._means import draw_means, start_mean, trace_means, trace_start
-from devinterp.analyses._run import (
+from devinterp.analyses.common.blockwise import storable
+from devinterp.analyses.common.convergence import summary
+from devinterp.analyses.common.mean_losses import draw_means, start_mean, trace_means, trace_start
+from devinterp.analyses.common.run_data import (
     STATUS_REQUIRED,
     Chains,
     burnin_steps,
@@ -24,7 +25,6 @@ from devinterp.analyses._run import (
     setting,
     use_chains,
 )
-from devinterp.analyses.convergence import summary
 from devinterp.errors import MissingDataError
 from devinterp.hookspecs import hookimpl
 from devinterp.runs import only, settings

@@ -41,8 +41,8 @@ def command(analysis: Analysis) -> Callable[..., None]:
     ]
 
     def run(_store: str, *, _group: str | None = None, _output: Path | None = None, **given: Any) -> None:
-        from devinterp.cli.show import check_output, save, show
-        from devinterp.store.open import open as open_store
+        from devinterp.cli.render import check_output, save, show
+        from devinterp.store.reading.open import open as open_store
 
         check_output(_output)
         tree = open_store(_store, group=_group)

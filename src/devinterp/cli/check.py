@@ -15,9 +15,9 @@ def check(store: STORE, /, *, group: GROUP = None) -> None:
     Metadata, every chunk, how far each chain claims to be against what is there, and that losses are finite numbers. What is
     damaged can be sampled again with `devinterp resume --repair`, or `sample(..., repair=True)`.
     """
-    from devinterp.store.check import check as check_run
+    from devinterp.store.integrity.verify import check as check_run
     from devinterp.store.location import resolve
-    from devinterp.store.open import open as open_store
+    from devinterp.store.reading.open import open as open_store
 
     console = Console()
     tree = open_store(store, group=group)

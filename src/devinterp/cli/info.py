@@ -15,7 +15,7 @@ from rich.table import Table
 
 from devinterp import overview, plugins, runs, schema
 from devinterp.cli.analysis import GROUP, STORE
-from devinterp.cli.health import progress
+from devinterp.cli.run_progress import progress
 
 _STYLES = {
     schema.FINISHED: "green",
@@ -31,7 +31,7 @@ def info(store: STORE, /, *, group: GROUP = None) -> None:
 
     Only metadata and the status are read.
     """
-    from devinterp.store.open import open as open_store
+    from devinterp.store.reading.open import open as open_store
 
     console = Console()
     tree = open_store(store, group=group)

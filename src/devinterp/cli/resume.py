@@ -47,7 +47,7 @@ def recorded(store: Path) -> dict[str, Any]:
         If there is no run, or it was not begun so.
     """
     from devinterp.store.location import resolve
-    from devinterp.store.open import read_attrs
+    from devinterp.store.reading.status import read_attrs
 
     attrs = read_attrs(resolve(str(store), read_only=True))
     if "provenance" not in attrs:

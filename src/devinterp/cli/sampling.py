@@ -13,7 +13,7 @@ from rich.console import Console
 from devinterp import sources
 from devinterp.cli.options import as_command, options_of, pairs_of, value_of
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.dry_run import DryRun
+from devinterp.sampling.estimate import DryRun
 from devinterp.slt.sampling import sample as sample_model
 
 #: Under this name a run's provenance notes the arguments of the command that began it, for `devinterp resume`.

@@ -1,4 +1,4 @@
-"""Run a prepared problem: create or find its store, sample what is missing, and open what was written."""
+"""Run a prepared spec: create or find its store, sample what is missing, and open what was written."""
 
 from __future__ import annotations
 
@@ -20,24 +20,28 @@ from zarr.storage import LocalStore, MemoryStore
 
 from devinterp import schema
 from devinterp.errors import DivergenceWarning, InvalidInputError
-from devinterp.sampling import cluster, identity, remote, workers
-from devinterp.sampling.execute import Durability, Watch, run_tasks
-from devinterp.sampling.initial import initial_loss
-from devinterp.sampling.layout import layout
-from devinterp.sampling.pacing import check_share
-from devinterp.sampling.problem import Problem
-from devinterp.sampling.progress import Display, display
-from devinterp.sampling.settling import Wanted, is_finished, settle
-from devinterp.sampling.stopping import Stopped, listening
-from devinterp.sampling.tasks import Key, Task, pending, tasks_of
-from devinterp.store import raw, states
-from devinterp.store.commit import commit
-from devinterp.store.create import is_empty
-from devinterp.store.guard import inspect
+from devinterp.sampling.chains.checkpointing import check_share
+from devinterp.sampling.chains.initial_loss import initial_loss
+from devinterp.sampling.execution import dask_cluster as cluster
+from devinterp.sampling.execution import job as remote
+from devinterp.sampling.execution import local_processes as workers
+from devinterp.sampling.execution.progress import Display, display
+from devinterp.sampling.execution.run_tasks import CheckpointOptions, RunMonitor, run_tasks
+from devinterp.sampling.execution.signals import Stopped, listening
+from devinterp.sampling.execution.tasks import Key, Task, pending, tasks_of
+from devinterp.sampling.run_store import fingerprint as identity
+from devinterp.sampling.run_store.array_layout import layout
+from devinterp.sampling.run_store.prepare_store import RequestedRun, is_finished, prepare_store
+from devinterp.sampling.spec import RunSpec
+from devinterp.store import keys as raw
+from devinterp.store.arrays.create import is_empty
 from devinterp.store.location import StoreLike, describe, resolve
 from devinterp.store.lock import Lock
-from devinterp.store.open import open as open_store
-from devinterp.store.open import read_attrs, read_status
+from devinterp.store.reading.open import open as open_store
+from devinterp.store.reading.status import read_attrs, read_status
+from devinterp.store.reading.validate import inspect
+from devinterp.store.writing import checkpoints as states
+from devinterp.store.writing.transactions import commit
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Options:
         Whether to show bars; None: in a terminal or a notebook.
     chains : {"auto", "sequential", "vectorized"}
         Whether chains run one after the other or as one computation.
-    guard : Durability
+    guard : CheckpointOptions
         How states are saved.
     notes : mapping
         JSON-able values to record in the provenance.
@@ -70,7 +74,7 @@ class Options:
     storage_options: Mapping[str, Any] | None = None
     progress: bool | None = None
     chains: str = "auto"
-    guard: Durability = field(default_factory=Durability)
+    guard: CheckpointOptions = field(default_factory=CheckpointOptions)
     notes: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 0
     client: Any = None
@@ -84,12 +88,12 @@ class Options:
             raise InvalidInputError("`workers` and `client` both say where to sample: pass only one.")
 
 
-def run(problem: Problem, loss_dims: tuple[str, ...], options: Options) -> xr.DataTree:
-    """Sample every chain of a problem that its store does not hold yet.
+def run(spec: RunSpec, loss_dims: tuple[str, ...], options: Options) -> xr.DataTree:
+    """Sample every chain of a spec that its store does not hold yet.
 
     Parameters
     ----------
-    problem : Problem
+    spec : RunSpec
         From `devinterp.sampling.prepare.prepare`.
     loss_dims : tuple of str
         Names of the dims of one sample's loss.
@@ -108,19 +112,19 @@ def run(problem: Problem, loss_dims: tuple[str, ...], options: Options) -> xr.Da
     StoreError
         If it cannot be written, or another process is writing it.
     """
-    wanted = Wanted(problem, loss_dims, identity.fingerprints(problem))
+    wanted = RequestedRun(spec, loss_dims, identity.fingerprints(spec))
     with _stored(options) as (store, where):
         in_memory = options.output_path is None
         fresh = None
         if is_empty(store):
             # Measured before the store is touched: a run that is refused leaves nothing behind.
-            fresh = layout(problem, loss_dims, initial_loss(problem))
+            fresh = layout(spec, loss_dims, initial_loss(spec))
         else:
             inspect(store)
         if fresh is not None or options.repair or not is_finished(store, where, wanted):
             with nullcontext() if isinstance(store, MemoryStore) and in_memory else Lock(store, where) as lock:
-                problem = settle(store, where, wanted, fresh, notes=options.notes, repair=options.repair)
-                _sample(problem, store, options, lock)
+                spec = prepare_store(store, where, wanted, fresh, notes=options.notes, repair=options.repair)
+                _sample(spec, store, options, lock)
         warn_of_diverged(store)
         return open_store(store, chunks=None).load() if in_memory else open_store(store)
 
@@ -140,45 +144,45 @@ def _stored(options: Options) -> Iterator[tuple[Store, str]]:
         yield MemoryStore(), "memory"
 
 
-def _sample(problem: Problem, store: Store, options: Options, lock: Lock | None) -> None:
+def _sample(spec: RunSpec, store: Store, options: Options, lock: Lock | None) -> None:
     """Sample the chains of a run that are not at their end."""
-    left = pending(store, problem.settings.num_steps)
+    left = pending(store, spec.settings.num_steps)
     if not left:
         return
     init_loss = float(np.nanmean(np.asarray(zarr.open_array(store, path=f"{schema.TRACE}/init_loss", mode="r")[...])))
-    names = list(problem.restrictions)
+    names = list(spec.restrictions)
     how = "" if options.output_path is None else f"the same call goes on with {describe(options.output_path)}"
-    with display(options.progress, problem.settings, init_loss, _labels(names)) as bars, listening() as stop:
+    with display(options.progress, spec.settings, init_loss, _labels(names)) as bars, listening() as stop:
         if lock is not None:
             lock.tell(bars.heartbeat)
-        watch = Watch(bars.show, lock.check if lock is not None else lambda: None, stop, how)
+        watch = RunMonitor(bars.show, lock.check if lock is not None else lambda: None, stop, how)
         try:
-            _run_all(problem, store, options, left, watch, bars, lock)
+            _run_all(spec, store, options, left, watch, bars, lock)
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             raise
     if lock is not None:
         lock.verify()
     commit(store, "chains of all workers")  # from here on this process, too, sees what they wrote
-    _record_end(problem, store)
+    _record_end(spec, store)
     commit(store, "run ended")
     if not options.guard.keep_state:
         states.remove_all(store)
 
 
 def _run_all(
-    problem: Problem,
+    spec: RunSpec,
     store: Store,
     options: Options,
     left: Mapping[Key, int],
-    watch: Watch,
+    watch: RunMonitor,
     bars: Display,
     lock: Lock | None,
 ) -> None:
     """Do all tasks, here or in other processes."""
 
     def announced() -> Iterator[list[Task]]:
-        for tasks in tasks_of(problem, store, left, options.chains):
+        for tasks in tasks_of(spec, store, left, options.chains):
             for task in tasks:
                 for chain in task.live:
                     bars.begin(task.restriction, chain, step=task.recorded)
@@ -187,12 +191,12 @@ def _run_all(
     if lock is None or not (options.workers or options.client is not None):
         guard = options.guard if lock is not None else replace(options.guard, in_memory=True)
         for tasks in announced():
-            run_tasks(problem, tasks, store, guard, watch)
+            run_tasks(spec, tasks, store, guard, watch)
         return
     # Every choice is made here, so that it does not depend on the workers.
     every = [task for tasks in announced() for task in tasks]
     token = lock.owner.token
-    packed = remote.pack(problem, store, options.guard, token)
+    packed = remote.pack(spec, store, options.guard, token)
     if options.client is None:
         workers.run_in_processes(packed, every, options.workers, watch)
         return
@@ -204,10 +208,10 @@ def _run_all(
     cluster.run_on_cluster(options.client, packed, token, every, watch, ask_to_stop)
 
 
-def _record_end(problem: Problem, store: Store) -> None:
+def _record_end(spec: RunSpec, store: Store) -> None:
     """Complete the provenance: what was chosen on the way, and when it ended."""
     provenance = json.loads(read_attrs(store)["provenance"])
-    provenance["paths"] = {**provenance.get("paths", {}), **problem.paths}
+    provenance["paths"] = {**provenance.get("paths", {}), **spec.paths}
     provenance["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
     raw.update_attrs(store, "", {"provenance": json.dumps(provenance)})
 

@@ -1,4 +1,4 @@
-"""Turn what a user passes into a checked problem, before anything is sampled or written."""
+"""Turn what a user passes into a checked spec, before anything is sampled or written."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import nn
 
 from devinterp import plugins, schema
 from devinterp.errors import InvalidInputError
-from devinterp.models.masks import ParamMasks, as_param_masks
-from devinterp.sampling.acceptance import proposes_langevin
-from devinterp.sampling.choice import MODES
-from devinterp.sampling.initial import check_finite_weights
-from devinterp.sampling.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses, fastest_loss
-from devinterp.sampling.metrics import MALA
-from devinterp.sampling.order import chain_batches, observable_rows
-from devinterp.sampling.problem import Observable, Problem
-from devinterp.sampling.rows import as_tokens, check_tokens, num_rows, read_rows
+from devinterp.models.masks.param_masks import ParamMasks, as_param_masks
+from devinterp.sampling.chains.initial_loss import check_finite_weights
+from devinterp.sampling.chains.mala import proposes_langevin
+from devinterp.sampling.chains.step_metrics import MALA
+from devinterp.sampling.data.datasets import as_tokens, check_tokens, num_rows, read_rows
+from devinterp.sampling.data.schedule import chain_batches, observable_rows
+from devinterp.sampling.engines.vectorization import MODES
+from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses, fastest_loss
+from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.settings import Settings
-from devinterp.sampling.weights import unchanged
+from devinterp.sampling.spec import Observable, RunSpec
 from devinterp.types import Kernel, ModelAdapter
 
 
@@ -38,8 +38,8 @@ def prepare(
     loss_dims: Sequence[str] | None = None,
     adapter: str | ModelAdapter | None = None,
     device: str | torch.device | None = None,
-) -> tuple[Problem, tuple[str, ...]]:
-    """Return the problem and the names of its loss dims.
+) -> tuple[RunSpec, tuple[str, ...]]:
+    """Return the spec and the names of its loss dims.
 
     Raises
     ------
@@ -66,16 +66,16 @@ def prepare(
             check_tokens(rows, vocab_size, name="`dataset`")
             for name, observable in watched.items():
                 check_tokens(observable.rows, vocab_size, name=f"observable {name!r}")
-        problem = Problem(model, loss, rows, total, watched, restrictions, kernel, settings)
-        dims = check_loss(problem, loss_dims)
+        spec = RunSpec(model, loss, rows, total, watched, restrictions, kernel, settings)
+        dims = check_loss(spec, loss_dims)
         if isinstance(loss, CustomLoss):
-            check_gradient(problem)
+            check_gradient(spec)
         if isinstance(loss, NextTokenLoss):
             batch, mask = rows.batch(rows.ids[: min(settings.batch_size, 2)])
             assert isinstance(batch, torch.Tensor)
             loss, note = fastest_loss(loss, model, batch, mask)
-            problem = replace(problem, loss=loss, paths={"loss": note})
-        return problem, dims
+            spec = replace(spec, loss=loss, paths={"loss": note})
+        return spec, dims
 
 
 def check_kernel(settings: Settings) -> Kernel:
@@ -158,18 +158,18 @@ def name_restrictions(
     return {name: as_param_masks(model, masks) for name, masks in weight_restrictions.items()}
 
 
-def check_loss(problem: Problem, loss_dims: Sequence[str] | None) -> tuple[str, ...]:
+def check_loss(spec: RunSpec, loss_dims: Sequence[str] | None) -> tuple[str, ...]:
     """Try the loss on a few rows of each data set; return the names of the dims of one sample's loss."""
-    custom = isinstance(problem.loss, CustomLoss)
-    source = "`loss_fn`" if custom else type(problem.loss).__name__
-    sources = {"`dataset`": (problem.rows, problem.rows.ids)}
-    sources |= {f"observable {name!r}": (o.rows, o.sequence_id) for name, o in problem.observables.items()}
+    custom = isinstance(spec.loss, CustomLoss)
+    source = "`loss_fn`" if custom else type(spec.loss).__name__
+    sources = {"`dataset`": (spec.rows, spec.rows.ids)}
+    sources |= {f"observable {name!r}": (o.rows, o.sequence_id) for name, o in spec.observables.items()}
     dims: tuple[str, ...] = ()
     for name, (rows, ids) in sources.items():
         few = ids[:2]  # shapes show on two rows, and the plain path is slow
         batch, mask = rows.batch(few)
         with torch.no_grad():
-            losses = problem.loss.losses(problem.model, batch, mask)
+            losses = spec.loss.losses(spec.model, batch, mask)
         expected = (rows.token_ids.shape[1] - 1,) if rows.token_ids is not None and loss_dims is None else None
         checked = check_losses(
             losses,
@@ -181,13 +181,13 @@ def check_loss(problem: Problem, loss_dims: Sequence[str] | None) -> tuple[str, 
     return dims
 
 
-def check_gradient(problem: Problem) -> None:
+def check_gradient(spec: RunSpec) -> None:
     """Raise unless the loss can be differentiated with respect to the model's parameters."""
-    batch, mask = problem.rows.batch(problem.rows.ids[:2])
-    with unchanged(problem.model):
-        for parameter in problem.model.parameters():
+    batch, mask = spec.rows.batch(spec.rows.ids[:2])
+    with unchanged(spec.model):
+        for parameter in spec.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        losses = problem.loss.losses(problem.model, batch, mask)
+        losses = spec.loss.losses(spec.model, batch, mask)
     if not losses.requires_grad:
         raise InvalidInputError(
             "`loss_fn` returned losses without a gradient: compute them with torch from the model's output, and leave out "

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.metrics import MALA, NAMES
+from devinterp.sampling.chains.step_metrics import MALA, NAMES
 from devinterp.types import Target
 
 
@@ -110,7 +110,7 @@ class Settings:
         return {**asdict(self), "sampling_method_kwargs": dict(self.sampling_method_kwargs)}
 
 
-#: What of the losses is kept (`devinterp.sampling.recording`), and in which precision.
+#: What of the losses is kept (`devinterp.sampling.chains.reductions`), and in which precision.
 RECORDS, LOSS_DTYPES = ("token", "sequence", "moments"), ("float32", "float16")
 
 _COUNTS = (

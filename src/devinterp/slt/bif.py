@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from devinterp.analyses.bif import compute_bif
-from devinterp.slt._one_call import sample_then
+from devinterp.analyses.bif.analysis import compute_bif
+from devinterp.slt.one_call import sample_then
 
 __all__ = ["bif", "compute_bif"]
 

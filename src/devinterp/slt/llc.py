@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from devinterp.analyses.llc import compute_llc, token_llc
-from devinterp.slt._one_call import sample_then
+from devinterp.slt.one_call import sample_then
 
 __all__ = ["compute_llc", "llc", "token_llc"]
 

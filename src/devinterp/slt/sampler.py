@@ -11,14 +11,15 @@ import xarray as xr
 from torch import Tensor, nn
 
 from devinterp.errors import InvalidInputError
-from devinterp.models.masks import ParamMasks, as_param_masks
-from devinterp.sampling.initial import check_finite_weights
-from devinterp.sampling.order import step_rows
+from devinterp.models.masks.param_masks import ParamMasks, as_param_masks
+from devinterp.sampling.chains.initial_loss import check_finite_weights
+from devinterp.sampling.chains.stepper import Stepper
+from devinterp.sampling.data.datasets import Batch, Rows, num_rows, read_rows
+from devinterp.sampling.data.schedule import step_rows
+from devinterp.sampling.engines.weights import borrowed
+from devinterp.sampling.model_guard import sheltered
 from devinterp.sampling.prepare import check_kernel, check_model, on_device
-from devinterp.sampling.rows import Batch, Rows, num_rows, read_rows
 from devinterp.sampling.settings import Settings
-from devinterp.sampling.walker import Walker
-from devinterp.sampling.weights import borrowed, sheltered
 from devinterp.schema import DRAW, STEP
 
 #: ``evaluate(model, batch)``: the loss to descend, and whatever is to be recorded.
@@ -128,7 +129,7 @@ def _run(
     losses, draws = [], []
     with borrowed(model, masks) as weights:
         transition = check_kernel(settings).build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
-        walker = Walker(transition, weights, settings, chains=[chain])
+        walker = Stepper(transition, weights, settings, chains=[chain])
         for step, ids in enumerate(batches):
             total, results = 0.0, None
             for part in np.split(ids, num_parts):

@@ -11,13 +11,13 @@ from torch import nn
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling import driver
-from devinterp.sampling.dry_run import DryRun
-from devinterp.sampling.dry_run import dry_run as estimate
-from devinterp.sampling.execute import Durability
-from devinterp.sampling.loss import LossFunction
+from devinterp.sampling.estimate import DryRun
+from devinterp.sampling.estimate import dry_run as estimate
+from devinterp.sampling.execution.run_tasks import CheckpointOptions
+from devinterp.sampling.losses.loss import LossFunction
+from devinterp.sampling.model_guard import sheltered
 from devinterp.sampling.prepare import check_mode, check_model, name_restrictions, prepare
 from devinterp.sampling.settings import Settings
-from devinterp.sampling.weights import sheltered
 from devinterp.types import ModelAdapter
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def sample(
     -------
     xarray.DataTree
         The run, as described in ``docs/schema.md``; lazy when `output_path` is given. With `dry_run` a
-        `devinterp.sampling.dry_run.DryRun` instead.
+        `devinterp.sampling.estimate.DryRun` instead.
 
     Raises
     ------
@@ -236,7 +236,7 @@ def sample(
     check_model(model)
     check_mode(chains)
     with sheltered(model, device, seed=settings.init_seed):
-        problem, dims = prepare(
+        spec, dims = prepare(
             model,
             dataset,
             observables,
@@ -248,19 +248,19 @@ def sample(
             device=device,
         )
         if dry_run:
-            return estimate(problem, dims, mode=chains)
+            return estimate(spec, dims, mode=chains)
         options = driver.Options(
             output_path=output_path,
             storage_options=storage_options,
             progress=progress,
             chains=chains,
-            guard=Durability(share=checkpoint_share, keep_state=keep_state),
+            guard=CheckpointOptions(share=checkpoint_share, keep_state=keep_state),
             notes=notes or {},
             workers=0 if workers is None else workers,
             client=client,
             repair=repair,
         )
-        return driver.run(problem, dims, options)
+        return driver.run(spec, dims, options)
 
 
 def kernel_options(

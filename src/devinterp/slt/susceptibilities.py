@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from devinterp.analyses.susceptibilities import compute_susceptibilities
-from devinterp.slt._one_call import sample_then
+from devinterp.analyses.susceptibilities.analysis import compute_susceptibilities
+from devinterp.slt.one_call import sample_then
 
 __all__ = ["compute_susceptibilities", "susceptibilities"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from devinterp.models.masks import Mask, ParamMasks, as_param_masks, full_masks
-from devinterp.models.preview import preview_weight_restriction
-from devinterp.models.restrictions import create_param_masks, restrictions
+from devinterp.models.masks.param_masks import Mask, ParamMasks, as_param_masks, full_masks
+from devinterp.models.masks.preview import preview_weight_restriction
+from devinterp.models.restrictions.resolve import create_param_masks, restrictions
 
 __all__ = [
     "Mask",

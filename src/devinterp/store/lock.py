@@ -18,7 +18,7 @@ from typing import Any
 from zarr.abc.store import Store
 
 from devinterp.errors import StoreError
-from devinterp.store import raw
+from devinterp.store import keys as raw
 
 #: A group of the store without arrays; its attributes are the lock. It is no part of the tree.
 LOCK = "lock"

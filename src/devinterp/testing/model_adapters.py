@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from devinterp.models.structure import Structure
+from devinterp.models.structure.types import Structure
 from devinterp.types import ModelAdapter
 
 

@@ -24,7 +24,7 @@ def _is_instance(model: object, module: str, name: str) -> bool:
 class _TransformerLensAdapter(ModelAdapter):
     def logits(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return next-token logits of shape ``(batch, token, vocabulary)``; no token is prepended."""
-        from devinterp.models.running import logits_of
+        from devinterp.models.forward import logits_of
 
         options = {} if attention_mask is None else {"attention_mask": attention_mask}
         return logits_of(model(input_ids, return_type="logits", **options), model)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from devinterp.models.detection import detect
 from devinterp.models.structure import Structure
+from devinterp.models.structure.detect import detect
 
 
 def structure(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Structure:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from devinterp.models.mask import Mask
+from devinterp.models.masks.mask import Mask
 from devinterp.models.structure import Attention, Head, Layer, Neurons, Structure
 
 PARTS = {"W_Q": "q", "b_Q": "q", "W_K": "k", "b_K": "k", "W_V": "v", "b_V": "v", "W_O": "o"}

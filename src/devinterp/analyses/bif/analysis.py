@@ -1,0 +1,217 @@
+r"""The Bayesian influence function: how the losses of tokens and sequences move together over the posterior.
+
+.. math:: \mathrm{cov}(\ell_x(w), \ell_y(w)) \quad \text{or} \quad \mathrm{corr}(\ell_x(w), \ell_y(w))
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import xarray as xr
+
+from devinterp.analyses.bif.pairs import (
+    Plan,
+    all_pairs,
+    constant,
+    dims_of,
+    dims_of_side,
+    drift_share,
+    labels,
+    strongest,
+)
+from devinterp.analyses.bif.selection import Catalogue, Selection, select, widened
+from devinterp.analyses.bif.traces import Centring
+from devinterp.analyses.common.blockwise import storable
+from devinterp.analyses.common.run_data import (
+    STATUS_REQUIRED,
+    Chains,
+    burnin_steps,
+    drop_draws,
+    drop_single_restriction,
+    use_chains,
+)
+from devinterp.errors import InvalidInputError, MissingDataError
+from devinterp.hookspecs import hookimpl
+from devinterp.runs import only, settings
+from devinterp.schema import RESTRICTION, TOKEN
+from devinterp.types import Analysis
+
+_REQUIRES = ("observables/*/loss", *STATUS_REQUIRED)
+Method = Literal["token", "sequence"]
+
+
+def compute_bif(
+    tree: xr.DataTree,
+    method: Method = "token",
+    *,
+    correlation_method: Method | None = None,
+    reduce_chain_dimension_method: Literal["stack", "mean"] = "stack",
+    average_tokenwise_bif: bool = False,
+    compute_covariance: bool = False,
+    loss_keys: Selection = None,
+    batch_index_range_1: tuple[int, int] | None = None,
+    batch_index_range_2: tuple[int, int] | None = None,
+    queries: Selection = None,
+    candidates: Selection = None,
+    centre: Literal["pooled", "chain"] = "pooled",
+    detrend: bool = False,
+    top_k: int | None = None,
+    exclude_self: bool = False,
+    standard_errors: bool = False,
+    burnin: int | None = None,
+    chains: Chains = "all",
+) -> xr.Dataset:
+    r"""Compute the Bayesian influence function [1]_ between tokens, or between sequences.
+
+    .. math:: B_{xy} = \mathrm{corr}_{w}(\ell_x(w), \ell_y(w))
+
+    over chains and draws, with the sign of the plain correlation or covariance; the paper's influence is its negative. Lazy
+    for a lazy tree: ``isel`` computes only its part and ``to_zarr`` writes tile by tile.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        A sampling run with observables.
+    method : {"token", "sequence"}, default: "token"
+        Between the losses of tokens, or between the mean losses of sequences.
+    correlation_method : {"token", "sequence"}, optional
+        DevInterp 2's name of `method`.
+    reduce_chain_dimension_method : {"stack", "mean"}, default: "stack"
+        Use all draws of all chains, or the mean trace over chains.
+    average_tokenwise_bif : bool, default: False
+        With ``method="token"``: the mean over all pairs of positions of two sequences, without computing the pairs.
+    compute_covariance : bool, default: False
+        Covariance (nats squared, divisor: number of samples less fitted means and trends) in place of correlation.
+    loss_keys : str, list of str or dict, optional
+        Observables that take part on both sides; default: all, by name in alphabetical order. A dict gives for each name
+        which sequences: a slice, integers or a boolean mask; or ``(sequences, positions)``; or a boolean mask
+        ``(sequence, position)``. All count from 0.
+    batch_index_range_1, batch_index_range_2 : (int, int), optional
+        Keep these sequences, from the first up to but not including the second, of the queries and of the candidates.
+    queries, candidates : str, list of str or dict, optional
+        What takes part on the first and on the second side, like `loss_keys`, which is their default.
+    centre : {"pooled", "chain"}, default: "pooled"
+        Subtract from a trace its mean over all chains, or the mean of each chain, so that differences between chains that did
+        not mix count for nothing.
+    detrend : bool, default: False
+        Subtract each chain's mean and linear trend. What is shared only because the chains still drift is removed; how much
+        that is, is reported as ``drift_share``.
+    top_k : int, optional
+        Return only the strongest positive and negative candidates of each query, so many of each, without holding all pairs.
+    exclude_self : bool, default: False
+        With `top_k`: leave out each query itself.
+    standard_errors : bool, default: False
+        Also compute the jackknife error over chains, which takes as many times longer as there are chains (two at least).
+    burnin : int, optional
+        Leave out draws taken in this many initial steps; default: the run's ``num_burnin_steps``.
+    chains : {"all", "finished"}, default: "all"
+        Refuse a run with chains that did not finish, or use the chains that finished under all restrictions.
+
+    Returns
+    -------
+    xarray.Dataset
+        - ``influences``, float32: ``(batch_1, batch_2, target_position, target_position_T)`` between tokens; ``(batch_1,
+          batch_2)`` between sequences or averaged; with `top_k` ``(batch_1, target_position, sign, rank)``, without
+          ``target_position`` for sequences, and for each entry ``candidate_batch`` (its row on the second side),
+          ``candidate_sequence`` and ``candidate_position``, or NaN and -1 where there are no more of the sign.
+          With a ``restriction`` dimension in front where there are several.
+        - ``influences_se``, if asked for: standard error, with the attribute ``degrees_of_freedom``.
+        - ``constant_1``, ``constant_2``: which traces do not vary. Their correlations are NaN.
+        - ``drift_share(batch_1, batch_2)``, if `detrend`: the share of the covariance of two sequences' mean losses within
+          chains that is due to linear trends.
+        - ``input_ids(batch_1, token)`` and ``candidate_input_ids(batch_2, token)``, where the run has them.
+
+        Coordinates ``observable_1``, ``sequence_1`` and ``observable_2``, ``sequence_2`` say what each row and column is;
+        ``target_position`` is the index of the predicted token.
+
+    Raises
+    ------
+    BrokenChainsError
+        If a chain diverged or is unfinished and `chains` is ``"all"``.
+    InvalidInputError
+        If a selection names what is not there, selects nothing, or options exclude each other.
+    MissingDataError
+        If tokens are asked for of a run that recorded only the mean losses of sequences.
+
+    References
+    ----------
+    .. [1] P. A. Kreer, W. Wu, M. Adam, Z. Furman, J. Hoogland. Bayesian influence functions for Hessian-free data
+       attribution. arXiv:2509.26544.
+    """
+    run = only(tree, name="bif", requires=_REQUIRES)
+    plan = Plan(
+        method=_method(correlation_method or method, average_tokenwise_bif),
+        covariance=compute_covariance,
+        centring=Centring(
+            _one_of("reduce_chain_dimension_method", reduce_chain_dimension_method, ("stack", "mean")),
+            _one_of("centre", centre, ("pooled", "chain")),
+            detrend,
+        ),
+    )
+    if plan.method != "sequence" and settings(run).get("record") == "sequence":
+        raise MissingDataError(
+            "`bif` between tokens needs losses of tokens; this run recorded means of sequences (`record`): pass "
+            "method='sequence', or sample with record='token'."
+        )
+    run, used = use_chains(run, chains, needed_by="bif")
+    burnin = burnin_steps(run, burnin)
+    run = drop_draws(run, burnin)
+    catalogue = Catalogue(run)
+    choose = partial(select, catalogue, needed_by="bif")
+    first = choose(loss_keys if queries is None else queries, within=batch_index_range_1, argument="queries")
+    same = candidates is queries and batch_index_range_1 == batch_index_range_2
+    second = (
+        first
+        if same
+        else choose(loss_keys if candidates is None else candidates, within=batch_index_range_2, argument="candidates")
+    )
+    if top_k is None:
+        found = all_pairs(run, first, second, plan, standard_errors)
+    elif top_k < 1 or standard_errors:
+        raise InvalidInputError(
+            f"`top_k` (={top_k}) must be at least 1, and goes without `standard_errors`: compute these for the pairs found, "
+            "with `queries` and `candidates`."
+        )
+    else:
+        found = strongest(run, first, second, plan, top_k, exclude_self)
+    # Gathered, because xarray aligns everything anew with each assignment.
+    variables: dict[str, Any] = {**found}
+    if not compute_covariance:
+        flags = constant(run, first, plan)
+        variables["constant_1"] = (dims_of_side(plan, 1), flags)
+        variables["constant_2"] = (dims_of_side(plan, 2), flags if same else constant(run, second, plan))
+    if detrend:
+        variables["drift_share"] = (dims_of(plan, tokens=False), drift_share(run, first, second, plan))
+    ids_1 = first.input_ids(run)
+    ids = [ids_1, ids_1 if same else second.input_ids(run)]
+    width = max((side_ids.sizes[TOKEN] for side_ids in ids if side_ids is not None), default=0)
+    for name, dim, side_ids in zip(("input_ids", "candidate_input_ids"), ("batch_1", "batch_2"), ids, strict=True):
+        if side_ids is not None:
+            variables[name] = ((dim, TOKEN), widened(side_ids, width).data)
+    coords = {RESTRICTION: run[RESTRICTION].variable, **labels(first, 1, plan), **labels(second, 2, plan)}
+    result = xr.Dataset(variables, coords, attrs={**plan.attrs, "burnin": burnin, **used})
+    return storable(drop_single_restriction(result))
+
+
+def _method(method: str, averaged: bool) -> Literal["token", "sequence", "averaged"]:
+    _one_of("method", method, ("token", "sequence"))
+    if averaged and method == "sequence":
+        raise InvalidInputError(
+            "`average_tokenwise_bif` averages over tokens: it needs method='token', not 'sequence'."
+        )
+    if averaged:
+        return "averaged"
+    return "token" if method == "token" else "sequence"
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise InvalidInputError(f"`{name}` (={value!r}) must be one of {list(allowed)}.")
+    return value
+
+
+@hookimpl
+def devinterp_analyses() -> list[Analysis]:
+    """Return the analyses of this module."""
+    return [Analysis(name="bif", compute=compute_bif, requires=_REQUIRES)]

@@ -1,0 +1,190 @@
+"""Loss traces as unit rows, so that a correlation is a scalar product and all correlations are one matrix product.
+
+What one task of a lazy computation does. Losses come as ``(restriction, chain, draw, sequence, position)`` with all draws of
+some sequences, in one array or in several (`Traces`); rows go out as ``(restriction, sample, sequence, position)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from devinterp.analyses.common.blockwise import Traces
+
+#: Losses are handled a few sequences at a time, so that what is in work stays in the processor's cache.
+_CACHE_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Centring:
+    """What is taken out of a trace before it is compared with another.
+
+    Parameters
+    ----------
+    reduce : {"stack", "mean"}
+        Draws of all chains side by side, or the mean trace over chains.
+    centre : {"pooled", "chain"}
+        Subtract the mean over all chains, or each chain's own.
+    detrend : bool
+        Subtract each chain's own mean and linear trend in time.
+    """
+
+    reduce: Literal["stack", "mean"] = "stack"
+    centre: Literal["pooled", "chain"] = "pooled"
+    detrend: bool = False
+
+    @property
+    def by_chain(self) -> bool:
+        """Whether every chain is centred on its own."""
+        return self.detrend or self.centre == "chain"
+
+    def num_samples(self, num_chains: int, num_draws: int) -> int:
+        """Return the length of a row."""
+        return num_draws * (1 if self.reduce == "mean" else num_chains)
+
+    def degrees_of_freedom(self, num_chains: int, num_draws: int) -> int:
+        """Return the divisor of a covariance: the length of a row less what was fitted."""
+        means = num_chains if self.by_chain and self.reduce == "stack" else 1
+        return self.num_samples(num_chains, num_draws) - means * (2 if self.detrend else 1)
+
+
+def token_rows(losses: Any, *, centring: Centring, covariance: bool, slots: np.ndarray, width: int) -> np.ndarray:
+    """Return every token's row, float32 ``(restriction, sample, sequence, width)``.
+
+    Rows are NaN where a correlation is undefined (constant traces), where losses are missing, and at positions not in `slots`.
+    Their scalar products are covariances or correlations.
+    """
+    traces = Traces(losses)
+    num_restrictions, num_chains, num_draws, num_sequences, _ = traces.shape
+    shape = (num_restrictions, centring.num_samples(num_chains, num_draws), num_sequences, width)
+    whole = width == len(slots)
+    rows = np.empty(shape, np.float32) if whole else np.full(shape, np.nan, np.float32)
+    for r, block, scratch in blocks(traces):
+        part = traces.piece(r, block)
+        values, squares = centred(part, centring, scratch)
+        values *= scale_of(squares, centring.degrees_of_freedom(num_chains, num_draws), covariance)
+        target = values.reshape(-1, part.shape[2], part.shape[3])
+        if whole:
+            rows[r, :, block] = target
+        else:
+            rows[r, :, block, slots] = np.moveaxis(target, 2, 0)
+    return rows
+
+
+def sequence_rows(losses: Any, *, centring: Centring, covariance: bool) -> np.ndarray:
+    """Return the rows of sequences' mean losses, float32 ``(restriction, sample, sequence)``."""
+    means = _position_means(Traces(losses))[..., None]
+    one = np.zeros(1, np.int64)
+    return token_rows(means, centring=centring, covariance=covariance, slots=one, width=1)[..., 0]
+
+
+def sequence_trends(losses: Any, *, centring: Centring) -> np.ndarray:
+    """Return the linear trends of sequences' mean losses, ``(restriction, chain, sequence)``.
+
+    Scaled so that a product of two is their contribution to the covariance within chains.
+    """
+    means = _position_means(Traces(losses))
+    num_chains, num_draws = means.shape[1:3]
+    if centring.reduce == "mean":
+        means = means.mean(1, keepdims=True)
+    slopes = np.einsum("d,rcds->rcs", _time(means.shape[2]), means - means[:, :, :1])
+    return np.asarray(slopes * centring.degrees_of_freedom(num_chains, num_draws) ** -0.5, np.float32)
+
+
+def _position_means(traces: Traces) -> np.ndarray:
+    """Return the mean over positions, leaving out those that are missing in every draw."""
+    means = traces.each(lambda losses: np.asarray(losses.mean(-1)))
+    for r, s in np.argwhere(np.isnan(means).any(axis=(1, 2))):
+        some = traces.piece(int(r), slice(s, s + 1))[:, :, 0]
+        there = ~np.isnan(some)
+        count = there.sum(-1)
+        # A draw with fewer losses than another has one that is not a number: it has no mean.
+        means[r, :, :, s] = np.where(there, some, 0).sum(-1) / np.where(
+            (count == count.max()) & (count > 0), count, np.nan
+        )
+    return means
+
+
+def constant(losses: Any, *, centring: Centring, slots: np.ndarray, width: int, mean: bool) -> np.ndarray:
+    """Return which traces do not vary, so that their correlations are undefined.
+
+    Bool ``(restriction, sequence, width)``, or ``(restriction, sequence)`` for the mean losses of sequences.
+    """
+    # A trace that varies shows it in its first draws: the others are looked at only where these are equal.
+    traces = Traces(losses)
+    early = traces.early()
+    found = _equal(_position_means(Traces(early))[..., None] if mean else early, centring)
+    for r, s in np.argwhere(found.any(axis=2)):
+        one = traces.piece(int(r), slice(s, s + 1))[None]
+        found[r, s] = _equal(_position_means(Traces(one))[..., None] if mean else one, centring)[0, 0]
+    if mean:
+        return found[..., 0]
+    placed = np.zeros((*found.shape[:2], width), bool)
+    placed[..., slots] = found
+    return placed
+
+
+def _equal(values: np.ndarray, centring: Centring) -> np.ndarray:
+    first = values[:, :, :1] if centring.by_chain else values[:, :1, :1]
+    return np.asarray((values == first).all(axis=(1, 2)))
+
+
+def blocks(traces: Traces) -> Iterator[tuple[int, slice, np.ndarray]]:
+    """Yield a restriction, a few of its sequences, and memory for their losses, the same each time."""
+    num_restrictions, num_chains, num_draws, num_sequences, num_positions = traces.shape
+    size = num_chains * num_draws * num_positions
+    per_block = min(max(1, _CACHE_BYTES // max(1, 4 * size)), max(1, num_sequences))
+    scratch = np.empty(per_block * size, np.float32)
+    for r in range(num_restrictions):
+        for start in range(0, num_sequences, per_block):
+            stop = min(start + per_block, num_sequences)
+            yield r, slice(start, stop), scratch[: (stop - start) * size]
+
+
+def scale_of(squares: np.ndarray, degrees_of_freedom: int, covariance: bool) -> np.ndarray:
+    """Return what to multiply centred traces with, given the sums of their squares: NaN for those that do not vary."""
+    if covariance:
+        return np.full(len(squares), degrees_of_freedom**-0.5 if degrees_of_freedom > 0 else np.nan, np.float32)
+    with np.errstate(invalid="ignore"):
+        return np.where(squares > 0, 1 / np.sqrt(np.where(squares > 0, squares, 1)), np.nan).astype(np.float32)
+
+
+def centred(losses: np.ndarray, centring: Centring, scratch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return centred traces ``(sample, token)``, float32 and in `scratch` if they fill it, and the sums of their squares.
+
+    From losses ``(chain, draw, sequence, position)``. Traces that do not vary come out exactly zero.
+    """
+    traces = losses.reshape(*losses.shape[:2], -1)
+    with np.errstate(invalid="ignore"):
+        # Subtracting a trace's own first value first keeps the digits: losses are large, their fluctuations small.
+        first = traces[:, :1] if centring.by_chain else traces[:1, :1]
+        # In C order, so that every reshape below is a view of the same numbers.
+        if centring.reduce == "mean":
+            values = np.ascontiguousarray((traces - first).mean(0, keepdims=True), np.float32)
+        else:
+            values = np.subtract(traces, first, out=scratch.reshape(traces.shape), casting="same_kind")
+        groups = values if centring.by_chain else values.reshape(1, -1, values.shape[2])
+        num = groups.shape[1]
+        for group in groups:
+            group -= np.full(num, 1 / num, np.float32) @ group
+            if centring.detrend:
+                time = _time(num)
+                group -= np.outer(time, time @ group)
+        flat = values.reshape(-1, values.shape[2])
+        squares = np.einsum("nk,nk->k", flat, flat)
+        if centring.detrend:
+            # What is left of an exactly linear trace is rounding.
+            rounding = np.finfo(np.float32).eps * np.abs(traces).max(axis=(0, 1))
+            straight = squares <= flat.shape[0] * rounding**2
+            flat[:, straight], squares[straight] = 0, 0
+    return flat, squares
+
+
+def _time(num_draws: int) -> np.ndarray:
+    """Return time as a unit vector with mean zero."""
+    time = np.arange(num_draws) - (num_draws - 1) / 2
+    norm = np.linalg.norm(time)
+    return (time / norm if norm > 0 else time).astype(np.float32)

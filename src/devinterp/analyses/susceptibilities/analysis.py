@@ -1,0 +1,172 @@
+r"""Susceptibilities: how the loss of a component responds to a change of the data towards one token.
+
+.. math:: \chi(C, x) = -\mathrm{cov}_C(\phi_C, \ell_x - L), \quad \phi_C = L - L_0
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+
+from devinterp import schema
+from devinterp.analyses.common.run_data import (
+    STATUS_REQUIRED,
+    Chains,
+    burnin_steps,
+    choose_observable,
+    drop_draws,
+    restriction_names,
+    use_chains,
+)
+from devinterp.analyses.susceptibilities.moments import Errors, Estimate, TaskSeries, estimate
+from devinterp.analyses.susceptibilities.tables import result_tree
+from devinterp.errors import InvalidInputError
+from devinterp.hookspecs import hookimpl
+from devinterp.runs import only
+from devinterp.schema import CHAIN
+from devinterp.types import Analysis
+
+_REQUIRES = ("observables/*/loss|observables/*/loss_mean", "trace/init_loss", *STATUS_REQUIRED)
+
+
+def compute_susceptibilities(
+    tree: xr.DataTree,
+    sampling_task: str | None = None,
+    *,
+    include_sampling_task: bool = False,
+    estimator: Literal["two_run", "single_run"] = "two_run",
+    full: str = "full",
+    initial_loss: Literal["trace", "paired"] = "trace",
+    standard_errors: Errors = "jackknife",
+    z_score: bool = False,
+    centre_rows: bool = False,
+    burnin: int | None = None,
+    chains: Chains = "all",
+) -> xr.DataTree:
+    r"""Compute the susceptibility [1]_ of every token to every weight restriction.
+
+    With :math:`L` the mean loss on the sampling task at each draw, :math:`L_0` that at the starting weights and
+    :math:`\phi = L - L_0`, averaged over the restricted run :math:`C` and the unrestricted one,
+
+    .. math:: \chi(C, x) = E_C[\phi L] - E_C[\phi\, \ell_x] - E_C[\phi]\,(E_{full}[L] - E_{full}[\ell_x])
+
+    and in the single-run form with :math:`E_C` in place of :math:`E_{full}`, which is minus the covariance of :math:`\phi` and
+    :math:`\ell_x - L` (divisor: number of samples). Lazy for a lazy tree; one pass over the losses for all restrictions.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        A sampling run with several restrictions, one of them of all weights.
+    sampling_task : str, optional
+        The observable made of the data that the run was sampled on; needed where there are several.
+    include_sampling_task : bool, default: False
+        Also give the susceptibilities of the sampling task's own tokens.
+    estimator : {"two_run", "single_run"}, default: "two_run"
+        Compare with the run of all weights, or use each restriction's run alone.
+    full : str, default: "full"
+        Name of the restriction that moves all weights.
+    initial_loss : {"trace", "paired"}, default: "trace"
+        Take :math:`L_0` from the minibatches before the first step, as DevInterp 2 does, or from the sampling task's
+        observable itself, on the same sequences as :math:`L`, so that their noise cancels.
+    standard_errors : {"none", "jackknife", "ess"}, default: "jackknife"
+        By leaving out one chain at a time (NaN for a single chain), or from the effective sample size within chains.
+    z_score : bool, default: False
+        Subtract from each restriction's column its mean over tokens and divide by its standard deviation: columns of
+        different restrictions carry different unknown factors.
+    centre_rows : bool, default: False
+        Then subtract from each token its mean over restrictions.
+    burnin : int, optional
+        Leave out draws taken in this many initial steps; default: the run's ``num_burnin_steps``.
+    chains : {"all", "finished"}, default: "all"
+        Refuse a run with chains that did not finish, or use the chains that finished under all restrictions.
+
+    Returns
+    -------
+    xarray.DataTree
+        - ``/labelled``: ``susceptibility(restriction, observable, sequence, position)`` and ``susceptibility_se``, NaN where an
+          observable has no such token; ``token_ids(observable, sequence, token)``, -1 there.
+        - ``/susceptibilities``: the same as a table ``sus(sus_flat, wr)`` with ``sus_se``; the coordinates ``dataset_id``,
+          ``batch`` and ``target_position`` say what a row is, the attribute ``dataset_id_to_name`` what an id is.
+        - ``/context``: ``input_ids(ctx_flat)`` with the coordinates ``dataset_id``, ``batch`` and ``position``.
+
+    Raises
+    ------
+    BrokenChainsError
+        If a chain diverged or is unfinished and `chains` is ``"all"``.
+    InvalidInputError
+        If there is no such observable or restriction, or nothing but the sampling task.
+
+    References
+    ----------
+    .. [1] G. Baker, G. Wang, J. Hoogland, D. Murfet. Studying small language models with susceptibilities. arXiv:2504.18274,
+       appendix C.4.
+    """
+    run = only(tree, name="susceptibilities", requires=_REQUIRES)
+    task = choose_observable(run, sampling_task, needed_by="susceptibilities")
+    names = [name for name in sorted(schema.observable_names(run)) if include_sampling_task or name != task]
+    if not names:
+        raise InvalidInputError(
+            f"`susceptibilities`: {task!r} is the only observable: sample with others, or pass include_sampling_task=True."
+        )
+    reference = _reference(run, estimator, full)
+    run, used = use_chains(run, chains, needed_by="susceptibilities")
+    burnin = burnin_steps(run, burnin)
+    run = drop_draws(run, burnin)
+
+    series = TaskSeries.of(run, task, initial_loss)
+    estimates = {name: estimate(run, name, series, reference, standard_errors) for name in names}
+    if z_score:
+        estimates = _z_scored(estimates)
+    if centre_rows:
+        estimates = {name: (chi - chi.mean(axis=0, keepdims=True), error) for name, (chi, error) in estimates.items()}
+    attrs = {
+        "sampling_task": task,
+        "estimator": estimator,
+        "initial_loss": initial_loss,
+        "z_score": int(z_score),
+        "centre_rows": int(centre_rows),
+        "burnin": burnin,
+        **used,
+    }
+    freedom = {"degrees_of_freedom": run.sizes[CHAIN] - 1} if standard_errors == "jackknife" else {}
+    return result_tree(run, estimates, attrs, freedom)
+
+
+def _reference(run: xr.DataTree, estimator: str, full: str) -> int | None:
+    """Return the index of the run of all weights, or None where each run is its own reference."""
+    if estimator not in ("two_run", "single_run"):
+        raise InvalidInputError(f"`estimator` (={estimator!r}) must be 'two_run' or 'single_run'.")
+    names = restriction_names(run)
+    if estimator == "single_run" or len(names) == 1:
+        return None
+    if full not in names:
+        raise InvalidInputError(
+            f"estimator='two_run' compares with the run of all weights, `full` (={full!r}); the restrictions are {names}: name "
+            "it, sample with weight_restrictions={'full': None, ...}, or pass estimator='single_run'."
+        )
+    return names.index(full)
+
+
+def _z_scored(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
+    """Return estimates in units of their spread over the tokens of all observables, for each restriction."""
+    chis = [chi for chi, _ in estimates.values()]
+    present = [~np.isnan(chi) for chi in chis]
+    count = sum(there.sum(axis=(1, 2)) for there in present)
+    mean = sum(np.where(there, chi, 0).sum(axis=(1, 2)) for chi, there in zip(chis, present, strict=True)) / count
+    mean = mean[:, None, None]
+    squares = sum(
+        np.where(there, (chi - mean) ** 2, 0).sum(axis=(1, 2)) for chi, there in zip(chis, present, strict=True)
+    )
+    spread = ((squares / count) ** 0.5)[:, None, None]
+    return {
+        name: ((chi - mean) / spread, None if error is None else error / spread)
+        for name, (chi, error) in estimates.items()
+    }
+
+
+@hookimpl
+def devinterp_analyses() -> list[Analysis]:
+    """Return the analyses of this module."""
+    return [Analysis(name="susceptibilities", compute=compute_susceptibilities, requires=_REQUIRES)]

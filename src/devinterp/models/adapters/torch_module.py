@@ -1,0 +1,75 @@
+"""Any `torch.nn.Module` that maps token ids to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, final
+
+from devinterp.errors import InvalidInputError
+from devinterp.hookspecs import hookimpl
+from devinterp.types import ModelAdapter
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from devinterp.models.structure.types import Structure
+
+
+@final
+class TorchModuleAdapter(ModelAdapter):
+    """Adapter of plain modules: ``model(input_ids)`` returns logits, or an object or mapping with ``logits``."""
+
+    name: ClassVar[str] = "torch"
+    fallback: ClassVar[bool] = True
+
+    def matches(self, model: nn.Module) -> bool:
+        """Say yes to every `torch.nn.Module`."""
+        import torch
+
+        return isinstance(model, torch.nn.Module)
+
+    def logits(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Return next-token logits of shape ``(batch, token, vocabulary)``.
+
+        Raises
+        ------
+        InvalidInputError
+            The model returns something else, or tokens are masked and its ``forward`` takes no ``attention_mask``.
+        """
+        from devinterp.models.forward import accepts, logits_of
+
+        if attention_mask is None:
+            return logits_of(model(input_ids), model)
+        if accepts(model, "attention_mask"):
+            return logits_of(model(input_ids, attention_mask=attention_mask), model)
+        if not bool(attention_mask.bool().all()):
+            raise InvalidInputError(
+                f"tokens are masked, but {type(model).__name__}.forward takes no `attention_mask`: add that parameter, or "
+                "pass sequences of one length."
+            )
+        return logits_of(model(input_ids), model)
+
+    def vocab_size(self, model: nn.Module) -> int | None:
+        """Return the number of rows of the embedding that the token ids are looked up in, or None where none is."""
+        from devinterp.models.forward import find_embedding
+
+        name = find_embedding(model, lambda ids: self.logits(model, ids))
+        return None if name is None else len(model.get_parameter(f"{name}.weight"))
+
+    def unembedding(self, model: nn.Module) -> str | None:
+        """Return the name of the linear module whose output is the logits, or None where there is none."""
+        from devinterp.models.forward import find_unembedding
+
+        return find_unembedding(model, lambda ids: self.logits(model, ids))
+
+    def structure(self, model: nn.Module) -> Structure:
+        """Return where the embeddings, layers, heads, MLPs and norms of `model` are, by probing it."""
+        from devinterp.models.structure.detect import detect
+
+        return detect(model, lambda ids: self.logits(model, ids))
+
+
+@hookimpl
+def devinterp_model_adapters() -> Sequence[ModelAdapter]:
+    """Return the adapter of last resort, for any module."""
+    return [TorchModuleAdapter()]

@@ -1,0 +1,89 @@
+"""When to save the state of chains: often, but at the cost of no more than a share of the run's time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from typing import final
+
+from devinterp.errors import InvalidInputError
+
+#: Of a run's time that saving states may take, unless the user says otherwise.
+SHARE = 0.03
+#: What is assumed before anything was measured: seconds for each state, and bytes per second.
+_GUESSED_SECONDS, _GUESSED_RATE = 0.01, 200e6
+
+
+class CheckpointSchedule(ABC):
+    """Says when a state is wanted."""
+
+    @abstractmethod
+    def is_due(self, *, last: bool) -> bool:
+        """Say whether a state is wanted after this step, `last` if it is the chain's last one."""
+
+    def copied(self, seconds: float) -> None:  # noqa: B027  # most need not know
+        """Note how long copying a state has made the chains wait."""
+
+
+@final
+class Disabled(CheckpointSchedule):
+    """No state is ever wanted."""
+
+    def is_due(self, *, last: bool) -> bool:
+        """Return False."""
+        return False
+
+
+@final
+class TimeBudget(CheckpointSchedule):
+    """States as often as a share of the time allows.
+
+    Each costs what it costs to copy it, to flush what was gathered, and to write it. The next one is due when that is no more
+    than `share` of the time since; the first when a guess from its size is.
+
+    Parameters
+    ----------
+    num_bytes : int
+        Size of a state.
+    share : float, default: 0.03
+        Of the time, above 0 and at most 1; 0 saves only when asked by `stop`.
+    keep_last : bool, default: False
+        Whether a state is wanted after the last step.
+    stop : threading.Event, optional
+        When set, a state is wanted at once, whatever it costs.
+    """
+
+    def __init__(
+        self, num_bytes: int, *, share: float = SHARE, keep_last: bool = False, stop: threading.Event | None = None
+    ) -> None:
+        check_share(share)
+        self._share, self._keep_last, self._stop = share, keep_last, stop
+        self._busy, self._copying = False, 0.0
+        self._due = self._after(_GUESSED_SECONDS + num_bytes / _GUESSED_RATE)
+
+    def is_due(self, *, last: bool) -> bool:
+        """Say whether a state is wanted now; none while the one before is still being written."""
+        if last:
+            return self._keep_last
+        if self._stop is not None and self._stop.is_set():
+            return True
+        return not self._busy and time.monotonic() >= self._due
+
+    def copied(self, seconds: float) -> None:
+        """Note how long copying a state has taken, and that it is on its way to the store."""
+        self._busy, self._copying = True, seconds
+
+    def saved(self, seconds: float) -> None:
+        """Note how long writing a state has taken; called from the writer's thread."""
+        self._due = self._after(self._copying + seconds)
+        self._busy = False
+
+    def _after(self, seconds: float) -> float:
+        return time.monotonic() + (seconds / self._share if self._share else float("inf"))
+
+
+def check_share(share: float) -> None:
+    """Raise unless this can be a share of a run's time."""
+    if not 0 <= share <= 1:
+        raise InvalidInputError(f"`checkpoint_share` (={share!r}) must be between 0 and 1: 0.03 is 3 % of the time.")

@@ -1,0 +1,108 @@
+"""The engine of several chains as one computation: the model under vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from devinterp.sampling.data.datasets import Batch, map_tensors
+from devinterp.sampling.engines.engine import Engine
+from devinterp.sampling.engines.weights import StackedWeights
+from devinterp.sampling.losses.loss import Loss, masked
+from devinterp.sampling.spec import RunSpec
+
+
+@final
+class VectorizedEngine(Engine):
+    """Several chains as one computation: the model under vmap, called with the values of each chain.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The run. Its model is not moved.
+    weights : StackedWeights
+        What moves.
+    """
+
+    def __init__(self, spec: RunSpec, weights: StackedWeights) -> None:
+        super().__init__(spec)
+        self.weights: StackedWeights = weights
+        self._module = _LossModule(spec.model, spec.loss.functional())
+
+    def add_gradient(self, sequence_ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Make the gradients of all chains in one backward pass; see `Engine.add_gradient`."""
+        num = self.spec.settings.batches_per_step
+        shared = all(ids is sequence_ids[0] for ids in sequence_ids)
+        recorded, finite = [], []
+        for n in range(num):
+            parts = [np.split(ids, num)[n] for ids in (sequence_ids[:1] if shared else sequence_ids)]
+            batch, attention_mask = self.spec.rows.batch(np.concatenate(parts))
+            if not shared:
+                batch = map_tensors(batch, partial(_per_chain, num=len(parts)))
+                attention_mask = None if attention_mask is None else _per_chain(attention_mask, num=len(parts))
+            mean, losses = self._run(batch, attention_mask, shared=shared)
+            if mean.requires_grad:  # else the loss does not depend on what moves: its gradient is zero
+                (mean.sum() / num).backward()  # type: ignore[no-untyped-call]
+            losses, sound = self._mark(losses.detach(), attention_mask)
+            recorded.append(losses)
+            finite.append(sound)
+        return torch.cat(recorded, 1), torch.stack(finite).all(0)
+
+    @torch.no_grad()
+    def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:
+        """Return the losses of an observable for all chains; see `Engine.evaluate`."""
+        watched = self.spec.observables[observable]
+        recorded, finite = [], []
+        for part in self.spec.batches_of(watched.sequence_id):
+            batch, attention_mask = watched.rows.batch(part)
+            losses, sound = self._mark(self._run(batch, attention_mask, shared=True)[1], attention_mask)
+            recorded.append(losses)
+            finite.append(sound)
+        return torch.cat(recorded, 1), torch.stack(finite).all(0)
+
+    def _run(self, batch: Batch, attention_mask: Tensor | None, *, shared: bool) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of each chain, ``(chain,)``, and its losses, ``(chain, batch, *loss_dims)``."""
+
+        def one_chain(values: list[Tensor], batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+            parameters = self.weights.whole_parameters(values)
+            named = {f"model.{name}": value for name, value in parameters.items()}
+            found: tuple[Tensor, Tensor] = functional_call(self._module, named, (batch, attention_mask))
+            return found
+
+        along = None if shared else 0
+        mask_along = None if attention_mask is None else along
+        run = vmap(one_chain, in_dims=(0, along, mask_along), randomness="error")
+        with sdpa_kernel(SDPBackend.MATH):  # torch loops over the chains in its fused kernels of attention
+            found: tuple[Tensor, Tensor] = run(self.weights.values, batch, attention_mask)
+        return found
+
+    def _mark(self, losses: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        if attention_mask is None:
+            return losses, torch.isfinite(losses).flatten(1).all(1)
+        valid = self._module.loss.valid(attention_mask.flatten(0, -2))
+        assert valid is not None
+        valid = valid.view(-1, *losses.shape[1:])
+        return masked(losses, valid), torch.isfinite(torch.where(valid, losses, 0)).flatten(1).all(1)
+
+
+class _LossModule(nn.Module):
+    """A model and its loss as one module, so that both see the values that are put in."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.loss.mean(self.model, batch, attention_mask)
+
+
+def _per_chain(data: Tensor, *, num: int) -> Tensor:
+    """Return a tensor with its first dimension cut into one part for each chain."""
+    return data.view(num, -1, *data.shape[1:])

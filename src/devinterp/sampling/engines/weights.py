@@ -1,0 +1,202 @@
+"""The weights that move, as float32 master values beside (or inside) the caller's model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from devinterp.models.masks.param_masks import Mask
+from devinterp.sampling.model_guard import unchanged
+
+
+class SampledWeights(ABC):
+    """The moving elements of a model's parameters, ready for a kernel.
+
+    `values` and `origin` are lists of float32 tensors of shape ``(chain, *shape)``, one for each parameter: float32
+    whatever the model computes in, because an update below about 1/256 of a weight is lost in bfloat16.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The caller's model.
+    masks : mapping of str to Mask
+        What moves, by parameter name, in the order in which noise is drawn.
+    """
+
+    values: list[Tensor]
+    origin: list[Tensor]
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Mask]) -> None:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        self.names = list(masks)
+        self.masks = list(masks.values())
+        self.parameters = [parameters[name] for name in masks]
+        # Layers in train mode draw random numbers and write into buffers: part of what the next step depends on.
+        self.in_training = any(module.training for module in model.modules())
+        self._model = model
+        self._buffers_before = [buffer.clone() for buffer in self.buffers()]
+
+    def buffers(self) -> list[Tensor]:
+        """Return the model's buffers as they are now; none in eval mode, where they are constant."""
+        return [buffer.detach() for buffer in self._model.buffers()] if self.in_training else []
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the model is."""
+        return self.parameters[0].device
+
+    @abstractmethod
+    def store(self) -> None:
+        """Let the model see the values, where it does not already."""
+
+    @abstractmethod
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients of what moves, ``(chain, *shape)`` each, and clear them."""
+
+    @torch.no_grad()
+    def add(self, steps: Iterable[Tensor]) -> None:
+        """Add a step to each value."""
+        for value, step in zip(self.values, steps, strict=True):
+            value.add_(step)
+        self.store()
+
+    @torch.no_grad()
+    def clamp(self, size: float) -> None:
+        """Clamp every value to within `size` of where it started."""
+        for value, start in zip(self.values, self.origin, strict=True):
+            torch.maximum(torch.minimum(value, start + size, out=value), start - size, out=value)
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Put the weights back to where they started."""
+        for value, start in zip(self.values, self.origin, strict=True):
+            value.copy_(start)
+        for buffer, before in zip(self.buffers(), self._buffers_before, strict=True):
+            if buffer.shape == before.shape:
+                buffer.copy_(before)
+        self.store()
+
+    @torch.no_grad()
+    def noise(self, generators: Sequence[torch.Generator], level: float) -> Iterator[Tensor]:
+        """Yield normal noise for each parameter, ``(chain, *shape)``, from a generator for each chain.
+
+        Drawn for the whole parameter and cut to what moves, as v2 does: the stream does not depend on the mask.
+        """
+        for mask, parameter, value in zip(self.masks, self.parameters, self.values, strict=True):
+            noise = torch.empty_like(value)
+            if mask.is_whole:
+                for part, generator in zip(noise.unbind(), generators, strict=True):
+                    part.normal_(generator=generator)
+            else:
+                whole = torch.empty(parameter.shape, dtype=value.dtype, device=value.device)
+                for part, generator in zip(noise.unbind(), generators, strict=True):
+                    part.copy_(mask.take(whole.normal_(generator=generator)))
+            yield noise if level == 1 else noise.mul_(level)
+
+    def _take(self) -> list[Tensor]:
+        taken = [mask.take(p.detach()) for mask, p in zip(self.masks, self.parameters, strict=True)]
+        return [t.to(torch.promote_types(t.dtype, torch.float32)) for t in taken]
+
+
+@final
+class InPlaceWeights(SampledWeights):
+    """The weights of one chain, moved inside the model.
+
+    Values are views of the model's own parameters where these are float32 and move whole or in one contiguous block;
+    otherwise they are copies that `store` writes back.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Mask]) -> None:
+        super().__init__(model, masks)
+        self.values = [taken.unsqueeze(0) for taken in self._take()]
+        self.origin = [value.clone() for value in self.values]
+        self._aliased = [_shares(v, p) for v, p in zip(self.values, self.parameters, strict=True)]
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Write the values into the model, where they are not already part of it."""
+        for mask, parameter, value, aliased in zip(
+            self.masks, self.parameters, self.values, self._aliased, strict=True
+        ):
+            if not aliased:
+                mask.put_(parameter.detach(), value[0])
+
+    @torch.no_grad()
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients of what moves, ``(1, *shape)`` each, and take them off the model."""
+        gradients = []
+        for mask, parameter, value in zip(self.masks, self.parameters, self.values, strict=True):
+            gradient, parameter.grad = parameter.grad, None
+            taken = torch.zeros_like(value) if gradient is None else mask.take(gradient).to(value.dtype).unsqueeze(0)
+            gradients.append(taken)
+        return gradients
+
+
+@final
+class StackedWeights(SampledWeights):
+    """The weights of several chains side by side; the model itself is not moved.
+
+    Parameters
+    ----------
+    model, masks
+        As for `SampledWeights`.
+    num_chains : int
+        Chains.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Mask], num_chains: int) -> None:
+        super().__init__(model, masks)
+        self.origin = [taken.clone().unsqueeze(0) for taken in self._take()]
+        self.values = [start.repeat(num_chains, *[1] * (start.ndim - 1)) for start in self.origin]
+        # Where the elements that move are in the flattened parameter; None where all do.
+        self._places = [None if m.is_whole else m.to_bool().flatten().nonzero()[:, 0] for m in self.masks]
+        for value in self.values:
+            value.requires_grad_(True)
+
+    def store(self) -> None:
+        """Do nothing: the model is called with the values."""
+
+    @torch.no_grad()
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients of the values, ``(chain, *shape)`` each, and clear them."""
+        gradients = [torch.zeros_like(v) if v.grad is None else v.grad for v in self.values]
+        for value in self.values:
+            value.grad = None
+        return gradients
+
+    def whole_parameters(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the parameters of one chain, ``(*shape)`` each, from its values; differentiable, also under vmap."""
+        whole = {}
+        for name, parameter, value, places in zip(self.names, self.parameters, values, self._places, strict=True):
+            if places is None:
+                whole[name] = value.to(parameter.dtype)
+            else:
+                flat = parameter.detach().flatten()
+                moved = flat.scatter(0, places.to(flat.device), value.flatten().to(flat.dtype))
+                whole[name] = moved.view(parameter.shape)
+        return whole
+
+
+def _shares(value: Tensor, parameter: Tensor) -> bool:
+    return value.untyped_storage().data_ptr() == parameter.untyped_storage().data_ptr()
+
+
+@contextmanager
+def borrowed(model: nn.Module, masks: Mapping[str, Mask]) -> Iterator[InPlaceWeights]:
+    """Lend a model for sampling: on leaving, whatever happens, it is byte for byte what it was.
+
+    Inside, only parameters that move require gradients.
+    """
+    with unchanged(model):
+        weights = InPlaceWeights(model, masks)
+        try:
+            for parameter in weights.parameters:
+                parameter.requires_grad_(True)
+            yield weights
+        finally:
+            weights.reset()

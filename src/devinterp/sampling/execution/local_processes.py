@@ -1,0 +1,172 @@
+"""Tasks of a run in local processes."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+import torch
+
+from devinterp.errors import DevinterpError
+from devinterp.sampling.execution.run_tasks import RunMonitor
+from devinterp.sampling.execution.tasks import Task
+from devinterp.sampling.execution.worker_main import receive, send
+
+#: How often a task may lose its process before the run gives up: what kills it is likely the task itself.
+MAX_DEATHS = 5
+#: Seconds that workers are given to save their chains when the run is to end.
+_GRACE = 120.0
+
+
+class _Worker:
+    """One process, and a thread that listens to it."""
+
+    def __init__(self, number: int, packed: bytes, events: queue.Queue[tuple[_Worker, str, Any]]) -> None:
+        self.task: Task | None = None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "devinterp.sampling.execution.worker_main"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=_environment(number),
+            # Ctrl-C in a terminal is for the driver, which asks its workers to end.
+            start_new_session=True,
+        )
+        self.pid = self._process.pid
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in, self._out = cast("Any", self._process.stdin), cast("Any", self._process.stdout)
+        self._events = events
+        threading.Thread(target=self._listen, args=(packed,), name="devinterp-worker", daemon=True).start()
+
+    def do(self, task: Task) -> None:
+        self.task = task
+        with suppress(OSError):  # it has died: the listening thread says so
+            send(self._in, task)
+
+    def end(self) -> None:
+        # Closing flushes what the other side may no longer take; only a second one then closes.
+        with suppress(OSError):
+            self._in.close()
+        with suppress(OSError):
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float) -> None:
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._out.close()
+
+    def _listen(self, packed: bytes) -> None:
+        try:
+            send(self._in, (sys.path, packed))
+            while True:
+                kind, content = receive(self._out)
+                self._events.put((self, kind, content))
+        except (EOFError, OSError, ValueError):
+            self._events.put((self, "died", None))
+
+
+def run_in_processes(packed: bytes, tasks: Iterable[Task], num_workers: int, watch: RunMonitor) -> None:
+    """Do tasks in local processes; a task whose process is killed goes on in another.
+
+    Parameters
+    ----------
+    packed : bytes
+        The job, from `devinterp.sampling.execution.job.pack`.
+    tasks : iterable of Task
+        What to do.
+    num_workers : int
+        Processes.
+    watch : RunMonitor
+        Who watches.
+
+    Raises
+    ------
+    Exception
+        What a task raised; the others are saved and ended first.
+    """
+    waiting, deaths = deque(tasks), dict[Task, int]()
+    num_workers = min(num_workers, len(waiting))
+    with _pool(packed, num_workers) as (workers, events, start):
+        left = len(waiting)
+        while left:
+            watch.check()
+            watch.stop.raise_if_requested(watch.how_to_go_on)
+            try:
+                worker, kind, content = events.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            if kind == "update":
+                watch.show(content)
+            elif kind == "failed":
+                raise content
+            elif kind in ("died", "stopped"):
+                workers.remove(worker)
+                worker.end()
+                worker.wait(_GRACE)
+                if worker.task is not None:
+                    _count_death(worker.task, deaths)
+                    waiting.appendleft(worker.task)
+                start()
+            else:
+                left -= kind == "done"
+                worker.task = None
+                if waiting:
+                    worker.do(waiting.popleft())
+
+
+def _count_death(task: Task, deaths: dict[Task, int]) -> None:
+    deaths[task] = deaths.get(task, 0) + 1
+    if deaths[task] > MAX_DEATHS:
+        raise WorkerError(
+            f"{deaths[task]} processes died at restriction {task.name!r}, chains {list(task.group.chains)}: probably they ran "
+            "out of memory. Use fewer workers or a smaller batch, then run again."
+        )
+
+
+class WorkerError(DevinterpError, RuntimeError):
+    """Worker processes died again and again."""
+
+
+_Pool = tuple[list[_Worker], "queue.Queue[tuple[_Worker, str, Any]]", Callable[[], None]]
+
+
+@contextmanager
+def _pool(packed: bytes, number: int) -> Iterator[_Pool]:
+    """Give workers, the queue of what they say, and what starts another; end them all afterwards."""
+    events: queue.Queue[tuple[_Worker, str, Any]] = queue.Queue()
+    workers: list[_Worker] = []
+    numbers = iter(range(10**9))
+
+    def start() -> None:
+        workers.append(_Worker(next(numbers) % max(1, number), packed, events))
+
+    try:
+        for _ in range(number):
+            start()
+        yield workers, events, start
+    finally:
+        for worker in workers:
+            worker.end()
+        for worker in workers:
+            worker.wait(_GRACE)
+
+
+def _environment(number: int) -> dict[str, str]:
+    """Return the environment of a worker: of several GPUs each sees one."""
+    environment = dict(os.environ)
+    if torch.cuda.is_available() and torch.cuda.device_count() > 1:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = given.split(",") if given else [str(n) for n in range(torch.cuda.device_count())]
+        environment["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+    return environment

@@ -1,0 +1,100 @@
+"""A worker process of `devinterp.sampling.execution.local_processes`, run with ``python -m``.
+
+It is sent pickles on its standard input by the process that started it, and by nobody else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import struct
+import sys
+import traceback
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+#: Length of what follows.
+_HEADER = struct.Struct(">Q")
+
+
+def send(stream: BinaryIO, message: object) -> None:
+    """Write one message."""
+    import cloudpickle
+
+    content = cloudpickle.dumps(message)
+    stream.write(_HEADER.pack(len(content)) + content)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> Any:
+    """Read one message.
+
+    Raises
+    ------
+    EOFError
+        If the other side is gone.
+    """
+    header = stream.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise EOFError
+    (size,) = _HEADER.unpack(header)
+    content = stream.read(size)
+    if len(content) < size:
+        raise EOFError
+    return pickle.loads(content)  # from the process that started this one, or that this one started
+
+
+def main() -> None:
+    """Do tasks until there are no more."""
+    _die_with_parent()
+    incoming = sys.stdin.buffer
+    # Whatever prints must not end up among the messages.
+    outgoing = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    path, packed = receive(incoming)
+    sys.path[:] = path
+    from devinterp.sampling.execution.job import unpack, work
+    from devinterp.sampling.execution.signals import listening
+
+    job = unpack(packed)
+    with listening() as stop:
+        send(outgoing, ("ready", None))
+        while True:
+            try:
+                task = receive(incoming)
+            except EOFError:
+                return
+            try:
+                work(job, task, lambda update: send(outgoing, ("update", update)), stop)
+                send(outgoing, ("done", None))
+            except (SystemExit, KeyboardInterrupt):
+                send(outgoing, ("stopped", None))
+                return
+            except BaseException as error:
+                send(outgoing, ("failed", _portable(error)))
+
+
+def _portable(error: BaseException) -> BaseException:
+    """Return an error that the other side can unpickle, with its traceback in words."""
+    note = "".join(traceback.format_exception(error))
+    with suppress(Exception):
+        pickle.loads(pickle.dumps(error))
+        error.add_note(f"In a worker:\n{note}")
+        error.__cause__ = error.__context__ = None
+        return error
+    return RuntimeError(f"a worker failed:\n{note}")
+
+
+def _die_with_parent() -> None:
+    """End when the process that started this one ends, however it does: two must never write the same chain."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent or parent == 1:
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The loss of each sample, and its memory-saving form for language models."""

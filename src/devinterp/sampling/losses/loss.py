@@ -1,0 +1,233 @@
+"""The loss that defines the posterior, sample by sample."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from devinterp.errors import InvalidInputError, first_line
+from devinterp.sampling.data.datasets import Batch
+from devinterp.sampling.losses import chunked_cross_entropy as chunked
+from devinterp.sampling.losses.tied_embedding import added_in_place, tied_embeddings
+from devinterp.sampling.losses.unembedding import NoUnembedding, Unembedding, find_unembedding, last_hidden
+from devinterp.types import ModelAdapter
+
+#: ``loss_fn(model, batch)``: one loss per sample, with any trailing dims.
+LossFunction: TypeAlias = Callable[[nn.Module, Batch], Tensor]
+
+
+class Loss(ABC):
+    """Losses of each sample of a batch, of shape ``(batch, *loss_dims)``, nats."""
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+        """Return the losses, differentiable with respect to the model's parameters where gradients are on."""
+
+    def mean(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the mean over the losses that count, differentiable, and the losses, not."""
+        losses = self.losses(model, batch, attention_mask)
+        return mean_loss(losses, self.valid(attention_mask)), losses.detach()
+
+    def valid(self, attention_mask: Tensor | None) -> Tensor | None:
+        """Return which losses count, shaped like them, or None when all do."""
+        return None
+
+    def functional(self) -> Loss:
+        """Return the same loss in a form that function transforms (vmap) can go through."""
+        return self
+
+
+class NextTokenLoss(Loss):
+    """Cross-entropy of the next token, ``(batch, position)``: position t predicts token t + 1.
+
+    Parameters
+    ----------
+    adapter : ModelAdapter
+        How to get logits from the model.
+    """
+
+    def __init__(self, adapter: ModelAdapter) -> None:
+        self.adapter = adapter
+
+    def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+        """Return the cross-entropy of every next token."""
+        assert isinstance(batch, Tensor)
+        logits = self.adapter.logits(model, batch, attention_mask)
+        if logits.ndim != 3 or logits.shape[:2] != batch.shape:
+            raise InvalidInputError(
+                f"the model gave logits of shape {tuple(logits.shape)}; expected (batch, token, vocabulary) = "
+                f"({batch.shape[0]}, {batch.shape[1]}, ...). For another kind of model pass `loss_fn=`."
+            )
+        return token_losses(logits, batch)
+
+    def valid(self, attention_mask: Tensor | None) -> Bool[Tensor, "batch position"] | None:
+        """Return where both the predicting and the predicted token are text rather than padding."""
+        return None if attention_mask is None else attention_mask[:, :-1] & attention_mask[:, 1:]
+
+
+class ChunkedNextTokenLoss(NextTokenLoss):
+    """The same from the last hidden states, in row chunks; the logits of a whole batch never exist.
+
+    Parameters
+    ----------
+    adapter : ModelAdapter
+        How to run the model.
+    unembedding : Unembedding
+        How it ends.
+    tied : sequence of torch.nn.Embedding, optional
+        Embeddings with the unembedding's weight, whose part of its gradient is added in place.
+    """
+
+    def __init__(self, adapter: ModelAdapter, unembedding: Unembedding, tied: Sequence[nn.Embedding] = ()) -> None:
+        super().__init__(adapter)
+        self.unembedding, self._tied = unembedding, tied
+
+    def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+        """Return the cross-entropy of every next token; without a gradient."""
+        assert isinstance(batch, Tensor)
+        hidden, weight, bias, targets = self._ends(model, batch, attention_mask)
+        losses = chunked.token_losses(
+            hidden, weight, bias, targets, scale=self.unembedding.scale, cap=self.unembedding.cap
+        )
+        return losses.view(batch.shape[0], -1)
+
+    def mean(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the mean over the losses that count, with its gradient, and the losses."""
+        assert isinstance(batch, Tensor)
+        with added_in_place(self._tied):
+            hidden, weight, bias, targets = self._ends(model, batch, attention_mask)
+        valid = self.valid(attention_mask)
+        counts = torch.ones(len(hidden), device=hidden.device) if valid is None else valid.flatten().float()
+        total, losses = chunked.WeightedLoss.apply(  # type: ignore[no-untyped-call]
+            hidden,
+            weight,
+            bias,
+            targets,
+            counts / counts.sum().clamp(min=1),
+            self.unembedding.scale,
+            self.unembedding.cap,
+        )
+        return total, losses.view(batch.shape[0], -1)
+
+    def functional(self) -> NextTokenLoss:
+        """Return the loss from logits."""
+        return NextTokenLoss(self.adapter)
+
+    def _ends(
+        self, model: nn.Module, batch: Tensor, attention_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Return hidden states and targets, a row for each prediction, and the unembedding in the dtype of the former."""
+        hidden = last_hidden(self.unembedding, lambda: self.adapter.logits(model, batch, attention_mask))
+        linear = self.unembedding.module
+        bias: Tensor | None = linear.bias  # under autocast hidden states are in another dtype than weights
+        bias = None if bias is None else bias.to(hidden.dtype)
+        return hidden[:, :-1].flatten(0, 1), linear.weight.to(hidden.dtype), bias, batch[:, 1:].flatten()
+
+
+class CustomLoss(Loss):
+    """A user's ``loss_fn(model, batch)``."""
+
+    def __init__(self, function: LossFunction) -> None:
+        self.function = function
+
+    def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+        """Return what the function gives."""
+        return self.function(model, batch)
+
+
+def fastest_loss(
+    plain: NextTokenLoss, model: nn.Module, batch: Tensor, attention_mask: Tensor | None
+) -> tuple[NextTokenLoss, str]:
+    """Return the chunked form of a loss if it gives the same losses on a batch, and a word on which was chosen and why.
+
+    Parameters
+    ----------
+    plain : NextTokenLoss
+        The loss from logits.
+    model : torch.nn.Module
+        The model.
+    batch, attention_mask : Tensor
+        A few sequences, ``(batch, token)``.
+
+    Returns
+    -------
+    loss : NextTokenLoss
+        `plain` where the model does not end as `devinterp.sampling.losses.unembedding` knows, or the losses differ.
+    note : str
+        ``"chunked"``, or why not.
+    """
+    try:
+        unembedding = find_unembedding(model, lambda ids: plain.adapter.logits(model, ids), batch[:1, :8])
+    except NoUnembedding as reason:
+        return plain, f"plain: {reason}"
+    fast = ChunkedNextTokenLoss(plain.adapter, unembedding, tied_embeddings(model, unembedding))
+    with torch.no_grad():
+        expected, valid = plain.losses(model, batch, attention_mask), plain.valid(attention_mask)
+        try:
+            found = fast.losses(model, batch, attention_mask)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            return plain, f"plain: the model does not run without its logits ({first_line(error)})"
+    difference = (found - expected).abs()
+    worst = float((difference if valid is None else torch.where(valid, difference, 0)).max())
+    size = float(expected.abs().max())
+    tolerance = (
+        1e-5 if expected.dtype == unembedding.module.weight.dtype else 1e-2
+    )  # half precision: logits are rounded
+    if not worst <= tolerance * size:
+        return plain, f"plain: losses in chunks differ by {worst:.2g}"
+    return fast, "chunked"
+
+
+def token_losses(logits: Float[Tensor, "batch token vocabulary"], input_ids: Tensor) -> Float[Tensor, "batch position"]:
+    """Return the cross-entropy of each next token, in float32 whatever the logits are in."""
+    flat = logits[:, :-1].reshape(-1, logits.shape[-1])
+    losses = nn.functional.cross_entropy(flat.float(), input_ids[:, 1:].reshape(-1), reduction="none")
+    return losses.view(input_ids.shape[0], -1)
+
+
+def mean_loss(losses: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean over the losses that count."""
+    if valid is None:
+        return losses.mean()
+    return torch.where(valid, losses, 0).sum() / valid.sum().clamp(min=1)
+
+
+def masked(losses: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the losses with NaN where they do not count."""
+    return losses if valid is None else torch.where(valid, losses, torch.nan)
+
+
+def check_losses(losses: object, *, num_samples: int, expected: tuple[int, ...] | None, source: str) -> Tensor:
+    """Raise unless losses are a float tensor with one entry per sample and the shape all others had.
+
+    Parameters
+    ----------
+    losses : object
+        What a loss function returned.
+    num_samples : int
+        Samples of the batch.
+    expected : tuple of int or None
+        Trailing shape, where it is known.
+    source : str
+        What made them, for the message.
+
+    Raises
+    ------
+    InvalidInputError
+        With the shape that was expected and the one that was got.
+    """
+    if not isinstance(losses, Tensor) or not losses.is_floating_point():
+        kind = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
+        raise InvalidInputError(f"{source} must return a float tensor of losses, one per sample; got {kind}.")
+    wanted = "(batch, ...)" if expected is None else str((num_samples, *expected))
+    if losses.ndim < 1 or losses.shape[0] != num_samples or (expected is not None and losses.shape[1:] != expected):
+        raise InvalidInputError(
+            f"{source} returned losses of shape {tuple(losses.shape)}; expected {wanted} for a batch of {num_samples}: return "
+            "unreduced losses, for example with `reduction='none'`."
+        )
+    return losses

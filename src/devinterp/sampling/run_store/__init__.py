@@ -1,0 +1,1 @@
+"""What the store of a run must hold, and whether one holds it already."""

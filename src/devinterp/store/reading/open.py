@@ -1,0 +1,90 @@
+"""Open a store as a lazy tree."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import xarray as xr
+from zarr.abc.store import Store
+
+from devinterp import schema
+from devinterp.errors import StoreError
+from devinterp.store.location import StoreLike, describe, resolve
+from devinterp.store.reading.status import read_attrs
+from devinterp.store.reading.validate import inspect
+
+
+def open(  # noqa: A001  # the name users expect: devinterp.open(path)
+    location: StoreLike,
+    *,
+    group: str | None = None,
+    chunks: Mapping[str, int] | str | None = "stored",
+    storage_options: Mapping[str, Any] | None = None,
+) -> xr.DataTree:
+    """Open the store of a run, or of several, as a lazy, Dask-chunked tree.
+
+    Parameters
+    ----------
+    location : str, path or zarr.abc.store.Store
+        Where the store is: a path, a URL for fsspec, or a store object. Stores written by DevInterp 2 are recognised.
+    group : str, optional
+        Path of a sub-tree.
+    chunks : mapping of str to int, "stored", "auto" or None, default: "stored"
+        Dask chunks: as stored, by dimension, chosen by Dask, or None for arrays without Dask that are still read lazily.
+    storage_options : mapping, optional
+        Passed to fsspec; only for URLs.
+
+    Returns
+    -------
+    xarray.DataTree
+        As described in ``docs/schema.md``.
+
+    Raises
+    ------
+    StoreError
+        If nothing is there, it is no store of this package, or it was written by a newer version.
+    """
+    store = resolve(location, read_only=True, storage_options=storage_options)
+    sizes: Any = {} if chunks == "stored" else chunks
+    try:
+        inspect(store)
+        if _is_v2(store):
+            from devinterp.store.reading import v2  # only for foreign stores
+
+            return v2.open_v2(store, chunks=sizes)
+        with warnings.catch_warnings():
+            # What was not consolidated is slower to open, and what was not created to the end is refused below.
+            warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
+            tree = xr.open_datatree(store, engine="zarr", chunks=sizes, group=group)  # type: ignore[arg-type]
+    except StoreError as error:
+        raise StoreError(f"cannot open {describe(location)} as a store: {error}") from error
+    except Exception as error:  # broken metadata give errors of many kinds
+        kind = type(error).__name__
+        raise StoreError(f"cannot open {describe(location)} as a store: {kind}: {error}") from error
+    _check_version(tree, location)
+    return tree
+
+
+def _check_version(tree: xr.DataTree, location: StoreLike) -> None:
+    runs = schema.runs(tree)
+    if not runs:
+        raise StoreError(
+            f"{describe(location)} holds no sampling run: its attributes lack `schema_version`. Expected a store written by "
+            "`sample(..., output_path=...)`."
+        )
+    for run in runs.values():
+        version = run.attrs["schema_version"]
+        if version != schema.SCHEMA_VERSION:
+            raise StoreError(
+                f"{describe(location)} has schema version {version!r}; this version of devinterp reads "
+                f"{schema.SCHEMA_VERSION}: update devinterp."
+            )
+
+
+def _is_v2(store: Store) -> bool:
+    """Say whether DevInterp 2 wrote a store: its root holds the sampler's configuration and no schema version."""
+    attrs = read_attrs(store)
+    metadata = attrs.get("metadata")
+    return "schema_version" not in attrs and isinstance(metadata, dict) and "sampler" in metadata.get("config", {})

@@ -1,0 +1,72 @@
+"""How far each chain of a stored run is."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import Store
+
+from devinterp import schema
+from devinterp.errors import StoreError
+from devinterp.store import keys as raw
+from devinterp.store.reading.validate import bad_strings, inspect_node
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far each chain of a run is, ``(restriction, chain)`` each; what cannot be read counts as not begun."""
+
+    state: np.ndarray
+    steps_done: np.ndarray
+    error: np.ndarray
+
+
+def read_status(store: Store, group: str = "") -> Status:
+    """Return how far each chain of a run is.
+
+    Raises
+    ------
+    StoreError
+        If the run has no status, or one whose arrays do not fit each other.
+    """
+    parts = {"state": schema.PENDING, "steps_done": 0, "error": ""}
+    found = {}
+    for name, default in parts.items():
+        path = f"{group}/{schema.STATUS}/{name}".strip("/")
+        try:
+            array = zarr.open_array(store, path=path, mode="r")
+        except Exception as error:  # zarr raises errors of many kinds
+            raise StoreError(f"the store has no readable `{path}`: {error}") from error
+        node = raw.get_json(store, f"{path}/{raw.METADATA}") or {}
+        if node:  # its own, which are read from here on, whatever consolidated ones say
+            inspect_node(path, node)
+        found[name] = _read_cells(array, default, set(bad_strings(store, path, node)))
+    shapes = {name: cells.shape for name, cells in found.items()}
+    if len(set(shapes.values())) > 1 or len(shapes["state"]) != 2:
+        raise StoreError(f"the arrays of `{schema.STATUS}` must be (restriction, chain); their shapes are {shapes}.")
+    return Status(**found)
+
+
+def _read_cells(array: zarr.Array[Any], default: Any, bad: set[str]) -> np.ndarray:
+    if not bad:
+        with suppress(Exception):  # damaged somewhere: every chain has a chunk of its own, read below
+            return np.asarray(array[...]).astype(object)
+    cells = np.full(array.shape, default, dtype=object)
+    for key in np.ndindex(array.shape):
+        chunk = tuple(k // n for k, n in zip(key, array.chunks, strict=True))
+        if f"{array.path}/{array.metadata.encode_chunk_key(chunk)}" not in bad:
+            with suppress(Exception):
+                cells[key] = np.asarray(array[key])[()]
+    return cells
+
+
+def read_attrs(store: Store, group: str = "") -> dict[str, Any]:
+    """Return the attributes of a group of a store, empty where there is no group."""
+    try:
+        return dict(zarr.open_group(store, path=group, mode="r").attrs)
+    except (FileNotFoundError, KeyError):
+        return {}

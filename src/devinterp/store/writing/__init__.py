@@ -1,0 +1,1 @@
+"""Writing a run: draws, checkpoints and status, through one background thread."""

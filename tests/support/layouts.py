@@ -1,0 +1,73 @@
+"""Layouts of runs, and stores that fail, for the tests of the store."""
+
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+from zarr.storage import MemoryStore, WrapperStore
+
+from devinterp.store.arrays.create import create
+from devinterp.store.arrays.layout import ObservableLayout, RunLayout
+
+
+def layout(
+    *,
+    num_restrictions: int = 1,
+    num_chains: int = 2,
+    num_steps: int = 6,
+    draw_steps: tuple[int, ...] = (1, 3, 5),
+    batch: int = 3,
+    positions: int = 4,
+    observables: dict[str, int] | None = None,
+    metrics: tuple[str, ...] = (),
+) -> RunLayout:
+    """Return the layout of a run of which only the sizes matter."""
+    rng = np.random.default_rng(0)
+    start = rng.random((num_chains, positions), dtype=np.float32)
+    return RunLayout(
+        restrictions={f"part{n}": n + 1 for n in range(num_restrictions)},
+        num_chains=num_chains,
+        num_steps=num_steps,
+        draw_steps=np.array(draw_steps, dtype=np.int64),
+        sequence_id=rng.integers(0, 100, (num_chains, num_steps, batch)),
+        init_loss=start,
+        init_loss_se=start / 10,
+        init_loss_mean=start.mean(1, dtype=np.float64),
+        init_loss_mean_se=start.mean(1),
+        observables={
+            name: ObservableLayout(
+                rng.random((num, positions), dtype=np.float32),
+                np.arange(num),
+                rng.integers(0, 50, (num, positions + 1)),
+            )
+            for name, num in ({"code": 5} if observables is None else observables).items()
+        },
+        metrics=metrics,
+    )
+
+
+def make(store, wanted=None, **sizes):
+    return create(store, layout(**sizes) if wanted is None else wanted, {"config": "{}", "provenance": "{}"})
+
+
+class FullStore(WrapperStore):
+    """A store that has no space left after so many bytes of chunks."""
+
+    def __init__(self, store, capacity=10**9):
+        super().__init__(store)
+        self.capacity, self.written, self.writes = capacity, 0, 0
+
+    async def set(self, key, value, *args, **kwargs):
+        if "/c/" in key:
+            self.writes += 1
+            if self.written + len(value) > self.capacity:
+                raise OSError(errno.ENOSPC, "No space left on device", key)
+            self.written += len(value)
+        await super().set(key, value, *args, **kwargs)
+
+
+def full_store(**sizes):
+    """Return a store that can be filled, and the run in it."""
+    store = FullStore(MemoryStore())
+    return store, make(store, **sizes)
