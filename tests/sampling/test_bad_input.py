@@ -377,11 +377,6 @@ def test_names_that_v2_confused_are_kept_apart():
     assert not np.array_equal(*starts)
 
 
-def test_zero_temperature_samples_the_prior():
-    tree = run(n_beta=0.0, num_draws=2)
-    assert np.isfinite(tree["trace/loss"]).all()
-
-
 def test_numbers_of_numpy_and_torch_are_numbers(tmp_path):
     options = {
         "lr": np.float32(1e-3).astype(float),

@@ -1,4 +1,4 @@
-"""Restrictions as a dimension, divergence, and where a run is written."""
+"""Restrictions as a dimension, the prior, divergence, and where a run is written."""
 
 from __future__ import annotations
 
@@ -106,32 +106,87 @@ def test_a_bounding_box_holds():
     assert max(furthest) == pytest.approx(0.05, rel=1e-5)
 
 
-def test_a_parameter_the_loss_does_not_use_follows_its_prior():
-    class Unused(TinyModel):
-        def __init__(self):
-            super().__init__()
-            self.spare = nn.Parameter(torch.zeros(10))
+# -- the prior --------------------------------------------------------------------------------------------------------
 
+
+class Unused(TinyModel):
+    """With weights that its output does not depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Parameter(torch.linspace(-1, 1, 3000))
+
+
+def with_unused():
     model = Unused()
     model.load_state_dict(make().state_dict(), strict=False)
-    tree = run(model.eval(), save_metrics=True, param_masks={"spare": None, "mix.bias": None}, num_draws=3)
-    assert np.isfinite(tree["trace/loss"]).all()
+    return model.eval()
+
+
+def weights_along_the_chains(model, names, *, loss_scale=1.0, **changes):
+    """Return the weights of these names before each step of a run, ``(chain, step, weight)``, and at its start."""
+    seen, options = [], {"num_chains": 2, "num_draws": 30, **changes}
+
+    def watching(model, batch):
+        if is_step(batch):
+            seen.append(torch.cat([model.get_parameter(name).detach().flatten() for name in names]))
+        return loss_scale * loss_fn(model, batch)
+
+    start = torch.cat([model.get_parameter(name).detach().flatten().clone() for name in names])
+    run(model, loss_fn=watching, chains="sequential", **options)
+    return torch.stack(seen).view(options["num_chains"], options["num_draws"], -1).double(), start.double()
+
+
+def follows_the_prior(weights, start, *, lr, localization, weight_decay):
+    """Assert mean, variance and autocovariance at every step within five standard errors of the law without a gradient.
+
+    Each weight is then an autoregression of coefficient ``1 - lr a / 2`` around the prior's mean, with
+    ``a = localization + weight_decay``: from its start its variance grows to ``1 / (a (1 - lr a / 4))``.
+    """
+    a = localization + weight_decay
+    rho, mean = 1 - lr * a / 2, start * localization / a
+    steps = torch.arange(weights.shape[1], dtype=torch.float64)
+    variance = (1 - rho ** (2 * steps)) / (a * (1 - lr * a / 4))
+    residual = weights - mean - rho ** steps[:, None] * (start - mean)  # (chain, step, weight), of mean zero
+    num = residual.shape[0] * residual.shape[2]
+    tolerance = 5 * (2 / num) ** 0.5 * variance + 1e-12  # at the start all is exact but for rounding
+    for along in (torch.ones_like(start), start):  # a pull to elsewhere shows along the start
+        error = (variance * along.square().mean() / num).sqrt()
+        assert ((residual * along).mean((0, 2)).abs() <= 5 * error + 1e-6).all()
+    assert ((residual.square().mean((0, 2)) - variance).abs() <= tolerance).all()
+    autocovariance = (residual[:, 1:] * residual[:, :-1]).mean((0, 2))
+    assert ((autocovariance - rho * variance[:-1]).abs() <= tolerance[1:]).all()
+
+
+@pytest.mark.parametrize(("kernel", "scale"), [("sgld", 1.0), ("rmsprop_sgld", 0.1)])
+@pytest.mark.parametrize("weight_decay", [0.0, 3.0])
+def test_a_parameter_the_loss_does_not_use_follows_its_prior(kernel, scale, weight_decay):
+    """Also beside one that it uses. Without a gradient RMSprop's preconditioner is ``1 / eps``."""
+    weights, start = weights_along_the_chains(
+        with_unused(), ["spare"], param_masks={"spare": None, "mix.bias": None}, lr=0.1 * scale, localization=5.0, n_beta=1.0,
+        llc_weight_decay=weight_decay, sampling_method=kernel,
+    )  # fmt: skip
+    follows_the_prior(weights, start, lr=0.1, localization=5.0, weight_decay=weight_decay)
+
+
+def test_zero_temperature_samples_the_prior():
+    """At ``n_beta = 0`` the loss has no part in it, although it depends on every weight."""
+    model = make()
+    names = [name for name, _ in model.named_parameters()]
+    settings = {"n_beta": 0.0, "lr": 0.1, "localization": 5.0, "num_chains": 40, "num_draws": 16}
+    weights, start = weights_along_the_chains(model, names, loss_scale=1e3, **settings)
+    follows_the_prior(weights, start, lr=0.1, localization=5.0, weight_decay=0.0)
 
 
 @pytest.mark.parametrize("chains", ["sequential", "vectorized"])
 def test_a_restriction_the_loss_does_not_use_at_all(chains):
     """Its gradient is zero: the chain follows the prior, and no loss moves."""
-
-    class Unused(TinyModel):
-        def __init__(self):
-            super().__init__()
-            self.spare = nn.Parameter(torch.zeros(10))
-
-    model = Unused()
-    model.load_state_dict(make().state_dict(), strict=False)
-    tree = run(model.eval(), save_metrics=True, param_masks={"spare": None}, num_draws=3, chains=chains)
+    tree = run(with_unused(), save_metrics=True, param_masks={"spare": None}, num_draws=3, chains=chains)
     assert (tree["metrics/unscaled_grad"] == 0).all()
     assert (tree["metrics/distance"][..., 1:] > 0).all()
+    rows, losses = tree["trace/sequence_id"].to_numpy(), tree["trace/loss"][0].to_numpy()
+    expected = loss_fn(make(), ids()).detach().numpy()[rows]
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
 # -- divergence -------------------------------------------------------------------------------------------------------
