@@ -62,7 +62,7 @@ def provenance(spec: RunSpec, prints: Mapping[str, Any]) -> dict[str, Any]:
         "device": str(spec.device),
         "host": platform.node(),
         "python": sys.version.split()[0],
-        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "packages": {name: number for name in _PACKAGES if (number := _version(name)) is not None},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -237,6 +237,8 @@ def _short(value: Any) -> str:
 
 
 def _version(package: str) -> str | None:
+    if package == "torch":
+        return str(torch.__version__)  # names the build (+cpu, +cu130), which the metadata may leave out
     try:
         return version(package)
     except PackageNotFoundError:
