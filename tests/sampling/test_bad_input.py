@@ -397,7 +397,9 @@ def test_numbers_of_numpy_and_torch_are_numbers(tmp_path):
 def test_options_of_kernels_may_be_numbers_of_numpy(tmp_path):
     path, options = tmp_path / "run.zarr", {"sampling_method": "rmsprop_sgld"}
     found = run(**options, sampling_method_kwargs={"eps": np.float32(0.5)}, output_path=path)
-    expected = run(**options, sampling_method_kwargs={"eps": 0.5}, output_path=path)  # the same run: one is refused else
+    expected = run(
+        **options, sampling_method_kwargs={"eps": 0.5}, output_path=path
+    )  # the same run: one is refused else
     same_numbers(found, expected)
     same_numbers(run(**options, sampling_method_kwargs={"eps": 0.5}), expected)
     assert json.loads(expected.attrs["config"])["sampling_method_kwargs"] == {"eps": 0.5}

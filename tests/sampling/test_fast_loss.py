@@ -232,7 +232,9 @@ NO_HEADS = {
 def test_other_ends_are_no_heads(name):
     model = NO_HEADS[name]()
     weights = name in ("normed", "learned")
-    reason = "weights act on what its unembedding gives" if weights else "neither the unembedding's output nor that scaled"
+    reason = (
+        "weights act on what its unembedding gives" if weights else "neither the unembedding's output nor that scaled"
+    )
     with pytest.raises(NoUnembedding, match=reason):
         head_of(model)
     assert "forward" not in vars(model.head)

@@ -85,7 +85,10 @@ def test_another_schema_version(path, version):
     ("text", "damage"),
     [
         *((text, r"zarr\.json is damaged: it is no JSON object") for text in ("", "{", "[]", "null", "\0\0\0")),
-        ('{"zarr_format": 3, "node_type": "group", "attributes": 3}', "attributes are damaged: they are no JSON object"),
+        (
+            '{"zarr_format": 3, "node_type": "group", "attributes": 3}',
+            "attributes are damaged: they are no JSON object",
+        ),
     ],
 )
 def test_broken_metadata(path, text, damage):

@@ -15,9 +15,7 @@ from devinterp.store.arrays.layout import ObservableLayout, RunLayout
 
 #: Paths of the schema that only runs with ``record="moments"`` have, instead of losses.
 MOMENTS = {
-    path
-    for path in schema.DIMS
-    if path.split("/")[-1] in (schema.MEAN_LOSS, schema.LOSS_MEAN, schema.LOSS_COMOMENT)
+    path for path in schema.DIMS if path.split("/")[-1] in (schema.MEAN_LOSS, schema.LOSS_MEAN, schema.LOSS_COMOMENT)
 }
 
 
