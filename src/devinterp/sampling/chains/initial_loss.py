@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.chains.stepper import Stepper
-from devinterp.sampling.data.schedule import init_loss_rows
+from devinterp.sampling.chains.stepper import put_at_start
 from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.spec import RunSpec
 
@@ -56,7 +55,7 @@ def initial_loss(spec: RunSpec) -> InitialLoss:
         with borrowed(spec.model, masks) as weights:
             rows = []
             for chain in chains:
-                Stepper(spec.transition(), weights, settings, chains=[chain])  # puts the weights where the chain starts
+                put_at_start(weights, settings, [chain])
                 rows.append(_measure(spec, chain))
             per_restriction.append(_stack(rows))
     return _stack(per_restriction)
@@ -69,7 +68,7 @@ def _stack(parts: list[InitialLoss]) -> InitialLoss:
 
 
 def _measure(spec: RunSpec, chain: int) -> InitialLoss:
-    batches = init_loss_rows(spec.settings, spec.num_rows, chain)
+    batches = spec.schedule.initial_batches(chain)
     # A replayed epoch adds no information, so every distinct row is evaluated once and counted as often as it occurs.
     distinct, counts = np.unique(batches, axis=0, return_counts=True)
     per_token, per_row = _Moments(), _Moments()

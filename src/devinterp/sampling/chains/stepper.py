@@ -35,13 +35,7 @@ class Stepper:
         self, transition: Transition, weights: SampledWeights, settings: Settings, *, chains: Sequence[int]
     ) -> None:
         self._transition, self._weights, self._settings = transition, weights, settings
-        self._generators = [torch.Generator(weights.device).manual_seed(settings.init_seed + c) for c in chains]
-        weights.reset()
-        if weights.in_training:
-            # So that a chain does not depend on what ran before it; the global generator is ours inside `sheltered`.
-            torch.default_generator.manual_seed(settings.init_seed + chains[0])
-        if settings.init_noise is not None:
-            weights.add(weights.noise(self._generators, settings.init_noise))
+        self._generators = put_at_start(weights, settings, chains)
         self._state = transition.init(weights.values)
 
     @torch.no_grad()
@@ -126,6 +120,18 @@ class Stepper:
 
 
 _GENERATORS, _SURROUNDINGS = "generators", "global_generator"
+
+
+def put_at_start(weights: SampledWeights, settings: Settings, chains: Sequence[int]) -> list[torch.Generator]:
+    """Put weights where chains start: at w0, plus ``init_noise`` if that is set; return the generators of their noise."""
+    generators = [torch.Generator(weights.device).manual_seed(settings.init_seed + chain) for chain in chains]
+    weights.reset()
+    if weights.in_training:
+        # So that a chain does not depend on what ran before it; the global generator is ours inside `sheltered`.
+        torch.default_generator.manual_seed(settings.init_seed + chains[0])
+    if settings.init_noise is not None:
+        weights.add(weights.noise(generators, settings.init_noise))
+    return generators
 
 
 def _to_array(tensor: Tensor) -> np.ndarray:

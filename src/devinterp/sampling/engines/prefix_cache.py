@@ -190,36 +190,36 @@ class PrefixCache:
         return self._kept.get(key) is not None
 
     @contextmanager
-    def rows(self, key: str, where: np.ndarray, num_rows: int) -> Iterator[None]:
+    def rows(self, key: str, index: np.ndarray, num_rows: int) -> Iterator[None]:
         """Let a forward pass inside the block start after the prefix, or remember what the prefix gives.
 
         Parameters
         ----------
         key : str
             Which data set the rows are of.
-        where : numpy.ndarray
-            Which rows make the batch, ``(batch,)``.
+        index : numpy.ndarray
+            Which of them make the batch, ``(batch,)``.
         num_rows : int
             Rows of that data set.
         """
         kept = self._kept.get(key, ())
         if kept is None or self.gave_up:
             yield
-        elif kept and kept[1][where].all():
-            output = self.prefix.wrap([all_rows[_index(where, all_rows)] for all_rows in kept[0]])
+        elif kept and kept[1][index].all():
+            output = self.prefix.wrap([all_rows[_index(index, all_rows)] for all_rows in kept[0]])
             with ExitStack() as stack:
                 for layer in self.prefix.layers:
                     stack.enter_context(replaced_forward(layer, lambda *_, **__: output))
                 yield
         else:
-            with self._remembering(key, where, num_rows):
+            with self._remembering(key, index, num_rows):
                 yield
 
     @contextmanager
-    def _remembering(self, key: str, where: np.ndarray, num_rows: int) -> Iterator[None]:
+    def _remembering(self, key: str, index: np.ndarray, num_rows: int) -> Iterator[None]:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
             tensors = self.prefix.kept(output)
-            if any(tensor.ndim < 2 or len(tensor) != len(where) for tensor in tensors):
+            if any(tensor.ndim < 2 or len(tensor) != len(index) for tensor in tensors):
                 self.gave_up = "layers do not return a row of activations for each sequence"
                 return
             if key not in self._kept:
@@ -227,8 +227,8 @@ class PrefixCache:
             kept = self._kept[key]
             if kept is not None:
                 for all_rows, tensor in zip(kept[0], tensors, strict=True):
-                    all_rows[_index(where, all_rows)] = tensor.detach()
-                kept[1][where] = True
+                    all_rows[_index(index, all_rows)] = tensor.detach()
+                kept[1][index] = True
 
         hook = self.prefix.layers[-1].register_forward_hook(keep)
         try:
@@ -243,5 +243,25 @@ class PrefixCache:
         return [tensor.new_empty((num_rows, *tensor.shape[1:])) for tensor in tensors], np.zeros(num_rows, bool)
 
 
-def _index(where: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(where).to(like.device)
+def _index(rows: np.ndarray, like: Tensor) -> Tensor:
+    return torch.from_numpy(rows).to(like.device)
+
+
+class SharedPrefix:
+    """The activations that restrictions sampled one after the other share, as long as the same layers are constant.
+
+    Holds at most one cache: that of the restriction before.
+    """
+
+    def __init__(self) -> None:
+        self._cache: PrefixCache | None = None
+
+    def of(self, prefix: Prefix) -> PrefixCache:
+        """Return the cache of a prefix: the one that is held if it is of the same layers, else an empty one."""
+        if self._cache is None or self._cache.prefix != prefix:
+            self._cache = PrefixCache(prefix)
+        return self._cache
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        self._cache = None
