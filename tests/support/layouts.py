@@ -7,7 +7,7 @@ import errno
 import numpy as np
 from zarr.storage import MemoryStore, WrapperStore
 
-from devinterp.store.arrays.create import create
+from devinterp.store.arrays.create import create_run
 from devinterp.store.arrays.layout import ObservableLayout, RunLayout
 
 
@@ -48,7 +48,7 @@ def layout(
 
 
 def make(store, wanted=None, **sizes):
-    return create(store, layout(**sizes) if wanted is None else wanted, {"config": "{}", "provenance": "{}"})
+    return create_run(store, layout(**sizes) if wanted is None else wanted, {"config": "{}", "provenance": "{}"})
 
 
 class FullStore(WrapperStore):

@@ -28,7 +28,7 @@ from devinterp.sampling.engines.plan import plan, set_up
 from devinterp.sampling.run_store import fingerprint as identity
 from devinterp.sampling.run_store.array_layout import layout
 from devinterp.sampling.spec import RunSpec
-from devinterp.store.arrays.create import create
+from devinterp.store.arrays.create import create_run
 from devinterp.store.arrays.layout import ArraySpec, array_specs
 from devinterp.types import Draw
 
@@ -182,7 +182,7 @@ def _array_bytes(spec: RunSpec, loss_dims: tuple[str, ...], draws: list[Draw]) -
         "config": json.dumps(identity.config(spec, loss_dims)),
         "provenance": json.dumps(identity.provenance(spec, identity.fingerprints(spec))),
     }
-    root = create(store, planned, attrs)
+    root = create_run(store, planned, attrs)
     before = _sizes(store)
     generator = np.random.default_rng(0)
     sizes = {"metadata": sum(size for key, size in before.items() if key.endswith("zarr.json"))}

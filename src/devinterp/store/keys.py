@@ -18,6 +18,11 @@ METADATA = "zarr.json"
 _LEFTOVERS = (".partial", ".tmp")
 
 
+def metadata_key(path: str) -> str:
+    """Return the key that holds the metadata and attributes of a group or an array, of the root for an empty path."""
+    return f"{path}/{METADATA}" if path else METADATA
+
+
 def get(store: Store, key: str) -> bytes | None:
     """Return the bytes of a key, or None where there is none."""
     found = sync(store.get(key, default_buffer_prototype()))
@@ -70,7 +75,7 @@ def delete_below(store: Store, prefix: str) -> None:
     sync(store.delete_dir(prefix))
 
 
-def keys(store: Store, prefix: str = "") -> list[str]:
+def list_keys(store: Store, prefix: str = "") -> list[str]:
     """Return all keys below a prefix."""
 
     async def collect() -> list[str]:
@@ -84,6 +89,15 @@ def children(store: Store, group: str) -> list[str]:
 
     async def collect() -> list[str]:
         return [name async for name in store.list_dir(group)]
+
+    return sync(collect())
+
+
+def sizes(store: Store) -> dict[str, int]:
+    """Return the size in bytes of everything in a store, by key."""
+
+    async def collect() -> dict[str, int]:
+        return {key: await store.getsize(key) async for key in store.list()}
 
     return sync(collect())
 
@@ -107,15 +121,15 @@ def put_json(store: Store, key: str, value: Mapping[str, Any]) -> None:
 
 def get_attrs(store: Store, group: str) -> dict[str, Any]:
     """Return the attributes of a group or an array, whatever consolidated metadata say; empty where there is none."""
-    found = get_json(store, _metadata(group)) or {}
+    found = get_json(store, metadata_key(group)) or {}
     attrs = found.get("attributes")
     return attrs if isinstance(attrs, dict) else {}
 
 
 def update_attrs(store: Store, group: str, attrs: Mapping[str, Any]) -> None:
     """Change attributes of a group or an array in one write, keeping its metadata (consolidated ones included)."""
-    found = get_json(store, _metadata(group)) or {"zarr_format": 3, "node_type": "group"}
-    put_json(store, _metadata(group), {**found, "attributes": {**(found.get("attributes") or {}), **attrs}})
+    found = get_json(store, metadata_key(group)) or {"zarr_format": 3, "node_type": "group"}
+    put_json(store, metadata_key(group), {**found, "attributes": {**(found.get("attributes") or {}), **attrs}})
 
 
 def sweep(store: Store) -> None:
@@ -130,7 +144,3 @@ def is_leftover(key: str) -> bool:
     """Say whether a key is what a killed writer leaves, or the probe of `devinterp.store.location.check_writable`."""
     name = key.rpartition("/")[2]
     return name.endswith(_LEFTOVERS) or name.startswith(".devinterp-")
-
-
-def _metadata(group: str) -> str:
-    return f"{group}/{METADATA}" if group else METADATA

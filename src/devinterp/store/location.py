@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from zarr.abc.store import Store
 from zarr.core.sync import sync  # the only way to ask a store object a question from synchronous code
-from zarr.storage import FsspecStore, LocalStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from devinterp.errors import InvalidInputError, StoreError
 
@@ -68,6 +69,23 @@ def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Ma
     if not read_only:
         check_writable(path)
     return LocalStore(path, read_only=read_only)
+
+
+def memory_store() -> MemoryStore:
+    """Return a new store in the memory of this process."""
+    return MemoryStore()
+
+
+@contextmanager
+def temporary_store() -> Iterator[LocalStore]:
+    """Give a new store in a temporary directory, and remove it when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="devinterp-") as path:
+        yield LocalStore(path)
+
+
+def is_process_memory(store: Store) -> bool:
+    """Say whether a store is memory of this process, which no other process can write to."""
+    return isinstance(store, MemoryStore) or (isinstance(store, FsspecStore) and "memory" in store.fs.protocol)
 
 
 def check_writable(path: Path) -> None:

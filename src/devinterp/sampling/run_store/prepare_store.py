@@ -19,7 +19,7 @@ from devinterp.sampling.run_store.array_layout import grown_layout, layout
 from devinterp.sampling.run_store.compare import Extension, compare
 from devinterp.sampling.spec import RunSpec
 from devinterp.store import keys as raw
-from devinterp.store.arrays.create import create, grow, is_empty
+from devinterp.store.arrays.create import create_run, grow_run, is_empty
 from devinterp.store.arrays.layout import RunLayout
 from devinterp.store.integrity.repair import discard, rewrite
 from devinterp.store.integrity.verify import check
@@ -95,7 +95,7 @@ def prepare_store(
     spec, loss_dims = wanted.spec, wanted.loss_dims
     provenance = {**identity.provenance(spec, wanted.prints), "notes": dict(notes)}
     if is_empty(store):
-        create(store, fresh or layout(spec, loss_dims, initial_loss(spec)), _attrs(spec, loss_dims, provenance))
+        create_run(store, fresh or layout(spec, loss_dims, initial_loss(spec)), _attrs(spec, loss_dims, provenance))
         commit(store, "run prepared")
         return spec
     growth = wanted.compare(store, where)
@@ -107,7 +107,7 @@ def prepare_store(
         provenance |= {"earlier": [*before.get("earlier", ()), kept], "notes": {**before.get("notes", {}), **notes}}
         larger = grown_layout(growth, loss_dims, zarr.open_group(store, mode="r"))
         _reopen(store, growth)
-        grow(store, larger, _attrs(spec, loss_dims, provenance))
+        grow_run(store, larger, _attrs(spec, loss_dims, provenance))
     if repair:
         fixed = discard(store, list(check(store)))
         if fixed:

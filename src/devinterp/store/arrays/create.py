@@ -24,7 +24,7 @@ _OURS = {schema.TRACE, schema.OBSERVABLES, schema.METRICS, schema.STATUS, *_APAR
 _OURS |= {schema.RESTRICTION, schema.CHAIN, schema.DRAW, "draw_step", "num_moving"}
 
 
-def create(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, group: str = "") -> zarr.Group:
+def create_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, group: str = "") -> zarr.Group:
     """Create the whole hierarchy of a run and write its fixed data.
 
     The root's attributes are written last, so that a store is either a whole run or none.
@@ -57,7 +57,7 @@ def create(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, group: 
     return zarr.open_group(store, path=group, mode="r+")
 
 
-def grow(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.Group:
+def grow_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.Group:
     """Make room in a run's store for more restrictions, chains, draws or observables.
 
     What is there is left as it is. Until the root's attributes are written, at the end, the store is what it was before for
@@ -177,7 +177,7 @@ def _is_begun(store: Store, name: str) -> bool:
     """Say whether what has one of our names is a part of a store, or nothing yet."""
     if raw.get_json(store, f"{name}/{raw.METADATA}") is not None:
         return True
-    return all(raw.is_leftover(key) for key in raw.keys(store, f"{name}/"))
+    return all(raw.is_leftover(key) for key in raw.list_keys(store, f"{name}/"))
 
 
 def _join(group: str, name: str) -> str:

@@ -116,7 +116,7 @@ def _check_array(
     if path.startswith(f"{schema.STATUS}/"):
         yield from _check_cells(store, group, path, array)
         return
-    present = set(raw.keys(store, "/".join(part for part in (group, path) if part) + "/"))
+    present = set(raw.list_keys(store, "/".join(part for part in (group, path) if part) + "/"))
     if _dims(array)[:2] == (RESTRICTION, CHAIN) and array.ndim > 2 and array.shape[:2] == status.state.shape:
         for key in np.ndindex(status.state.shape):
             num_rows = _num_rows(array, key, status, steps, draws)

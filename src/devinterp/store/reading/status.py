@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
@@ -15,6 +15,9 @@ from devinterp.errors import StoreError
 from devinterp.store import keys as raw
 from devinterp.store.reading.validate import bad_strings, inspect_node
 
+#: A chain of a run: its restriction and itself, each by its number.
+ChainKey: TypeAlias = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Status:
@@ -23,6 +26,19 @@ class Status:
     state: np.ndarray
     steps_done: np.ndarray
     error: np.ndarray
+
+    def pending(self, num_steps: int) -> dict[ChainKey, int]:
+        """Return the number of stored steps of every chain that is not at its end.
+
+        A chain is at its end when it diverged, or has finished all of `num_steps`.
+        """
+        pending = {}
+        for key in np.ndindex(self.state.shape):
+            steps_done, state = int(self.steps_done[key]), str(self.state[key])
+            if state == schema.DIVERGED or (state == schema.FINISHED and steps_done == num_steps):
+                continue
+            pending[key] = min(max(steps_done, 0), num_steps)
+        return pending
 
 
 def read_status(store: Store, group: str = "") -> Status:

@@ -29,7 +29,7 @@ class TraceWriter:
     Parameters
     ----------
     root : zarr.Group
-        The run, from `devinterp.store.arrays.create.create`.
+        The run, from `devinterp.store.arrays.create.create_run`.
     max_pending : int, default: 4
         Number of chunks that may wait to be written; at least 1.
 
