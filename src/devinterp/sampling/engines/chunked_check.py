@@ -36,8 +36,8 @@ def choose_loss(
     try:
         with torch.enable_grad():
             unembedding = find_unembedding(model, lambda ids: plain.adapter.logits(model, ids), batch[:1, :8])
-    except NoUnembedding as reason:
-        return plain, f"plain: {reason}"
+    except NoUnembedding as why:
+        return plain, f"plain: {why}"
     chunked = ChunkedNextTokenLoss(plain.adapter, unembedding, tied_embeddings(model, unembedding))
 
     def computed(loss: NextTokenLoss) -> Computed:

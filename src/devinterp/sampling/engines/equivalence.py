@@ -95,7 +95,9 @@ def tolerance_of(model: nn.Module, *, same_arithmetic: bool = False) -> float:
         return TOLERANCES[torch.float32]
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     dtypes |= {torch.get_autocast_dtype(kind) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)}
-    return max((TOLERANCES.get(dtype, TOLERANCES[torch.float16]) for dtype in dtypes), default=TOLERANCES[torch.float32])
+    return max(
+        (TOLERANCES.get(dtype, TOLERANCES[torch.float16]) for dtype in dtypes), default=TOLERANCES[torch.float32]
+    )
 
 
 def _relative(fast: Tensor, plain: Tensor, least: float = 0.0) -> float:

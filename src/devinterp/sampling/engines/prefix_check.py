@@ -76,7 +76,9 @@ def _why_not_reused(engine: InPlaceEngine, cache: PrefixCache) -> str | None:
         return computed()
 
     def computed() -> Computed:
-        return Computed([engine.losses(key, rows, first[::-1])[0] for key, rows, first, _ in sources if cache.holds(key)])
+        return Computed(
+            [engine.losses(key, rows, first[::-1])[0] for key, rows, first, _ in sources if cache.holds(key)]
+        )
 
     tolerance = tolerance_of(engine.spec.model, same_arithmetic=True)
     try:

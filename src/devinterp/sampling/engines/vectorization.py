@@ -190,7 +190,9 @@ def _try(spec: RunSpec, masks: ParamMasks, chains: Sequence[int], *, timed: bool
         def plain() -> Computed:
             computed = _computed(single, rows[:1], slice(None))
             num = len(chains) if shared else 1
-            losses, gradients = ([t.expand(num, *t.shape[1:]) for t in part] for part in (computed.losses, computed.gradients))
+            losses, gradients = (
+                [t.expand(num, *t.shape[1:]) for t in part] for part in (computed.losses, computed.gradients)
+            )
             return Computed(losses, gradients)
 
         reason = why_refused(fast, plain, how="under vmap", tolerance=tolerance_of(spec.model))
@@ -255,11 +257,11 @@ def count_work(engine: Engine, rows: Sequence[np.ndarray]) -> Work:
     return Work(counter.operations, counter.flops, counter.elements)
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operations that torch dispatches."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations = self.flops = self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

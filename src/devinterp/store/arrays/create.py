@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
 from devinterp import schema
 from devinterp.store import keys as raw
@@ -22,6 +22,9 @@ _APART = (LOCK, RESUME)
 #: What may lie in the root of a store that a killed process had begun to create.
 _OURS = {schema.TRACE, schema.OBSERVABLES, schema.METRICS, schema.STATUS, *_APART, raw.METADATA}
 _OURS |= {schema.RESTRICTION, schema.CHAIN, schema.DRAW, "draw_step", "num_moving"}
+
+#: Of every array. Level 1: losses hardly compress (about 11 %), so a higher level only costs time.
+CODECS = (ZstdCodec(level=1), Crc32cCodec())
 
 
 def create_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, group: str = "") -> zarr.Group:
@@ -124,13 +127,22 @@ def create_array(root: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:
         fill_value=spec.fill_value,
         dimension_names=spec.dims,
         attributes=dict(spec.attrs),
-        # Level 1: losses hardly compress (about 11 %), so a higher level only costs time.
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        compressors=CODECS,
         overwrite=True,
     )
     if spec.data is not None:
         array[...] = spec.data
     return array
+
+
+def stored_size(values: np.ndarray, dtype: Any) -> int:
+    """Return the bytes that values take as one chunk of a stored array."""
+    store = MemoryStore()
+    array = zarr.create_array(
+        store, name="array", shape=values.shape, chunks=values.shape, dtype=dtype, compressors=CODECS
+    )
+    array[...] = values
+    return sum(size for key, size in raw.sizes(store).items() if not key.endswith(raw.METADATA))
 
 
 def consolidate(store: Store, group: str = "", *, attrs: Mapping[str, Any] | None = None) -> None:
