@@ -139,7 +139,7 @@ def _bytes_of_chain(array: ArraySpec, values: np.ndarray, num_rows: int | None) 
     half = values.shape[2] // 2
     few, many = (stored_size(values[:, :, :n].astype(array.dtype), array.dtype) for n in (half, 2 * half))
     slope = max(0.0, (many - few) / half)  # bytes of a row; what is beyond that belongs to a chunk, however long
-    return round(num_rows * slope + (few - half * slope) * math.ceil(num_rows / array.chunks[2]))
+    return int(num_rows * slope + (few - half * slope) * math.ceil(num_rows / array.chunks[2]))
 
 
 def _created(spec: RunSpec, layout: RunLayout) -> RunStore:
