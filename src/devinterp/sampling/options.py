@@ -27,6 +27,7 @@ class RunOptions:
 
     output_path: StoreLike | None = None
     storage_options: Mapping[str, Any] | None = None
+    paired: bool | None = None
     chains: Literal["auto", "sequential", "vectorized", "fastest"] = "auto"
     progress: bool | None = None
     checkpoint_share: float = SHARE

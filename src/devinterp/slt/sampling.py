@@ -57,6 +57,7 @@ def sample(
     save_metrics: bool | Sequence[str] = False,
     record: Literal["token", "sequence", "moments"] = "token",
     loss_dtype: Literal["float32", "float16"] = "float32",
+    paired: bool | None = None,
     output_path: StoreLike | None = None,
     storage_options: Mapping[str, Any] | None = None,
     loss_fn: LossFunction | None = None,
@@ -151,6 +152,10 @@ def sample(
     loss_dtype : {"float32", "float16"}, default: "float32"
         Precision in which losses along the chains are stored; ``"float16"`` halves the store and rounds a loss by up to
         1 part in 2048 (docs/performance.md says what that does to results).
+    paired : bool, optional
+        Whether to store the loss at :math:`w_0` of every row that minibatches use, so that analyses can subtract the noise
+        of the data (docs/errors.md). It costs one forward pass of each distinct row, shared by all chains and restrictions.
+        None: where that is at most 15 % of the cost of the run's gradients. True completes a run that was made without.
     output_path : str, path or zarr store, optional
         Where the store is written. If it holds this very run already, its result is returned; what of it is missing (the
         rest of a run that was interrupted, more draws, chains, restrictions or observables than before) is sampled and
@@ -240,6 +245,7 @@ def sample(
     how = RunOptions.merged(
         options,
         {
+            "paired": paired,
             "output_path": output_path,
             "storage_options": storage_options,
             "chains": chains,

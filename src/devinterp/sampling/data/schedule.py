@@ -66,8 +66,16 @@ class Schedule:
         """Return the rows that any chain or its initial loss uses, each once, increasing."""
         settings = self.settings
         num = max(settings.num_steps, settings.num_init_loss_batches) * settings.batches_per_step
-        streams = {self._stream(chain) for chain in range(settings.num_chains)}
-        return np.unique(np.concatenate([self.epoch(stream)[:num] for stream in streams]))
+        return np.unique(np.concatenate([self.epoch(stream)[:num] for stream in self._streams()]))
+
+    def step_rows(self) -> np.ndarray:
+        """Return the rows that a step of any chain uses, each once, increasing."""
+        settings = self.settings
+        num = settings.num_steps * settings.batches_per_step
+        return np.unique(np.concatenate([self.epoch(stream)[:num] for stream in self._streams()]))
+
+    def _streams(self) -> set[int]:
+        return {self._stream(chain) for chain in range(self.settings.num_chains)}
 
     def _stream(self, chain: int) -> int:
         """Return which order of the data a chain follows."""

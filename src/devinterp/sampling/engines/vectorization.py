@@ -64,7 +64,7 @@ class Cost:
 
 
 #: Rounded from timings (docs/performance.md): two cores of a server, and an H100.
-COSTS = {"cpu": Cost(5e-6, 5e-11, 1e-9), "cuda": Cost(1e-5, 3e-14, 1e-12)}
+COSTS = {"cpu": Cost(8e-6, 5e-11, 5e-10), "cuda": Cost(1.2e-5, 3e-14, 1e-12)}
 
 
 class CannotVectorize(Exception):  # noqa: N818  # an answer, not an error
