@@ -154,7 +154,7 @@ def _sample(spec: RunSpec, store: Store, options: Options, lock: Lock | None) ->
     how = "" if options.output_path is None else f"the same call goes on with {describe(options.output_path)}"
     with display(options.progress, spec.settings, init_loss, _labels(names)) as bars, listening() as stop:
         if lock is not None:
-            lock.tell(bars.heartbeat)
+            lock.report(bars.heartbeat)
         watch = RunMonitor(bars.show, lock.check if lock is not None else lambda: None, stop, how)
         try:
             _run_all(spec, store, options, left, watch, bars, lock)
@@ -202,7 +202,7 @@ def _run_all(
         return
 
     def ask_to_stop() -> None:
-        lock.tell(lambda: {**bars.heartbeat(), remote.STOP: True})
+        lock.report(lambda: {**bars.heartbeat(), remote.STOP: True})
         lock.beat()
 
     cluster.run_on_cluster(options.client, packed, token, every, watch, ask_to_stop)

@@ -29,7 +29,7 @@ from devinterp.sampling.run_store import fingerprint as identity
 from devinterp.sampling.run_store.array_layout import layout
 from devinterp.sampling.spec import RunSpec
 from devinterp.store.arrays.create import create_run
-from devinterp.store.arrays.layout import ArraySpec, array_specs
+from devinterp.store.arrays.specs import ArraySpec, array_specs
 from devinterp.types import Draw
 
 _TIMED_STEPS, _TRIAL_DRAWS, _MAX_TIMED_RESTRICTIONS = 3, 4, 4

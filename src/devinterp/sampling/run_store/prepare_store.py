@@ -91,7 +91,7 @@ def prepare_store(
     StoreError
         If the store holds another run, or something else.
     """
-    raw.sweep(store)
+    raw.remove_leftovers(store)
     spec, loss_dims = wanted.spec, wanted.loss_dims
     provenance = {**identity.provenance(spec, wanted.prints), "notes": dict(notes)}
     if is_empty(store):
