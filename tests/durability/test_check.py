@@ -15,7 +15,7 @@ from zarr.storage import LocalStore
 import devinterp
 from devinterp import cli
 from devinterp.errors import StoreError
-from devinterp.store.integrity.verify import Damage, check
+from devinterp.store.integrity import Damage, check
 from support.small_models import same_numbers
 from support.small_runs import Ended, counting, crash, run
 

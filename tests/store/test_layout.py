@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 from devinterp import schema
-from devinterp.store.arrays.layout import MAX_BUFFER_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, array_specs, loss_chunks
+from devinterp.store.arrays.specs import MAX_BUFFER_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, array_specs, loss_chunks
 from devinterp.store.reading.open import open as open_store
 from support.layouts import layout, make
 

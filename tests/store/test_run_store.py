@@ -10,7 +10,7 @@ from zarr.storage import FsspecStore, MemoryStore
 
 from devinterp import schema
 from devinterp.errors import StoreError
-from devinterp.store.arrays.layout import array_specs
+from devinterp.store.arrays.specs import array_specs
 from devinterp.store.location import describe
 from devinterp.store.run_store import RunStore
 from devinterp.types import Checkpoint, Draw

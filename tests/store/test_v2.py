@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from zarr.storage import LocalStore, MemoryStore
 
 import devinterp.store.reading.open as opening
@@ -19,9 +20,55 @@ from support.v2_results import V2, results
 STORE = V2 / "v2_store.zarr"
 
 
+SAMPLER = {"metadata": {"config": {"sampler": {}}}}
+
+
+def group_of(attributes: dict, *, losses: bool, zarr_format: int = 3) -> MemoryStore:
+    store = MemoryStore()
+    root = zarr.open_group(store, mode="w", attributes=attributes, zarr_format=zarr_format)
+    if losses:
+        names = ("chain", "step", "batch", "token_pos") if zarr_format == 3 else None
+        root.create_array("sampling_loss_micro", shape=(1, 1, 1, 1), dtype="f4", dimension_names=names)
+    return store
+
+
 def test_recognised():
     assert is_v2(LocalStore(STORE))
+    assert is_v2(group_of(SAMPLER, losses=False)), "by its sampler"
+    assert is_v2(group_of({"metadata": {"config": {}}}, losses=True)), "by its losses"
+    assert is_v2(group_of(SAMPLER, losses=True, zarr_format=2))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "losses"),
+    [
+        ({}, True),
+        ({"metadata": {}}, True),
+        ({"metadata": {"config": {}}}, False),
+        ({"metadata": {"config": "sampler"}}, True),
+        ({"metadata": "config sampler"}, True),
+        ({**SAMPLER, "schema_version": 1}, True),
+    ],
+)
+def test_not_recognised(attributes, losses):
+    assert not is_v2(group_of(attributes, losses=losses))
+
+
+def test_no_store_is_recognised(tmp_path):
     assert not is_v2(MemoryStore())
+    assert not is_v2(LocalStore(tmp_path / "nowhere"))
+    zarr.create_array(tmp_path / "array.zarr", shape=(2,), dtype="f4")
+    assert not is_v2(LocalStore(tmp_path / "array.zarr"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_what_an_incomplete_store_lacks_is_said():
+    with pytest.raises(StoreError, match="must have sampling_loss_micro, init_loss"):
+        opening.open(group_of(SAMPLER, losses=False))
+    store = group_of({"metadata": {"config": {}}}, losses=True)
+    zarr.create_array(store, name="init_loss", shape=(1, 1), dtype="f4", dimension_names=("chain", "token_pos"))
+    with pytest.raises(StoreError, match="must have its attribute metadata.config.sampler"):
+        opening.open(store)
 
 
 def test_opens_lazily_as_a_complete_tree():

@@ -19,7 +19,8 @@ from devinterp.store.arrays.layout import RunLayout
 from devinterp.store.integrity.repair import discard, rewrite
 from devinterp.store.integrity.verify import check
 from devinterp.store.location import StoreLike, describe, is_process_memory, memory_store, resolve, temporary_store
-from devinterp.store.lock import Lock, Owner, holder
+from devinterp.store.lock import Lock, holder
+from devinterp.store.owner import Owner
 from devinterp.store.reading.open import open as open_tree
 from devinterp.store.reading.status import ChainKey, Status, read_status
 from devinterp.store.reading.validate import inspect
@@ -117,7 +118,7 @@ class RunStore:
 
     def remove_leftovers(self) -> None:
         """Remove unfinished files of a killed writer; call it only while holding the lock."""
-        keys.sweep(self.store)
+        keys.remove_leftovers(self.store)
 
     def create(self, layout: RunLayout, attrs: Mapping[str, Any]) -> None:
         """Create every group and array of a run, with its fixed data; see `devinterp.store.arrays.create.create_run`."""
