@@ -21,7 +21,7 @@ from devinterp.errors import (
     StoreMismatchError,
 )
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Analysis, Draw, Kernel, ModelAdapter, Plot, Target
+from devinterp.types import Analysis, Draw, Kernel, ModelAdapter, Plot, StepInputs, Target
 
 if TYPE_CHECKING:
     from devinterp.slt.sampling import sample
@@ -43,6 +43,7 @@ __all__ = [
     "Plot",
     "PluginError",
     "PluginWarning",
+    "StepInputs",
     "StoreError",
     "StoreMismatchError",
     "Target",
