@@ -21,7 +21,7 @@ from devinterp.errors import (
     StoreMismatchError,
 )
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Analysis, Draw, Kernel, ModelAdapter, Plot, Target
+from devinterp.types import Analysis, Draw, Kernel, ModelAdapter, Plot, StepInputs, Target
 
 if TYPE_CHECKING:
     from devinterp.sampling.options import RunOptions
@@ -45,6 +45,7 @@ __all__ = [
     "PluginError",
     "PluginWarning",
     "RunOptions",
+    "StepInputs",
     "StoreError",
     "StoreMismatchError",
     "Target",

@@ -23,6 +23,22 @@ TRACE, OBSERVABLES, METRICS, STATUS = "trace", "observables", "metrics", "status
 #: Variables of runs that keep moments instead of losses.
 MEAN_LOSS, LOSS_MEAN, LOSS_COMOMENT, TASK = "mean_loss", "loss_mean", "loss_comoment", "task"
 
+#: Metrics of every step that ``save_metrics=True`` records: norms of the parts of a step, the dot products between them, and
+#: the distance from the initial weights before it.
+STEP_METRICS = (
+    "distance",
+    "unscaled_grad",
+    "scaled_grad",
+    "localization",
+    "weight_decay",
+    "noise",
+    "dot_grad_prior",
+    "dot_grad_noise",
+    "dot_prior_noise",
+)
+#: A metric that is recorded only when named, because it costs a second gradient.
+MALA_ACCEPTANCE = "mala_acceptance"
+
 #: States of a chain, in ``status/state``.
 PENDING, RUNNING, FINISHED, DIVERGED, INTERRUPTED = "pending", "running", "finished", "diverged", "interrupted"
 STATES = (PENDING, RUNNING, FINISHED, DIVERGED, INTERRUPTED)

@@ -96,42 +96,51 @@ class Target:
     weight_decay: float = 0.0
 
 
-@runtime_checkable
-class Transition(Protocol):
-    """One algorithm with its settings: what `Kernel.build` returns.
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """What one step of a kernel reads and moves.
 
-    All lists are aligned: one entry for each parameter that moves, of shape ``(chain, *shape)``. The chain dimension is
-    always there and kernels never mix chains, so that the same code runs one chain or many at once.
+    All lists are aligned: one tensor of shape ``(chain, *shape)`` for each sampled parameter. The chain dimension is always
+    there and kernels never mix chains, so that the same code runs one chain or many at once.
+
+    Parameters
+    ----------
+    values : list of Tensor
+        The weights before the step; `Transition.update` moves them in place.
+    gradients : list of Tensor
+        Of the minibatch loss at `values`, not multiplied by ``n_beta``; `Transition.update` may overwrite them.
+    initial_weights : list of Tensor
+        The weights :math:`w_0` around which is sampled; their chain dimension may have length 1.
+    state : dict of str to list of Tensor
+        What the kernel remembers (`Transition.init`); `Transition.update` moves it in place.
+    noise : iterable of Tensor
+        Iterating it once draws fresh normal noise for one parameter after another, so that no more than one parameter's
+        noise need be in memory; a tensor it gives may be overwritten. For `Transition.terms` it is a list.
     """
 
+    values: list[Tensor]
+    gradients: list[Tensor]
+    initial_weights: list[Tensor]
+    state: dict[str, list[Tensor]]
+    noise: Iterable[Tensor]
+
+
+@runtime_checkable
+class Transition(Protocol):
+    """One algorithm with its settings: what `Kernel.build` returns."""
+
     def init(self, values: list[Tensor]) -> dict[str, list[Tensor]]:
-        """Return the state at the start of a chain: named lists of tensors, empty for a memoryless kernel."""
-        ...
+        """Return the state at the start of a chain: named lists of tensors, empty for a memoryless kernel.
 
-    def update(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: Iterable[Tensor],
-    ) -> None:
-        """Move `values` and `state` one step, in place.
-
-        `gradients` are of the minibatch loss (not multiplied by ``n_beta``) and may be overwritten; `origin` holds the
-        starting weights. Iterating `noise` once draws fresh normal noise for one parameter after another, so that no
-        more than one parameter's noise need be in memory; a tensor it gives may be overwritten too.
+        The first dimension of every tensor is the chain. The state is all that a kernel remembers: chains are resumed from it.
         """
         ...
 
-    def terms(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: list[Tensor],
-    ) -> dict[str, list[Tensor]]:
+    def update(self, step: StepInputs) -> None:
+        """Move the values and the state of `step` one step, in place."""
+        ...
+
+    def terms(self, step: StepInputs) -> dict[str, list[Tensor]]:
         """Return the parts whose sum is the step that `update` would take, for the metrics; nothing is changed.
 
         The names ``gradient``, ``localization``, ``weight_decay`` and ``noise`` are recorded under v2's metric names.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -60,21 +61,21 @@ class Underdamped:
     def init(self, values):
         return {"momentum": [torch.zeros_like(value) for value in values]}
 
-    def _momenta(self, values, gradients, origin, state, noise):
-        t, step, keep = self.target, math.sqrt(self.lr), 1 - self.friction
-        for w, g, w0, p, xi in zip(values, gradients, origin, state["momentum"], noise, strict=True):
+    def _momenta(self, step):
+        t, dt, keep = self.target, math.sqrt(self.lr), 1 - self.friction
+        parts = zip(step.values, step.gradients, step.initial_weights, step.state["momentum"], step.noise, strict=True)
+        for w, g, w0, p, xi in parts:
             force = t.n_beta * g + t.localization * (w - w0) + t.weight_decay * w
-            yield keep * p - step * force + math.sqrt(1 - keep**2) * xi
+            yield keep * p - dt * force + math.sqrt(1 - keep**2) * xi
 
-    def update(self, values, gradients, origin, state, noise):
-        momenta = self._momenta(values, gradients, origin, state, noise)
-        for value, held, momentum in zip(values, state["momentum"], momenta, strict=True):
+    def update(self, step):
+        for value, held, momentum in zip(step.values, step.state["momentum"], self._momenta(step), strict=True):
             held.copy_(momentum)
             value.add_(momentum, alpha=math.sqrt(self.lr))
 
-    def terms(self, values, gradients, origin, state, noise):
-        momenta = list(self._momenta(values, gradients, origin, state, noise))
-        kick = [math.sqrt(self.lr * (1 - (1 - self.friction) ** 2)) * xi for xi in noise]
+    def terms(self, step):
+        momenta = list(self._momenta(step))
+        kick = [math.sqrt(self.lr * (1 - (1 - self.friction) ** 2)) * xi for xi in step.noise]
         whole = [math.sqrt(self.lr) * momentum for momentum in momenta]
         return {"drift": [a - b for a, b in zip(whole, kick, strict=True)], "noise": kick}
 
@@ -113,34 +114,34 @@ def failing(chosen="test_", **broken):
     return failed
 
 
-def mixing(self, values, gradients, origin, state, noise):
-    Underdamped.update(self, values, gradients, origin, state, noise)
-    values[0].copy_(values[0].mean(0, keepdim=True).expand_as(values[0]))
+def mixing(self, step):
+    Underdamped.update(self, step)
+    step.values[0].copy_(step.values[0].mean(0, keepdim=True).expand_as(step.values[0]))
 
 
-def twice(self, values, gradients, origin, state, noise):
-    Underdamped.update(self, values, gradients, origin, state, list(noise) and list(noise))
+def twice(self, step):
+    Underdamped.update(self, replace(step, noise=list(step.noise) and list(step.noise)))
 
 
-def replacing(self, values, gradients, origin, state, noise):
-    copies = [value.clone() for value in values]
-    Underdamped.update(self, copies, gradients, origin, state, noise)
-    values[:] = copies
+def replacing(self, step):
+    copies = [value.clone() for value in step.values]
+    Underdamped.update(self, replace(step, values=copies))
+    step.values[:] = copies
 
 
-def forgetting(self, values, gradients, origin, state, noise):
+def forgetting(self, step):
     self.hidden = getattr(self, "hidden", 0) + 1
-    Underdamped.update(self, values, gradients, origin, state, noise)
-    values[0].add_(1e-3 * self.hidden)
+    Underdamped.update(self, step)
+    step.values[0].add_(1e-3 * self.hidden)
 
 
-def too_cold(self, values, gradients, origin, state, noise):
-    Underdamped.update(self, values, gradients, origin, state, (0.9 * xi for xi in noise))
+def too_cold(self, step):
+    Underdamped.update(self, replace(step, noise=(0.9 * xi for xi in step.noise)))
 
 
-def writing(self, values, gradients, origin, state, noise):
-    terms = Underdamped.terms(self, values, gradients, origin, state, noise)
-    gradients[0].zero_()
+def writing(self, step):
+    terms = Underdamped.terms(self, step)
+    step.gradients[0].zero_()
     return terms
 
 

@@ -10,7 +10,7 @@ import torch
 
 from devinterp import plugins
 from devinterp.errors import InvalidInputError
-from devinterp.types import Target
+from devinterp.types import StepInputs, Target
 
 H = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64)
 TARGET = Target(n_beta=10.0, localization=5.0)
@@ -24,11 +24,11 @@ def chains():
     """Return consecutive states ``(step, chain, coordinate)`` of SGLD around a minimum, after burn-in."""
     transition = plugins.kernel("sgld").build(TARGET, lr=LR)
     generator = torch.Generator().manual_seed(3)
-    origin = [torch.zeros(NUM, 3, dtype=torch.float64)]
-    values, kept = [origin[0].clone()], []
+    initial_weights = [torch.zeros(NUM, 3, dtype=torch.float64)]
+    values, kept = [initial_weights[0].clone()], []
     for step in range(203):
         noise = (torch.randn(w.shape, generator=generator, dtype=w.dtype) for w in values)
-        transition.update(values, [H * values[0]], origin, {}, noise)
+        transition.update(StepInputs(values, [H * values[0]], initial_weights, {}, noise))
         if step >= 200:
             kept.append(values[0].clone())
     return torch.stack(kept)
@@ -53,11 +53,11 @@ def test_the_learning_coefficient_has_its_discretised_expectation(chains):
 
 
 def test_sgld_is_unstable_beyond_the_stated_step():
-    values, origin = [torch.ones(1, 3, dtype=torch.float64)], [torch.zeros(1, 3, dtype=torch.float64)]
+    values, initial_weights = [torch.ones(1, 3, dtype=torch.float64)], [torch.zeros(1, 3, dtype=torch.float64)]
     for lr, stable in ((3.9 / float(A[2]), True), (4.1 / float(A[2]), False)):
         transition, w = plugins.kernel("sgld").build(TARGET, lr=lr), [values[0].clone()]
         for _ in range(400):
-            transition.update(w, [H * w[0]], origin, {}, [torch.zeros_like(w[0])])
+            transition.update(StepInputs(w, [H * w[0]], initial_weights, {}, [torch.zeros_like(w[0])]))
         assert (float(w[0].abs().max()) < 1) == stable
 
 
@@ -68,7 +68,7 @@ def test_one_step_of_sgld_as_written_down(localization, weight_decay):
     w, g, w0, xi = torch.randn((4, 1, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     gradient = 20.0 * g + localization * (w - w0) + weight_decay * w
     values = [w.clone()]
-    plugins.kernel("sgmcmc_sgld").build(target, lr=0.01).update(values, [g.clone()], [w0], {}, [xi.clone()])
+    plugins.kernel("sgmcmc_sgld").build(target, lr=0.01).update(StepInputs(values, [g.clone()], [w0], {}, [xi.clone()]))
     torch.testing.assert_close(values[0], w - 0.005 * gradient + 0.1 * xi)
 
 
@@ -88,7 +88,7 @@ def test_steps_of_rmsprop_as_written_down(localization, weight_decay):
         G = 1 / (V.sqrt() + 0.2)
         gradient = 20.0 * g + localization * (expected - w0) + weight_decay * expected
         expected = expected - 0.005 * G * gradient + (0.01 * G).sqrt() * xi
-        transition.update(values, [g.clone()], [w0], state, [xi.clone()])
+        transition.update(StepInputs(values, [g.clone()], [w0], state, [xi.clone()]))
         torch.testing.assert_close(state["square_average"][0], V)
         torch.testing.assert_close(values[0], expected)
 
@@ -98,8 +98,10 @@ def test_rmsprop_without_memory_or_gradient_is_sgld_scaled():
     w, w0, xi = torch.randn((3, 1, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rmsprop = plugins.kernel("rmsprop_sgld").build(TARGET, lr=0.01, eps=0.1)
     ours, theirs = [w.clone()], [w.clone()]
-    rmsprop.update(ours, [torch.zeros_like(w)], [w0], rmsprop.init(ours), [xi.clone()])
-    plugins.kernel("sgld").build(TARGET, lr=0.01 / 0.1).update(theirs, [torch.zeros_like(w)], [w0], {}, [xi.clone()])
+    rmsprop.update(StepInputs(ours, [torch.zeros_like(w)], [w0], rmsprop.init(ours), [xi.clone()]))
+    plugins.kernel("sgld").build(TARGET, lr=0.01 / 0.1).update(
+        StepInputs(theirs, [torch.zeros_like(w)], [w0], {}, [xi.clone()])
+    )
     torch.testing.assert_close(ours[0], theirs[0], rtol=1e-12, atol=0)
 
 

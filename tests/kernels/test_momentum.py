@@ -12,7 +12,7 @@ import torch
 from devinterp import plugins
 from devinterp.errors import InvalidInputError
 from devinterp.testing import KernelTests
-from devinterp.types import Target
+from devinterp.types import StepInputs, Target
 
 SGHMC, SGNHT = plugins.kernel("sghmc"), plugins.kernel("sgnht")
 TARGET = Target(n_beta=10.0, localization=5.0, weight_decay=1.0)
@@ -83,7 +83,7 @@ def one(kernel, seed=0, chains=2, **options):
     w, w0, g, xi = torch.randn((4, chains, 5), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     values = [w.clone()]
     transition = plugins.kernel(kernel).build(TARGET, lr=0.01, **options)
-    transition.update(values, [g.clone()], [w0], transition.init(values), [xi.clone()])
+    transition.update(StepInputs(values, [g.clone()], [w0], transition.init(values), [xi.clone()]))
     return values[0]
 
 
@@ -105,13 +105,13 @@ def test_gradient_noise_is_made_up_for():
     for taken in (0.0, estimate):
         generator = torch.Generator().manual_seed(0)
         transition = SGHMC.build(TARGET, lr=lr, friction=friction, gradient_noise=taken)
-        origin = [torch.zeros(chains, 1, dtype=torch.float64)]
-        values = [origin[0].clone()]
+        initial_weights = [torch.zeros(chains, 1, dtype=torch.float64)]
+        values = [initial_weights[0].clone()]
         state = transition.init(values)
         for _ in range(200):
             noise = torch.randn((2, chains, 1), generator=generator, dtype=torch.float64)
             gradient = values[0] + spread * noise[0]
-            transition.update(values, [gradient], origin, state, [noise[1]])
+            transition.update(StepInputs(values, [gradient], initial_weights, state, [noise[1]]))
         variances[taken] = float(values[0].var())
     exact = lyapunov(lr, friction, 0.0, a)[0, 0]
     error = math.sqrt(2 / chains)
@@ -135,15 +135,15 @@ def thermostat(num_weights, *, lr, diffusion, heat=0.0, steps=3000, chains=64, s
     spread = math.sqrt(heat * diffusion * lr) / (lr / 2 * target.n_beta)
     transition = SGNHT.build(target, lr=lr, diffusion=diffusion)
     generator = torch.Generator().manual_seed(5)
-    origin = [torch.zeros(chains, num_weights, dtype=torch.float64)]
-    values = [origin[0].clone()]
+    initial_weights = [torch.zeros(chains, num_weights, dtype=torch.float64)]
+    values = [initial_weights[0].clone()]
     state = transition.init(values)
     if start is not None:
         state["friction"][0].fill_(start)
     found = []
     for step in range(steps):
         noise = torch.randn((2, chains, num_weights), generator=generator, dtype=torch.float64)
-        transition.update(values, [values[0] + spread * noise[0]], origin, state, [noise[1]])
+        transition.update(StepInputs(values, [values[0] + spread * noise[0]], initial_weights, state, [noise[1]]))
         if step >= steps // 2:
             squares = [values[0].square().mean(1), state["velocity"][0].square().mean(1), state["friction"][0]]
             found.append(torch.stack([each.clone() for each in squares]))

@@ -16,7 +16,7 @@ import torch
 
 from devinterp import hookspecs
 from devinterp.testing import synthetic_tree
-from devinterp.types import Target
+from devinterp.types import StepInputs, Target
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -154,14 +154,14 @@ def test_the_kernel_of_the_page_follows_its_exact_law(lr: float, friction: float
     mean = np.linalg.solve(np.eye(2) - matrix, lr * target.localization * start * np.ones(2))
 
     generator = torch.Generator().manual_seed(0)
-    weights, origin = [torch.zeros(chains, 1)], [torch.full((chains, 1), start)]
+    weights, initial_weights = [torch.zeros(chains, 1)], [torch.full((chains, 1), start)]
     state = kernel.init(weights)
     for _ in range(300):
         noise = [torch.randn(chains, 1, generator=generator)]
-        gradients = [weights[0].clone()]
-        parts = kernel.terms(weights, gradients, origin, state, noise)
+        step = StepInputs(weights, [weights[0].clone()], initial_weights, state, noise)
+        parts = kernel.terms(step)
         before = weights[0].clone()
-        kernel.update(weights, gradients, origin, state, iter(noise))
+        kernel.update(step)
         torch.testing.assert_close(weights[0] - before, sum(values[0] for values in parts.values()))
     found = torch.stack([state["velocity"][0].squeeze(), weights[0].squeeze()]).double().numpy()
     error = np.sqrt((covariance**2 + np.outer(covariance.diagonal(), covariance.diagonal())) / chains)

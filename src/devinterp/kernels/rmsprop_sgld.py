@@ -13,14 +13,14 @@ with :math:`g` the minibatch gradient of the loss (not multiplied by ``n_beta``)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
 from devinterp.kernels import correction
-from devinterp.types import Kernel, Target, Transition
+from devinterp.kernels.potential import drift_terms, slope_
+from devinterp.types import Kernel, StepInputs, Target, Transition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,65 +83,38 @@ class RMSpropSGLD:
         state = {"square_average": [value.new_zeros(value.shape) for value in values]}
         return {**state, **correction.init(values)} if self.gamma else state
 
-    def update(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: Iterable[Tensor],
-    ) -> None:
-        """Move `values` and the running means one step, in place."""
-        half, target = self.lr / 2, self.target
-        averages = state["square_average"]
-        for n, (value, gradient, start, average, xi) in enumerate(
-            zip(values, gradients, origin, averages, noise, strict=True)
-        ):
+    def update(self, step: StepInputs) -> None:
+        """Move the weights and the running means one step, in place."""
+        half, averages = self.lr / 2, step.state["square_average"]
+        parts = zip(step.values, step.gradients, step.initial_weights, averages, step.noise, strict=True)
+        for n, (value, gradient, initial, average, xi) in enumerate(parts):
             average.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
             scale = average.sqrt().add_(self.eps).reciprocal_()
             extra = None
             if self.gamma:
-                correction.remember(state, n, value, gradient)
-                extra = self._correction(correction.curvature(state, n), gradient, average, scale)
-            drift = gradient.mul_(target.n_beta)
-            if target.localization or target.weight_decay:
-                drift.add_(value, alpha=target.localization + target.weight_decay)
-            if target.localization:
-                drift.sub_(start, alpha=target.localization)
-            value.addcmul_(drift, scale, value=-half)
+                correction.remember(step.state, n, value, gradient)
+                extra = self._correction(correction.curvature(step.state, n), gradient, average, scale)
+            value.addcmul_(slope_(self.target, value, gradient, initial), scale, value=-half)
             if extra is not None:
                 value.add_(extra, alpha=half)
             value.addcmul_(scale.sqrt_(), xi, value=math.sqrt(self.lr))
 
-    def terms(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: list[Tensor],
-    ) -> dict[str, list[Tensor]]:
+    def terms(self, step: StepInputs) -> dict[str, list[Tensor]]:
         """Return the preconditioned drifts and noise of the step that `update` would take."""
-        half, target = self.lr / 2, self.target
-        averages = [
-            self.alpha * v + (1 - self.alpha) * g * g for v, g in zip(state["square_average"], gradients, strict=True)
-        ]
-        scale = [1 / (v.sqrt() + self.eps) for v in averages]
+        squares = zip(step.state["square_average"], step.gradients, strict=True)
+        averages = [self.alpha * v + (1 - self.alpha) * g * g for v, g in squares]
+        scales = [1 / (v.sqrt() + self.eps) for v in averages]
         terms = {
-            "gradient": [-half * target.n_beta * s * g for s, g in zip(scale, gradients, strict=True)],
-            "localization": [
-                -half * target.localization * s * (w - w0) for s, w, w0 in zip(scale, values, origin, strict=True)
-            ],
-            "weight_decay": [-half * target.weight_decay * s * w for s, w in zip(scale, values, strict=True)],
-            "noise": [(self.lr * s).sqrt() * xi for s, xi in zip(scale, noise, strict=True)],
+            **drift_terms(self.target, step, self.lr / 2, scales),
+            "noise": [(self.lr * s).sqrt() * xi for s, xi in zip(scales, step.noise, strict=True)],
         }
         if self.gamma:
-            state = {name: [tensor.clone() for tensor in tensors] for name, tensors in state.items()}
-            for n, (value, gradient) in enumerate(zip(values, gradients, strict=True)):
+            state = {name: [tensor.clone() for tensor in tensors] for name, tensors in step.state.items()}
+            for n, (value, gradient) in enumerate(zip(step.values, step.gradients, strict=True)):
                 correction.remember(state, n, value, gradient)
             terms["gamma"] = [
-                half * self._correction(correction.curvature(state, n), *each)
-                for n, each in enumerate(zip(gradients, averages, scale, strict=True))
+                self.lr / 2 * self._correction(correction.curvature(state, n), *each)
+                for n, each in enumerate(zip(step.gradients, averages, scales, strict=True))
             ]
         return terms
 

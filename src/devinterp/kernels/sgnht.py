@@ -16,13 +16,13 @@ are hotter than they should be, whatever heats them: noise of minibatch gradient
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Kernel, Target, Transition
+from devinterp.kernels.potential import descend_, drift_terms
+from devinterp.types import Kernel, StepInputs, Target, Transition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,56 +80,33 @@ class SGNHT:
             "friction": [values[0].new_full(values[0].shape[:1], self.diffusion)],
         }
 
-    def update(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: Iterable[Tensor],
-    ) -> None:
-        """Move the velocity, then `values`, then the friction one step, in place."""
-        half, target = self.lr / 2, self.target
-        pull = target.localization + target.weight_decay
-        (friction,) = state["friction"]
+    def update(self, step: StepInputs) -> None:
+        """Move the velocity, then the weights, then the friction one step, in place."""
+        (friction,) = step.state["friction"]
         squares, number = friction.new_zeros(friction.shape), 0
-        for value, gradient, start, velocity, xi in zip(
-            values, gradients, origin, state["velocity"], noise, strict=True
-        ):
-            velocity.mul_(_beside(1 - friction, value)).add_(gradient, alpha=-half * target.n_beta)
-            if pull:
-                velocity.add_(value, alpha=-half * pull)
-            if target.localization:
-                velocity.add_(start, alpha=half * target.localization)
+        parts = zip(step.values, step.gradients, step.initial_weights, step.state["velocity"], step.noise, strict=True)
+        for value, gradient, initial, velocity, xi in parts:
+            velocity.mul_(_per_chain(1 - friction, value))
+            descend_(velocity, self.target, value, gradient, initial, self.lr / 2)
             velocity.add_(xi, alpha=math.sqrt(self.diffusion * self.lr))
             value.add_(velocity)
             squares += velocity.square().reshape(len(friction), -1).sum(1)
             number += velocity[0].numel()
-        friction.add_(squares / number - half)
+        friction.add_(squares / number - self.lr / 2)
 
-    def terms(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: list[Tensor],
-    ) -> dict[str, list[Tensor]]:
-        """Return what is left of the velocity, and the drifts and noise that are added to it."""
-        half, target = self.lr / 2, self.target
-        keep = 1 - state["friction"][0]
+    def terms(self, step: StepInputs) -> dict[str, list[Tensor]]:
+        """Return the velocity after friction, and the drifts and the noise that are added to it."""
+        remaining = 1 - step.state["friction"][0]
         return {
-            "velocity": [_beside(keep, v) * v for v in state["velocity"]],
-            "gradient": [-half * target.n_beta * g for g in gradients],
-            "localization": [-half * target.localization * (w - w0) for w, w0 in zip(values, origin, strict=True)],
-            "weight_decay": [-half * target.weight_decay * w for w in values],
-            "noise": [math.sqrt(self.diffusion * self.lr) * xi for xi in noise],
+            "velocity": [_per_chain(remaining, v) * v for v in step.state["velocity"]],
+            **drift_terms(self.target, step, self.lr / 2),
+            "noise": [math.sqrt(self.diffusion * self.lr) * xi for xi in step.noise],
         }
 
 
-def _beside(number: Tensor, value: Tensor) -> Tensor:
-    """Return one number for each chain, ``(chain,)``, so that it multiplies a tensor ``(chain, *shape)``."""
-    return number.view(-1, *[1] * (value.ndim - 1))
+def _per_chain(numbers: Tensor, value: Tensor) -> Tensor:
+    """Return numbers ``(chain,)`` in a shape that multiplies a tensor ``(chain, *shape)``."""
+    return numbers.view(-1, *[1] * (value.ndim - 1))
 
 
 @hookimpl

@@ -104,7 +104,7 @@ class _Sampling:
             listening() as stop,
         ):
             if lock is not None:
-                lock.tell(bars.heartbeat)
+                lock.report(bars.heartbeat)
             monitor = RunMonitor(bars.show, stop, None if lock is None else lock.check, how)
             try:
                 choices = self._run_all(remaining, monitor, bars)
@@ -141,7 +141,7 @@ class _Sampling:
             return planned | local_processes.run_in_processes(packed, tasks, options.workers or 1, monitor)
 
         def ask_to_stop() -> None:
-            lock.tell(lambda: {**bars.heartbeat(), job.STOP: True})
+            lock.report(lambda: {**bars.heartbeat(), job.STOP: True})
             lock.beat()
 
         return planned | dask_cluster.run_on_cluster(options.client, packed, token, tasks, monitor, ask_to_stop)

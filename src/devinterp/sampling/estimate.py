@@ -29,7 +29,8 @@ from devinterp.sampling.run_store import fingerprint
 from devinterp.sampling.run_store.array_layout import layout_of
 from devinterp.sampling.spec import RunSpec
 from devinterp.store.arrays.create import stored_size
-from devinterp.store.arrays.layout import ArraySpec, RunLayout, array_specs
+from devinterp.store.arrays.layout import RunLayout
+from devinterp.store.arrays.specs import ArraySpec, array_specs
 from devinterp.store.run_store import RunStore
 
 _TIMED_STEPS, _TRIAL_DRAWS, _MAX_TIMED_RESTRICTIONS = 3, 8, 4

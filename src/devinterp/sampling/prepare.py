@@ -13,10 +13,10 @@ from torch import nn
 
 from devinterp import plugins, schema
 from devinterp.errors import InvalidInputError
+from devinterp.kernels import build_transition
 from devinterp.models.masks.param_masks import ParamMasks, as_param_masks
 from devinterp.sampling.chains.initial_loss import check_finite_weights
 from devinterp.sampling.chains.mala import proposes_langevin
-from devinterp.sampling.chains.step_metrics import MALA
 from devinterp.sampling.data.datasets import as_tokens, check_tokens, num_rows, read_rows
 from devinterp.sampling.data.schedule import Schedule, observable_rows
 from devinterp.sampling.engines.chunked_check import choose_loss
@@ -47,9 +47,9 @@ def prepare(
         If the model, the data, the loss or the settings cannot be used; nothing has been sampled or written.
     """
     kernel = check_kernel(settings)
-    if MALA in settings.metric_names and any(module.training for module in model.modules()):
+    if schema.MALA_ACCEPTANCE in settings.metric_names and any(module.training for module in model.modules()):
         raise InvalidInputError(
-            f"`save_metrics`: {MALA!r} compares losses of a model in eval mode: call `model.eval()`."
+            f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} compares losses of a model in eval mode: call `model.eval()`."
         )
     check_finite_weights(model)
     model = on_device(model, device)
@@ -82,15 +82,15 @@ def check_kernel(settings: Settings) -> Kernel:
     """Return the kernel named in the settings, after trying its options."""
     kernel = plugins.kernel(settings.sampling_method)
     try:
-        transition = kernel.build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
+        transition = build_transition(kernel, settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
     except TypeError as error:
         raise InvalidInputError(
             f"`sampling_method_kwargs` (={dict(settings.sampling_method_kwargs)}) do not fit {kernel.name!r}: {error}"
         ) from error
-    if MALA in settings.metric_names and not proposes_langevin(transition, settings.target):
+    if schema.MALA_ACCEPTANCE in settings.metric_names and not proposes_langevin(transition, settings.target):
         raise InvalidInputError(
-            f"`save_metrics`: {MALA!r} is defined for steps of Langevin type, such as those of 'sgld' and 'rmsprop_sgld'; "
-            f"{kernel.name!r} with {dict(settings.sampling_method_kwargs)} takes others."
+            f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} is defined for steps of Langevin type, such as those of 'sgld' and "
+            f"'rmsprop_sgld'; {kernel.name!r} with {dict(settings.sampling_method_kwargs)} takes others."
         )
     return kernel
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from devinterp.kernels import build_transition
 from devinterp.models.masks import ParamMasks
 from devinterp.sampling.data.datasets import Rows
 from devinterp.sampling.data.schedule import Schedule
@@ -89,7 +90,7 @@ class RunSpec:
     def transition(self) -> Transition:
         """Return the kernel with this run's settings."""
         settings = self.settings
-        return self.kernel.build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
+        return build_transition(self.kernel, settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
 
     def batches_of(self, sequence_ids: np.ndarray) -> list[np.ndarray]:
         """Return rows cut into batches for evaluation."""

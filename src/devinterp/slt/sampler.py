@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from devinterp.errors import InvalidInputError
+from devinterp.kernels import build_transition
 from devinterp.models.masks.param_masks import ParamMasks, as_param_masks
 from devinterp.sampling.chains.initial_loss import check_finite_weights
 from devinterp.sampling.chains.stepper import Stepper
@@ -128,7 +129,9 @@ def _run(
     num_parts = settings.gradient_accumulation_steps
     losses, draws = [], []
     with borrowed(model, masks) as weights:
-        transition = check_kernel(settings).build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
+        transition = build_transition(
+            check_kernel(settings), settings.target, lr=settings.lr, **settings.sampling_method_kwargs
+        )
         walker = Stepper(transition, weights, settings, chains=[chain])
         for step, ids in enumerate(batches):
             total, results = 0.0, None

@@ -143,7 +143,7 @@ def stored_size(values: np.ndarray, dtype: Any) -> int:
         store, name="array", shape=values.shape, chunks=values.shape, dtype=dtype, compressors=CODECS
     )
     array[...] = values
-    return sum(size for key, size in raw.sizes(store).items() if not key.endswith(raw.METADATA))
+    return sum(size for key, size in keys.sizes(store).items() if not key.endswith(keys.METADATA))
 
 
 def consolidate(store: Store, group: str = "", *, attrs: Mapping[str, Any] | None = None) -> None:
