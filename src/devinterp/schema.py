@@ -77,11 +77,11 @@ def runs(tree: xr.DataTree) -> dict[str, xr.DataTree]:
     """Return the sampling runs at or below a node, by their path relative to it (``"."`` for the node itself)."""
     if is_run(tree):
         return {".": tree}
-    found: dict[str, xr.DataTree] = {}
+    below: dict[str, xr.DataTree] = {}
     for name, child in tree.children.items():
         for path, run in runs(child).items():
-            found[name if path == "." else f"{name}/{path}"] = run
-    return found
+            below[name if path == "." else f"{name}/{path}"] = run
+    return below
 
 
 def variable_paths(tree: xr.DataTree) -> Iterator[str]:

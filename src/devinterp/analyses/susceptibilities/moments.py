@@ -202,7 +202,7 @@ def _product_error(losses: Any, rise: Any, task: Any, centre: np.ndarray, level:
     rise, task = (found[0][0] if isinstance(found, list) else found for found in (rise, task))
     for r in range(traces.shape[0]):
         for s in range(traces.shape[3]):  # one sequence at a time: the series are float64
-            gap = task[r, :, :, None] - traces.piece(r, slice(s, s + 1))[:, :, 0] - centre[r, s]
+            gap = task[r, :, :, None] - traces.select(r, slice(s, s + 1))[:, :, 0] - centre[r, s]
             product = (rise[r] - level[r])[:, :, None] * gap
             error[r, s] = mcse(np.moveaxis(product, 2, 0))
     return error

@@ -8,9 +8,8 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.analyses.bif.selection import widened
 from devinterp.analyses.common.blockwise import storable
-from devinterp.analyses.common.run_data import losses
+from devinterp.analyses.common.run_data import losses, pad_tokens
 from devinterp.analyses.susceptibilities.moments import Estimate
 from devinterp.schema import OBSERVABLES, POSITION, RESTRICTION, SEQUENCE, TOKEN
 
@@ -50,7 +49,7 @@ def result_tree(
     ids = [_token_ids(run, name, labelled.sizes[SEQUENCE]) for name in found]
     if all(one is not None for one in ids):
         width = max(one.sizes[TOKEN] for one in ids if one is not None)
-        labelled["token_ids"] = xr.concat([widened(one, width) for one in ids if one is not None], "observable")
+        labelled["token_ids"] = xr.concat([pad_tokens(one, width) for one in ids if one is not None], "observable")
     groups = {"/labelled": storable(labelled), "/susceptibilities": storable(flat)}
     if context is not None:
         groups["/context"] = storable(context)
