@@ -102,7 +102,7 @@ def test_broken_chains_are_refused_by_name_or_left_out_in_all_restrictions():
     assert np.isfinite(found["llc_mean"]).all()
     with pytest.raises(BrokenChainsError, match="No chain finished"):
         compute_llc(synthetic_tree(num_chains=1, diverged=[(0, 0)]), chains="finished")
-    with pytest.raises(BrokenChainsError):
+    with pytest.raises(BrokenChainsError, match=r"`token_llc` needs finished chains.*'part1' chain 2: diverged"):
         token_llc(tree, "code")
 
 

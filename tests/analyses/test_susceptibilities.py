@@ -160,7 +160,7 @@ def test_what_is_wrong_is_said():
         compute_susceptibilities(synthetic_tree(observables={"train": (3, 4)}))
     with pytest.raises(InvalidInputError, match=r"`full` \(='all'\); the restrictions are \['full', 'part1'\]"):
         compute_susceptibilities(tree, "train", full="all")
-    with pytest.raises(BrokenChainsError):
+    with pytest.raises(BrokenChainsError, match="`susceptibilities` needs finished chains"):
         compute_susceptibilities(synthetic_tree(diverged=[(0, 1)]), "train")
     one = compute_susceptibilities(synthetic_tree(diverged=[(0, 1)]), "train", chains="finished")
     assert one.attrs["chains_used"] == [0, 2, 3]

@@ -90,7 +90,7 @@ class TestThirdParty(KernelTests):
 
 
 def failing(chosen="test_", **broken):
-    """Return the names of the tests that a broken kernel fails, of those that start so."""
+    """Return which of the tests that start so a broken kernel fails, and what each says; an error of its own is raised."""
 
     class Broken(Underdamped):
         pass
@@ -105,12 +105,12 @@ def failing(chosen="test_", **broken):
     class Suite(KernelTests):
         kernel = Kernel(name="broken", build=build)
 
-    failed = set()
+    failed = {}
     for name in [name for name in dir(Suite) if name.startswith(chosen)]:
         try:
             getattr(Suite(), name)()
-        except (AssertionError, RuntimeError, ValueError):
-            failed.add(name)
+        except AssertionError as error:
+            failed[name] = str(error)
     return failed
 
 
@@ -120,7 +120,12 @@ def mixing(self, step):
 
 
 def twice(self, step):
-    Underdamped.update(self, replace(step, noise=list(step.noise) and list(step.noise)))
+    Underdamped.update(self, step)
+    list(step.noise)
+
+
+def never(self, step):
+    Underdamped.update(self, replace(step, noise=[torch.ones_like(value) for value in step.values]))
 
 
 def replacing(self, step):
@@ -146,27 +151,31 @@ def writing(self, step):
 
 
 @pytest.mark.parametrize(
-    ("broken", "expected"),
+    ("broken", "expected", "message"),
     [
-        ({"update": mixing}, "test_chains_do_not_mix"),
-        ({"update": twice}, "test_draws_noise_once_for_each_parameter"),
-        ({"update": replacing}, "test_updates_in_place"),
-        ({"update": forgetting}, "test_all_it_remembers_is_its_state"),
-        ({"update": too_cold}, "test_follows_its_law_on_a_quadratic"),
-        ({"update": too_cold}, "test_terms_sum_to_the_step"),
-        ({"terms": writing}, "test_terms_change_nothing"),
+        ({"update": mixing}, "test_chains_do_not_mix", "Tensor-likes are not close"),
+        ({"update": twice}, "test_draws_noise_once_for_each_parameter", "`noise` was iterated 2 times"),
+        ({"update": never}, "test_draws_noise_once_for_each_parameter", "`noise` was iterated 0 times"),
+        ({"update": replacing}, "test_updates_in_place", "the list of values must keep its tensors"),
+        ({"update": forgetting}, "test_all_it_remembers_is_its_state", ""),
+        ({"update": too_cold}, "test_follows_its_law_on_a_quadratic", "variances are off by factors of"),
+        ({"update": too_cold}, "test_terms_sum_to_the_step", "Tensor-likes are not close"),
+        ({"terms": writing}, "test_terms_change_nothing", ""),
         (
             {"init": lambda self, values: {"momentum": [torch.zeros(w.shape[1:]) for w in values]}},
             "test_state_is_of_the_chains",
+            "state 'momentum' has shape (2, 2): expected (3, ...)",
         ),
     ],
 )
-def test_the_suite_catches_a_broken_kernel(broken, expected):
-    assert failing(expected, **broken)
+def test_the_suite_catches_a_broken_kernel(broken, expected, message):
+    failed = failing(expected, **broken)
+    assert set(failed) == {expected}
+    assert message in failed[expected]
 
 
 def test_the_suite_passes_a_sound_one():
-    assert failing() == set()
+    assert failing() == {}
 
 
 def test_analysis_authors_do_not_import_torch():

@@ -209,7 +209,11 @@ def test_cross_attention_of_torch_itself():
 def test_encoder_and_decoder_of_one_model():
     config = transformers.T5Config(vocab_size=61, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4)
     model = transformers.T5ForConditionalGeneration(config)
-    assert all("encoder" in name for name in create_param_masks(model, "enc l0h1") if "block.0" in name)
+    for name, stack in (("enc l0h1", "encoder.block.0"), ("l0h1", "decoder.block.0")):
+        parts = [
+            f"{stack}.layer.0.SelfAttention.{part}.weight" for part in ("q", "k", "v", "o", "relative_attention_bias")
+        ]
+        assert set(create_param_masks(model, name)) == set(parts)
     assert all("decoder" in name for name in create_param_masks(model, "l1h1"))
     assert any("EncDecAttention" in name for name in create_param_masks(model, "l0 cross h1"))
     # The table of relative positions has a column for each head.

@@ -172,9 +172,10 @@ def test_padding_and_accumulation_do_not_matter_to_it():
     assert float(tree["metrics"][NAME].min()) > 0.99
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("metrics", ["distance", [], ["distance", "distance"], ["speed"], 3])
 def test_names_are_checked(metrics):
-    with pytest.raises(Exception, match=r"save_metrics"):
+    with pytest.raises(InvalidInputError, match=r"`save_metrics` \(=.*\) must"):
         sampled(metrics=metrics)
 
 

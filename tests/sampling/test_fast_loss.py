@@ -232,7 +232,11 @@ NO_HEADS = {
 @pytest.mark.parametrize("name", NO_HEADS)
 def test_other_ends_are_no_heads(name):
     model = NO_HEADS[name]()
-    with pytest.raises(NoUnembedding):
+    weights = name in ("normed", "learned")
+    reason = (
+        "weights act on what its unembedding gives" if weights else "neither the unembedding's output nor that scaled"
+    )
+    with pytest.raises(NoUnembedding, match=reason):
         head_of(model)
     assert "forward" not in vars(model.head)
     assert not any(p.grad is not None for p in model.parameters())
@@ -253,7 +257,7 @@ class TwoLayers(nn.Module):
 
 
 def test_a_linear_module_inside_is_no_head():
-    with pytest.raises(NoUnembedding):
+    with pytest.raises(NoUnembedding, match="weights act on what its unembedding gives"):
         head_of(TwoLayers().eval())
 
 

@@ -19,7 +19,7 @@ from devinterp.sampling.losses.loss import NextTokenLoss
 from devinterp.sampling.losses.tied_embedding import tied_embeddings
 from devinterp.sampling.losses.unembedding import Unembedding
 from devinterp.sampling.model_guard import unchanged
-from support.small_models import ids, make, run, snapshot
+from support.small_models import ids, make, run, same_numbers, snapshot
 
 VOCABULARY, WIDTH = 400, 8
 
@@ -190,9 +190,15 @@ def test_only_large_gradients_are_trimmed_for(smallest, trims, monkeypatch):
 
 
 def test_without_glibc_nothing_is_done(monkeypatch):
+    expected = run(make(), ids())
     monkeypatch.setattr(heap, "_MIN_GRADIENT_BYTES", 0)
     monkeypatch.setattr(heap, "_glibc", lambda: None)
-    run(make(), ids())
+    model = make()
+    with heap.trimmed(model, list(model.parameters())):
+        assert not model._forward_hooks
+        assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+    heap._trim()  # neither fails
+    same_numbers(run(model, ids()), expected)
 
 
 def _resident():

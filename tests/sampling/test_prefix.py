@@ -446,11 +446,11 @@ def test_a_model_is_as_it_was_after_an_error_behind_its_prefix():
     def loss_fn(model, batch):
         logits = model(batch)
         if next(calls) == 20:
-            raise StopError
+            raise StopError("as a test")
         return nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), batch[:, 1:], reduction="none")
 
     mask = {LAST: torch.ones(WIDTH, WIDTH, dtype=torch.bool)}
-    with pytest.raises(StopError):
+    with pytest.raises(StopError, match="as a test"):
         sample(model, ids(), loss_fn=loss_fn, param_masks=mask, progress=False, **{**SHORT, "num_draws": 30})
     assert snapshot(model) == before
 

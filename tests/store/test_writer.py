@@ -217,7 +217,7 @@ def test_the_error_that_ended_the_run_is_the_one_shown():
 def test_no_thread_stays_behind():
     store, root = full_store(**LONG)
     store.capacity = 0
-    with pytest.raises(StoreError), TraceWriter(root) as writer:
+    with pytest.raises(StoreError, match="No space left"), TraceWriter(root) as writer:
         writer.append(Draw(restriction=0, chain=0, first_step=0, loss=numbers(1, 3, 16)))
     assert not [t for t in threading.enumerate() if t.name == "devinterp-writer" and t.is_alive()]
 

@@ -1,14 +1,33 @@
-"""Layouts of runs, and stores that fail, for the tests of the store."""
+"""Layouts of runs, stores that fail, and the dims of the schema, for tests of what a store holds."""
 
 from __future__ import annotations
 
 import errno
+from fnmatch import fnmatchcase
 
 import numpy as np
+import xarray as xr
 from zarr.storage import MemoryStore, WrapperStore
 
+from devinterp import schema
 from devinterp.store.arrays.create import create_run
 from devinterp.store.arrays.layout import ObservableLayout, RunLayout
+
+#: Paths of the schema that only runs with ``record="moments"`` have, instead of losses.
+MOMENTS = {
+    path for path in schema.DIMS if path.split("/")[-1] in (schema.MEAN_LOSS, schema.LOSS_MEAN, schema.LOSS_COMOMENT)
+}
+
+
+def paths_of_schema(tree: xr.DataTree) -> set[str]:
+    """Assert that every variable has the dims that the schema gives it; return which paths of the schema there are."""
+    paths = set()
+    for path in schema.variable_paths(tree):
+        known = [p for p in schema.DIMS if p.count("/") == path.count("/") and fnmatchcase(path, p)]
+        for pattern in known[:1]:
+            assert tree[path].dims == schema.DIMS[pattern], path
+            paths.add(pattern)
+    return paths
 
 
 def layout(

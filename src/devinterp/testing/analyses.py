@@ -58,7 +58,8 @@ class AnalysisTests:
 
     def test_its_requirements_are_in_the_tree(self) -> None:
         """What `requires` names is what the schema calls it."""
-        assert schema.missing(self.tree(), self.analysis.requires) == []
+        missing = schema.missing(self.tree(), self.analysis.requires)
+        assert not missing, f"`requires` names what no run has: {missing}"
 
     def test_computes_nothing_when_called(self) -> None:
         """A lazy tree gives a lazy result: no loss is read before the result is computed."""

@@ -237,6 +237,8 @@ def _short(value: Any) -> str:
 
 
 def _version(package: str) -> str | None:
+    if package == "torch":
+        return str(torch.__version__)  # names the build (+cpu, +cu130), which the metadata may leave out
     try:
         return version(package)
     except PackageNotFoundError:
