@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from devinterp.models.adapters.huggingface import HuggingFaceAdapter
-from devinterp.models.masks import as_param_masks
+from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.engines.in_place import InPlaceEngine
 from devinterp.sampling.engines.plan import Group, set_up
 from devinterp.sampling.losses.loss import NextTokenLoss
