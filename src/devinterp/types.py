@@ -173,9 +173,9 @@ class Kernel:
 
 
 class ModelAdapter(ABC):
-    """How to run one family of models and where its components are.
+    """Runs one family of models and describes their structure.
 
-    An adapter with ``fallback = True`` is asked only when no other matches.
+    An adapter with ``fallback = True`` is used only if no other matches.
     """
 
     name: ClassVar[str]
@@ -183,22 +183,18 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def matches(self, model: nn.Module) -> bool:
-        """Say whether this adapter is for `model`; never raises and imports nothing heavy."""
+        """Say whether this adapter is for `model`; must not raise, nor import anything heavy."""
 
     @abstractmethod
     def logits(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return next-token logits of shape ``(batch, token, vocabulary)`` for `input_ids` of shape ``(batch, token)``."""
 
     def vocab_size(self, model: nn.Module) -> int | None:
-        """Return how many token ids the model accepts, or None where that is unknown."""
-        return None
-
-    def unembedding(self, model: nn.Module) -> str | None:
-        """Return the name of the submodule that maps last hidden states to logits, or None where there is none."""
+        """Return the number of token ids that the model accepts, or None if that is unknown."""
         return None
 
     def structure(self, model: nn.Module) -> Structure:
-        """Return where the embeddings, layers, heads, MLPs and norms of `model` are."""
+        """Return the masks of the embeddings, layers, heads, MLPs and norms of `model`."""
         raise InvalidInputError(
             f"adapter {self.name!r} does not describe the structure of {type(model).__name__}: pass `param_masks` (a dict of "
             "parameter names to boolean masks), or write an adapter with a `structure` method."

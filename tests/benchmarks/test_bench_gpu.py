@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from devinterp.models.masks import as_param_masks
+from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.chains.loop import run_chains
 from devinterp.sampling.engines.plan import engines_of, plan
 from devinterp.sampling.engines.prefix_cache import SharedPrefix

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks import plain_loop
 from devinterp import sources
-from devinterp.models.masks import as_param_masks
+from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.engines.prefix_check import in_place_engine
 from devinterp.sampling.engines.weights import borrowed

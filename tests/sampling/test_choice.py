@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from devinterp.models.masks import as_param_masks
+from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.engines import vectorization
 from devinterp.sampling.engines.plan import plan
 from devinterp.sampling.prepare import prepare

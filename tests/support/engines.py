@@ -14,7 +14,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from devinterp.models.adapters.huggingface import HuggingFaceAdapter
-from devinterp.models.masks import as_param_masks
+from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.engines.in_place import InPlaceEngine
 from devinterp.sampling.engines.plan import ChainBatch, engines_of
 from devinterp.sampling.engines.prefix_cache import SharedPrefix

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from devinterp import sources
-from devinterp.models.restrictions.resolve import Kind
+from devinterp.models.restrictions import Kind
 from devinterp.slt.weight_restrictions import create_param_masks, preview_weight_restriction, restrictions
 
 

@@ -14,7 +14,8 @@ from torch import nn
 from devinterp import plugins, schema
 from devinterp.errors import InvalidInputError
 from devinterp.kernels import build_transition
-from devinterp.models.masks.param_masks import ParamMasks, as_param_masks
+from devinterp.models.masks.param_masks import ParamMasks
+from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.chains.initial_loss import check_finite_weights
 from devinterp.sampling.chains.mala import proposes_langevin
 from devinterp.sampling.data.datasets import as_tokens, check_tokens, num_rows, read_rows

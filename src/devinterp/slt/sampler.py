@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from devinterp.errors import InvalidInputError
 from devinterp.kernels import build_transition
-from devinterp.models.masks.param_masks import ParamMasks, as_param_masks
+from devinterp.models.masks.param_masks import ParamMasks
+from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.chains.initial_loss import check_finite_weights
 from devinterp.sampling.chains.stepper import Stepper
 from devinterp.sampling.data.datasets import Batch, Rows, num_rows, read_rows

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from devinterp.models.masks.param_masks import Mask
+from devinterp.models.masks.mask import Mask
 from devinterp.sampling.model_guard import unchanged
 
 
