@@ -272,7 +272,7 @@ def sample(
             adapter=adapter,
             device=device,
         )
-        return estimate(spec, mode=how.chains) if how.dry_run else driver.run(spec, how)
+        return estimate(spec, mode=how.chains, paired=how.paired) if how.dry_run else driver.run(spec, how)
 
 
 def kernel_options(
