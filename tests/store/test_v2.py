@@ -90,8 +90,8 @@ def test_opens_lazily_as_a_complete_tree():
 
 
 def test_analyses_run_on_it():
-    found = compute_llc(opening.open(STORE))
-    np.testing.assert_allclose(found["llc_mean"], results()["sgld_metrics/llc/llc_mean"], rtol=1e-5)
+    llc = compute_llc(opening.open(STORE))
+    np.testing.assert_allclose(llc["llc_mean"], results()["sgld_metrics/llc/llc_mean"], rtol=1e-5)
 
 
 def test_chunks_can_be_chosen():
