@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.chains.checkpointing import SHARE, check_share
@@ -28,7 +28,7 @@ class RunOptions:
     output_path: StoreLike | None = None
     storage_options: Mapping[str, Any] | None = None
     paired: bool | None = None
-    chains: Literal["auto", "sequential", "vectorized", "fastest"] = "auto"
+    chains: str = "auto"
     progress: bool | None = None
     checkpoint_share: float = SHARE
     keep_state: bool = False
