@@ -21,7 +21,7 @@ from devinterp.errors import (
     StoreMismatchError,
 )
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Analysis, Draw, Kernel, ModelAdapter, Plot, Target
+from devinterp.types import Analysis, Command, Draw, Kernel, ModelAdapter, Plot, Target
 
 if TYPE_CHECKING:
     from devinterp.slt.sampling import sample
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Analysis",
     "BrokenChainsError",
+    "Command",
     "DevinterpError",
     "Draw",
     "InvalidInputError",
