@@ -129,9 +129,9 @@ def test_restrictions_by_name(run: Run, model: Path, text: Path, tmp_path: Path)
         (["--dataset", "{folder}/none.npy"], "cannot read token ids from"),
         (["--model", "{folder}/none"], "cannot load the model"),
         (["--sampling-method", "sgdl"], "did you mean 'sgld'?"),
-        (["--lr", "-1"], "lr"),
+        (["--lr", "-1"], "`lr` (=-1.0) must be positive"),
         (["--lr", "fast"], 'unable to convert "fast" into float'),
-        (["--batch-size", "100"], "100"),
+        (["--batch-size", "100"], "rows, fewer than `batch_size` (=100)"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_before_anything_is_written(
@@ -175,8 +175,8 @@ def test_components_are_listed(run: Run, model: Path) -> None:
     ("arguments", "message"),
     [
         (["l9h1"], "no layer of LlamaForCausalLM with number 9"),
-        (["l0 brain"], "brain"),
-        (["--kind", "brain"], "--kind"),
+        (["l0 brain"], "'brain' is nothing of a layer"),
+        (["--kind", "brain"], 'Invalid value "brain" for --kind'),
     ],
 )
 def test_masks_that_cannot_be(run: Run, model: Path, arguments: list[str], message: str) -> None:

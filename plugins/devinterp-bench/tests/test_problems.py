@@ -249,7 +249,9 @@ def test_the_command_refuses_what_is_not_there(capsys):
     assert devinterp(["bench", "accuracy", "--problem", "nothing"]) == 2
     assert "is in no name or family. Known:\n  linear regression" in capsys.readouterr().err
     assert devinterp(["bench", "accuracy", "--seeds", "0"]) == 2
+    assert "seeds" in capsys.readouterr().err
     assert devinterp(["bench", "accuracy", "--kernel", "nothing"]) == 2
+    assert "`sampling_method` (='nothing') is not installed" in capsys.readouterr().err
 
 
 def test_the_command_takes_options_of_one_kernel(tmp_path, capsys):
