@@ -1,7 +1,7 @@
 """``tree.slt``: every installed analysis as a method of any `xarray.DataTree`, and every plot under ``tree.slt.plot``.
 
-The accessor holds the tree and nothing else. Looking a method up never fails for want of data: what an analysis
-requires is checked when it is called.
+The accessor holds the tree and nothing else. Looking a method up never reads data: whether the tree has what an analysis
+requires is checked when the method is called.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from devinterp import overview, plugins, runs
 from devinterp.errors import DevinterpError
 from devinterp.types import Analysis, Plot
 
-Found = TypeVar("Found", bound=Analysis | Plot)
+Spec = TypeVar("Spec", bound=Analysis | Plot)
 
 
-class _Methods(Generic[Found]):
-    """Functions of a tree, offered as methods under their plugin's name."""
+class _Methods(Generic[Spec]):
+    """Installed functions of a tree, each as a method of the same name."""
 
     __slots__ = ("_tree",)
 
@@ -33,14 +33,14 @@ class _Methods(Generic[Found]):
 
     @staticmethod
     @abstractmethod
-    def _installed() -> Mapping[str, Found]: ...
+    def _installed() -> Mapping[str, Spec]: ...
 
     @abstractmethod
-    def _call(self, found: Found, *args: Any, **options: Any) -> Any: ...
+    def _call(self, spec: Spec, *args: Any, **options: Any) -> Any: ...
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         # Notebooks and copy ask for many private names; that must not load the plugins.
-        installed: Mapping[str, Found] = {} if name.startswith("_") else self._installed()
+        installed: Mapping[str, Spec] = {} if name.startswith("_") else self._installed()
         if name in installed:
             return self._method(installed[name])
         close = difflib.get_close_matches(name, list(installed), n=1)
@@ -55,14 +55,14 @@ class _Methods(Generic[Found]):
             installed = []
         return [*super().__dir__(), *installed]
 
-    def _method(self, found: Found) -> Callable[..., Any]:
-        function = overview.function_of(found)
+    def _method(self, spec: Spec) -> Callable[..., Any]:
+        function = overview.function_of(spec)
 
         def method(*args: Any, **options: Any) -> Any:
-            return self._call(found, *args, **options)
+            return self._call(spec, *args, **options)
 
-        method.__name__ = found.name
-        method.__qualname__ = f"{self._path}.{found.name}"
+        method.__name__ = spec.name
+        method.__qualname__ = f"{self._path}.{spec.name}"
         method.__module__ = getattr(function, "__module__", __name__)
         method.__doc__ = function.__doc__
         method.__wrapped__ = function  # type: ignore[attr-defined]
@@ -79,9 +79,9 @@ class PlotAccessor(_Methods[Plot]):
     _kind = "plot"
     _installed = staticmethod(plugins.plots)
 
-    def _call(self, found: Plot, *args: Any, **options: Any) -> Any:
-        run = runs.only(self._tree, name=f"plot.{found.name}", requires=found.requires)
-        return found.draw(run, *args, **options)
+    def _call(self, spec: Plot, *args: Any, **options: Any) -> Any:
+        run = runs.only(self._tree, name=f"plot.{spec.name}", requires=spec.requires)
+        return spec.draw(run, *args, **options)
 
     def __repr__(self) -> str:
         """Return the installed plots and what this tree lacks for them."""
@@ -105,9 +105,9 @@ class SltAccessor(_Methods[Analysis]):
     _kind = "analysis"
     _installed = staticmethod(plugins.analyses)
 
-    def _call(self, found: Analysis, *args: Any, **options: Any) -> Any:
-        return runs.ask(
-            self._tree, lambda run: found.compute(run, *args, **options), name=found.name, requires=found.requires
+    def _call(self, spec: Analysis, *args: Any, **options: Any) -> Any:
+        return runs.compute_each(
+            self._tree, lambda run: spec.compute(run, *args, **options), name=spec.name, requires=spec.requires
         )
 
     @property

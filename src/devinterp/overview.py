@@ -1,4 +1,4 @@
-"""What can be asked of a tree, and what it lacks: how ``tree.slt`` is shown, and a part of ``devinterp info``."""
+"""Which analyses and plots are installed and which of them a tree has the data for: the repr of ``tree.slt``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def entries(tree: xr.DataTree, kind: str) -> list[Entry]:
     PluginError
         As `devinterp.plugins.analyses`.
     """
-    found = schema.runs(tree).values()
+    runs = list(schema.runs(tree).values())
     installed: Sequence[Analysis | Plot] = list(
         (plugins.analyses() if kind == "analyses" else plugins.plots()).values()
     )
@@ -65,20 +65,20 @@ def entries(tree: xr.DataTree, kind: str) -> list[Entry]:
             options=str(options_of(function_of(each)).replace(return_annotation=inspect.Signature.empty)),
             summary=summary_of(function_of(each)),
             provider=str(plugins.provider(each)),
-            missing=_lacking(list(found), each.requires),
+            missing=_lacking(runs, each.requires),
         )
         for each in installed
     ]
 
 
-def _lacking(found: list[xr.DataTree], requires: Sequence[str]) -> tuple[str, ...]:
-    lacking = dict.fromkeys(path for run in found for path in schema.missing(run, requires))
-    return tuple(lacking) if found else ("a sampling run",)
+def _lacking(runs: list[xr.DataTree], requires: Sequence[str]) -> tuple[str, ...]:
+    lacking = dict.fromkeys(path for run in runs for path in schema.missing(run, requires))
+    return tuple(lacking) if runs else ("a sampling run",)
 
 
-def function_of(found: Analysis | Plot) -> Callable[..., Any]:
+def function_of(spec: Analysis | Plot) -> Callable[..., Any]:
     """Return the author's function."""
-    return found.compute if isinstance(found, Analysis) else found.draw
+    return spec.compute if isinstance(spec, Analysis) else spec.draw
 
 
 def options_of(function: Callable[..., Any]) -> inspect.Signature:
@@ -135,7 +135,7 @@ def html(tree: xr.DataTree, kinds: Sequence[str] = KINDS) -> str:
 
 
 def _tables(tree: xr.DataTree, kinds: Sequence[str]) -> list[tuple[str, list[Entry] | str]]:
-    """Return the rows of each kind, or the sentence that stands in their place."""
+    """Return the rows of each kind, or one sentence where there are none."""
     tables: list[tuple[str, list[Entry] | str]] = []
     for kind in kinds:
         try:
@@ -146,11 +146,11 @@ def _tables(tree: xr.DataTree, kinds: Sequence[str]) -> list[tuple[str, list[Ent
 
 
 def _heading(tree: xr.DataTree) -> str:
-    found = schema.runs(tree)
-    if list(found) == ["."]:
+    runs = schema.runs(tree)
+    if list(runs) == ["."]:
         return f"Sampling run at {tree.path!r}"
-    shown = ", ".join(map(repr, list(found)[:8])) + (", ..." if len(found) > 8 else "")
-    return f"{len(found)} sampling runs below {tree.path!r}" + (f": {shown}" if found else "")
+    shown = ", ".join(map(repr, list(runs)[:8])) + (", ..." if len(runs) > 8 else "")
+    return f"{len(runs)} sampling runs below {tree.path!r}" + (f": {shown}" if runs else "")
 
 
 def _remark(row: Entry) -> str:

@@ -1,4 +1,4 @@
-"""One question asked of every sampling run below a node: finding the runs, asking each, joining the answers."""
+"""The sampling runs at or below a node: finding them, computing something of each, joining the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = xr.Dataset | xr.DataArray | xr.DataTree
 #: Dimension along which results are joined when no single setting tells the runs apart; its labels are their paths.
 RUN = "run"
 
-# Where and on what a run was made does not make it another experiment.
+# Runs that differ only in these settings are the same experiment.
 _INCIDENTAL = ("output_path", "device")
 
 
@@ -36,9 +36,9 @@ def find(tree: xr.DataTree, *, needed_by: str) -> dict[str, xr.DataTree]:
     MissingDataError
         If there is none; the message says when the node lies inside a run.
     """
-    found = schema.runs(tree)
-    if found:
-        return found
+    runs = schema.runs(tree)
+    if runs:
+        return runs
     above = next((node for node in tree.parents if schema.is_run(node)), None)
     hint = (
         f"it lies inside the run at {above.path!r}: call `{needed_by}` there"
@@ -56,14 +56,14 @@ def settings(run: xr.DataTree) -> dict[str, Any]:
     StoreError
         If the attribute is not what `sample` writes.
     """
-    recorded = run.attrs.get("config", "{}")
+    config = run.attrs.get("config", "{}")
     try:
-        found = json.loads(recorded) if isinstance(recorded, str) else dict(recorded)
+        values = json.loads(config) if isinstance(config, str) else dict(config)
     except (ValueError, TypeError) as error:
         raise StoreError(f"the attribute `config` of the run at {run.path!r} is no JSON object: {error}.") from error
-    if not isinstance(found, dict):
-        raise StoreError(f"the attribute `config` of the run at {run.path!r} is no JSON object, but {recorded!r:.80}.")
-    return found
+    if not isinstance(values, dict):
+        raise StoreError(f"the attribute `config` of the run at {run.path!r} is no JSON object, but {config!r:.80}.")
+    return values
 
 
 def only(tree: xr.DataTree, *, name: str, requires: Sequence[str] = ()) -> xr.DataTree:
@@ -85,18 +85,18 @@ def only(tree: xr.DataTree, *, name: str, requires: Sequence[str] = ()) -> xr.Da
     InvalidInputError
         If there are several.
     """
-    found = find(tree, needed_by=name)
-    if len(found) > 1:
+    runs = find(tree, needed_by=name)
+    if len(runs) > 1:
         raise InvalidInputError(
-            f"`{name}` needs one sampling run; below {tree.path!r} there are {len(found)}: "
-            f"{', '.join(map(repr, found))}. Choose one, for example `tree[{next(iter(found))!r}].slt.{name}()`."
+            f"`{name}` needs one sampling run; below {tree.path!r} there are {len(runs)}: "
+            f"{', '.join(map(repr, runs))}. Choose one, for example `tree[{next(iter(runs))!r}].slt.{name}()`."
         )
-    [run] = found.values()
+    [run] = runs.values()
     schema.check(run, requires, needed_by=name)
     return run
 
 
-def ask(
+def compute_each(
     tree: xr.DataTree, compute: Callable[[xr.DataTree], Result], *, name: str, requires: Sequence[str] = ()
 ) -> Result:
     """Compute something of every run at or below a node.
@@ -122,16 +122,16 @@ def ask(
     MissingDataError
         If there is no run, or one lacks a required variable.
     """
-    found = find(tree, needed_by=name)
-    for path, run in found.items():
+    runs = find(tree, needed_by=name)
+    for path, run in runs.items():
         try:
             schema.check(run, requires, needed_by=name)
         except MissingDataError as error:
-            raise error if len(found) == 1 else MissingDataError(f"run {path!r}: {error}") from None
-    results = {path: compute(run) for path, run in found.items()}
+            raise error if len(runs) == 1 else MissingDataError(f"run {path!r}: {error}") from None
+    results = {path: compute(run) for path, run in runs.items()}
     if len(results) == 1:
         return next(iter(results.values()))
-    return join(results, {path: settings(run) for path, run in found.items()}, name=name)
+    return join(results, {path: settings(run) for path, run in runs.items()}, name=name)
 
 
 def join(results: Mapping[str, Result], configs: Mapping[str, Mapping[str, Any]], *, name: str) -> Result:

@@ -18,7 +18,7 @@ import devinterp
 from devinterp import cli
 from devinterp.errors import StoreError
 from devinterp.store import lock
-from devinterp.store.integrity.verify import Damage, check
+from devinterp.store.integrity import Damage, check
 from support.small_models import same_numbers
 from support.small_runs import Ended, counting, crash, run
 

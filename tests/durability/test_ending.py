@@ -22,8 +22,7 @@ from zarr.storage import LocalStore
 
 import devinterp
 from devinterp.errors import OutOfMemoryError, StoreError
-from devinterp.store import keys as raw
-from devinterp.store import lock
+from devinterp.store import keys, lock
 from devinterp.store.writing import thread
 from support import signal_at_step as signalled
 from support.small_models import same_numbers
@@ -70,7 +69,15 @@ def test_two_processes(tmp_path: Path) -> None:
 
 def owner(**changes: Any) -> dict[str, Any]:
     now = time.time()
-    plain = {"token": "x", "host": "elsewhere", "pid": 1, "started": 0, "since": now, "heartbeat": now, "progress": {}}
+    plain = {
+        "token": "x",
+        "host": "elsewhere",
+        "pid": 1,
+        "start_time": None,
+        "since": now,
+        "heartbeat": now,
+        "progress": {},
+    }
     return {"zarr_format": 3, "node_type": "group", "attributes": {**plain, **changes}}
 
 
@@ -82,10 +89,10 @@ def ended_process() -> int:
 
 def test_a_living_owner_elsewhere_is_respected_and_a_silent_one_replaced(tmp_path: Path) -> None:
     path = tmp_path / "run.zarr"
-    raw.put_json(LocalStore(path), "lock/zarr.json", owner())
+    keys.put_json(LocalStore(path), "lock/zarr.json", owner())
     with pytest.raises(StoreError, match="process 1 on elsewhere"):
         run(path)
-    raw.put_json(LocalStore(path), "lock/zarr.json", owner(heartbeat=time.time() - 1000))
+    keys.put_json(LocalStore(path), "lock/zarr.json", owner(heartbeat=time.time() - 1000))
     same_numbers(run(path).load(), run())
 
 
@@ -93,15 +100,15 @@ def test_a_living_owner_elsewhere_is_respected_and_a_silent_one_replaced(tmp_pat
     "left",
     [
         lambda: owner(host=os.uname().nodename, pid=ended_process()),
-        lambda: owner(host=os.uname().nodename, pid=os.getpid(), started=1),
-        lambda: owner(host=os.uname().nodename, pid=os.getppid(), started=1),
+        lambda: owner(host=os.uname().nodename, pid=os.getpid(), start_time=1.0),
+        lambda: owner(host=os.uname().nodename, pid=os.getppid(), start_time=1.0),
         lambda: {"zarr_format": 3, "node_type": "group", "attributes": {"token": ["?"]}},
     ],
     ids=["ended", "our number", "number used again", "unreadable"],
 )
 def test_a_dead_owner_here_is_replaced_at_once(tmp_path: Path, left: Any) -> None:
     store = LocalStore(tmp_path)
-    raw.put_json(store, "lock/zarr.json", left())
+    keys.put_json(store, "lock/zarr.json", left())
     with lock.Lock(store, "there") as taken:
         assert lock.holder(store).token == taken.owner.token
     assert lock.holder(store) is None
@@ -135,7 +142,7 @@ except StoreError as error:
         shutil.rmtree(signs, ignore_errors=True)
         signs.mkdir()
         if dead:
-            raw.put_json(store, "lock/zarr.json", owner(host=os.uname().nodename, pid=ended_process()))
+            keys.put_json(store, "lock/zarr.json", owner(host=os.uname().nodename, pid=ended_process()))
         racing = [
             subprocess.Popen(
                 [sys.executable, "-c", script, str(path), str(signs), str(n)], stdout=subprocess.PIPE, text=True
@@ -229,7 +236,7 @@ def test_a_store_that_was_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "run.zarr"
 
     def take() -> None:
-        until_the_heartbeat_sees_it(lambda: raw.put_json(LocalStore(path), "lock/zarr.json", owner()))
+        until_the_heartbeat_sees_it(lambda: keys.put_json(LocalStore(path), "lock/zarr.json", owner()))
 
     with pytest.raises(StoreError, match="taken over by process 1 on elsewhere"):
         run(path, counting(20, take), num_draws=40)

@@ -134,3 +134,12 @@ def test_prefixes_do_not_depend_on_earlier_chains(tmp_path: Path) -> None:
     assert json.loads(whole.attrs["provenance"])["paths"]["prefix/last"] == "2 layers reused"
     run(tmp_path / "run.zarr", deep(), num_chains=1, **settings)
     same_numbers(run(tmp_path / "run.zarr", deep(), **settings).load(), whole)
+
+
+def test_what_a_worker_chose_is_in_the_provenance(tmp_path: Path) -> None:
+    settings = {"weight_restrictions": {"head": {"head.bias": None}, "full": None}}
+    here = run(tmp_path / "here.zarr", **settings)
+    there = run(tmp_path / "there.zarr", workers=2, **settings)
+    choices = [json.loads(tree.attrs["provenance"])["paths"] for tree in (here, there)]
+    assert choices[0] == choices[1]
+    assert set(choices[1]) == {"loss", "chains/head", "prefix/head", "chains/full", "prefix/full"}

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from torch import nn
 
 from devinterp.errors import InvalidInputError
-from devinterp.models.masks import as_param_masks
-from devinterp.models.masks.preview import preview_weight_restriction
-from devinterp.models.restrictions import create_param_masks, restrictions
+from devinterp.models.masks import difference, union
+from devinterp.models.restrictions import as_param_masks, create_param_masks, restrictions
 from devinterp.models.restrictions.grammar import parse
-from devinterp.models.structure.types import difference, union
+from devinterp.slt.weight_restrictions import preview_weight_restriction
 
 transformers = pytest.importorskip("transformers")
 
@@ -92,7 +91,7 @@ def test_tied_embeddings_are_one_tensor_with_a_note(gpt2):
         ("l0h9", r"head of layer 0 with number 9: they are 0\.\.3"),
         ("l0g2", r"group of layer 0 with number 2: they are 0\.\.1"),
         ("l0e4", r"expert of layer 0 with number 4: they are 0\.\.3"),
-        ("l0 attm", r"'attm' is nothing of a layer.*Did you mean 'attn'\?"),
+        ("l0 attm", r"'attm' is no part of a layer.*Did you mean 'attn'\?"),
         ("l0h1 z", "'z' is no part of a head"),
         ("l0h1 gate", "no part 'gate'; they have q, k, v, o"),
         ("l0 shared", "has no shared; it has attn, mlp, norm, router"),
@@ -107,7 +106,7 @@ def test_tied_embeddings_are_one_tensor_with_a_note(gpt2):
         ("l0h3-1", "range 3-1 is empty"),
         ("l0h1 l0h2", "combine terms by '\\+'"),
         ("full l0", "nothing can follow 'full'"),
-        ("l0h", r"'h' is nothing of a layer"),
+        ("l0h", r"'h' is no part of a layer"),
         ("l0 - full", "selects no weights"),
     ],
 )

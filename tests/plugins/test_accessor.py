@@ -166,12 +166,12 @@ def test_a_tree_opened_lazily_from_a_store(tree: xr.DataTree, tmp_path: Path) ->
     np.testing.assert_allclose(result["mean"].values, tree.slt.mean()["mean"].values, rtol=1e-6)
 
 
-@pytest.mark.parametrize("where", ["/trace", "/observables/train"])
-def test_a_node_inside_a_run(tree: xr.DataTree, where: str) -> None:
+@pytest.mark.parametrize("path", ["/trace", "/observables/train"])
+def test_a_node_inside_a_run(tree: xr.DataTree, path: str) -> None:
     with pytest.raises(
-        MissingDataError, match=rf"at or below '{where}': it lies inside the run at '/': call `mean` there"
+        MissingDataError, match=rf"at or below '{path}': it lies inside the run at '/': call `mean` there"
     ):
-        tree[where].slt.mean()
+        tree[path].slt.mean()
 
 
 def test_a_tree_without_runs() -> None:

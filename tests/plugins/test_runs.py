@@ -36,7 +36,7 @@ def numbered(node: xr.DataTree) -> xr.Dataset:
 @settings(max_examples=200, deadline=None)
 def test_every_result_is_found_under_its_label(configs: list[dict[str, object]]) -> None:
     tree = xr.DataTree(children={f"r{n}": run(config) for n, config in enumerate(configs)})
-    joined = runs.ask(tree, numbered, name="numbered")
+    joined = runs.compute_each(tree, numbered, name="numbered")
     assert isinstance(joined, xr.Dataset)
     dim, chain = joined["number"].dims
     assert chain == "chain"

@@ -140,9 +140,9 @@ def test_running_moments_survive_a_stop() -> None:
     from devinterp.types import Checkpoint
 
     state = Checkpoint(0, (0,), 3, first.save((0,)))
-    start = second.resume(Start(state=state, recorded=3))
-    assert start.recorded == 3
-    assert not start.state.arrays
+    start = second.resume(Start(checkpoint=state, steps_done=3))
+    assert start.steps_done == 3
+    assert not start.checkpoint.arrays
     found = [second.reduce(one) for one in draws[3:]][-1].summaries
     assert found.keys() == expected.keys()
     for name, array in expected.items():

@@ -121,11 +121,11 @@ def test_opening_cannot_write(path):
 
 def test_runs_below_a_root(tmp_path):
     from devinterp import schema
-    from devinterp.store.arrays.create import create
+    from devinterp.store.arrays.create import create_run
 
     store = LocalStore(tmp_path / "sweep.zarr")
     for name in ("checkpoints/100", "checkpoints/200"):
-        create(store, layout(), {"config": "{}", "provenance": "{}"}, group=name)
+        create_run(store, layout(), {"config": "{}", "provenance": "{}"}, group=name)
     tree = devinterp.open(tmp_path / "sweep.zarr")
     assert sorted(schema.runs(tree)) == ["checkpoints/100", "checkpoints/200"]
     one = devinterp.open(tmp_path / "sweep.zarr", group="checkpoints/200")

@@ -65,7 +65,7 @@ def test_any_pattern_gives_the_same_arrays(data):
     sizes = {"num_restrictions": 2, "num_steps": num_steps, "draw_steps": tuple(draw_steps), "metrics": ("noise",)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "devinterp.store.arrays.layout.loss_chunks", lambda rows, samples, size: (min(chunk, rows), min(2, samples))
+            "devinterp.store.arrays.specs.loss_chunks", lambda rows, samples, size: (min(chunk, rows), min(2, samples))
         )
         root = make(store, layout(**sizes))
     # All is drawn before the writer's thread runs: checks of types at run time draw random numbers too.
@@ -143,8 +143,6 @@ def test_steps_come_in_order():
     ):
         w.append(Draw(restriction=0, chain=0, first_step=2, loss=numbers(1, 3, 4)))
 
-
-# -- failures ---------------------------------------------------------------------------------------------------------
 
 LONG = {"num_steps": 400, "draw_steps": (399,), "positions": 16}
 
@@ -265,9 +263,6 @@ def test_what_does_not_pass_ends_the_run(monkeypatch):
         write()
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
 def test_a_slow_store_makes_sampling_wait():
     """At most `max_pending` chunks wait, one is being written, and one more makes `append` wait."""
     gate, entered = threading.Event(), threading.Event()
@@ -283,7 +278,7 @@ def test_a_slow_store_makes_sampling_wait():
 
     store = Slow(MemoryStore())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("devinterp.store.arrays.layout.loss_chunks", lambda rows, samples, size: (1, samples))
+        patch.setattr("devinterp.store.arrays.specs.loss_chunks", lambda rows, samples, size: (1, samples))
         root = make(store, num_steps=50, draw_steps=(49,))
     writer = TraceWriter(root, max_pending=2)
     loss = numbers(50, 3, 4)
@@ -321,7 +316,7 @@ def test_whole_chunks_are_written_once():
     """Chunks are never written in parts, but for the last one of a chain."""
     store = FullStore(MemoryStore())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("devinterp.store.arrays.layout.loss_chunks", lambda rows, samples, size: (10, samples))
+        patch.setattr("devinterp.store.arrays.specs.loss_chunks", lambda rows, samples, size: (10, samples))
         root = make(store, num_steps=60, draw_steps=(59,), num_chains=1, observables={})
     before = store.writes
     with TraceWriter(root) as writer:

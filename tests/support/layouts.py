@@ -10,13 +10,15 @@ import xarray as xr
 from zarr.storage import MemoryStore, WrapperStore
 
 from devinterp import schema
-from devinterp.store.arrays.create import create
+from devinterp.store.arrays.create import create_run
 from devinterp.store.arrays.layout import ObservableLayout, RunLayout
 
 #: Paths of the schema that only runs with ``record="moments"`` have, instead of losses.
 MOMENTS = {
     path for path in schema.DIMS if path.split("/")[-1] in (schema.MEAN_LOSS, schema.LOSS_MEAN, schema.LOSS_COMOMENT)
 }
+#: Paths that only some runs have: losses at w0 of their rows, and those of ``init_noise``.
+AT_W0 = {path for path in schema.DIMS if path.split("/")[-1].startswith(("row_", "w0_"))}
 
 
 def paths_of_schema(tree: xr.DataTree) -> set[str]:
@@ -67,7 +69,7 @@ def layout(
 
 
 def make(store, wanted=None, **sizes):
-    return create(store, layout(**sizes) if wanted is None else wanted, {"config": "{}", "provenance": "{}"})
+    return create_run(store, layout(**sizes) if wanted is None else wanted, {"config": "{}", "provenance": "{}"})
 
 
 class FullStore(WrapperStore):

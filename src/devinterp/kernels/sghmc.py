@@ -13,13 +13,13 @@ which is equation 15 of arXiv:1402.4102 with its learning rate :math:`\eta = \ep
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Kernel, Target, Transition
+from devinterp.kernels.arithmetic import descend_, drift_terms
+from devinterp.types import Kernel, StepInputs, Target, Transition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,44 +81,21 @@ class SGHMC:
         """Return the velocity, zero."""
         return {"velocity": [value.new_zeros(value.shape) for value in values]}
 
-    def update(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: Iterable[Tensor],
-    ) -> None:
-        """Move the velocity and then `values` one step, in place."""
-        half, target = self.lr / 2, self.target
-        pull = target.localization + target.weight_decay
-        for value, gradient, start, velocity, xi in zip(
-            values, gradients, origin, state["velocity"], noise, strict=True
-        ):
-            velocity.mul_(1 - self.friction).add_(gradient, alpha=-half * target.n_beta)
-            if pull:
-                velocity.add_(value, alpha=-half * pull)
-            if target.localization:
-                velocity.add_(start, alpha=half * target.localization)
+    def update(self, step: StepInputs) -> None:
+        """Move the velocity and then the weights one step, in place."""
+        parts = zip(step.values, step.gradients, step.initial_weights, step.state["velocity"], step.noise, strict=True)
+        for value, gradient, initial, velocity, xi in parts:
+            velocity.mul_(1 - self.friction)
+            descend_(velocity, self.target, value, gradient, initial, self.lr / 2)
             velocity.add_(xi, alpha=self._noise_scale)
             value.add_(velocity)
 
-    def terms(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: list[Tensor],
-    ) -> dict[str, list[Tensor]]:
-        """Return what is left of the velocity, and the drifts and noise that are added to it."""
-        half, target = self.lr / 2, self.target
+    def terms(self, step: StepInputs) -> dict[str, list[Tensor]]:
+        """Return the velocity after friction, and the drifts and the noise that are added to it."""
         return {
-            "velocity": [(1 - self.friction) * v for v in state["velocity"]],
-            "gradient": [-half * target.n_beta * g for g in gradients],
-            "localization": [-half * target.localization * (w - w0) for w, w0 in zip(values, origin, strict=True)],
-            "weight_decay": [-half * target.weight_decay * w for w in values],
-            "noise": [self._noise_scale * xi for xi in noise],
+            "velocity": [(1 - self.friction) * v for v in step.state["velocity"]],
+            **drift_terms(self.target, step, self.lr / 2),
+            "noise": [self._noise_scale * xi for xi in step.noise],
         }
 
     @property

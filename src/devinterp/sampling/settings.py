@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.chains.step_metrics import MALA, NAMES
+from devinterp.schema import MALA_ACCEPTANCE, STEP_METRICS
 from devinterp.types import Target
 
 
@@ -65,10 +65,10 @@ class Settings:
             self._set("init_noise", _as_number("init_noise", self.init_noise))
         self._set("sampling_method_kwargs", {k: _plain(v) for k, v in self.sampling_method_kwargs.items()})
         self._set("save_metrics", _as_metrics(self.save_metrics))
-        if MALA in self.metric_names and (self.bounding_box_size is not None or self.noise_level == 0):
+        if MALA_ACCEPTANCE in self.metric_names and (self.bounding_box_size is not None or self.noise_level == 0):
             raise InvalidInputError(
-                f"`save_metrics`: {MALA!r} is of steps that are proposals, which steps with a `bounding_box_size` or with "
-                "`noise_level` 0 are not."
+                f"`save_metrics`: {MALA_ACCEPTANCE!r} is of steps that are proposals, which steps with a `bounding_box_size` "
+                "or with `noise_level` 0 are not."
             )
         _check_word("record", self.record, RECORDS)
         _check_word("loss_dtype", self.loss_dtype, LOSS_DTYPES)
@@ -85,7 +85,7 @@ class Settings:
     def metric_names(self) -> tuple[str, ...]:
         """Return the metrics that are recorded."""
         if isinstance(self.save_metrics, bool):
-            return NAMES if self.save_metrics else ()
+            return STEP_METRICS if self.save_metrics else ()
         return tuple(self.save_metrics)
 
     @property
@@ -139,7 +139,7 @@ def _as_metrics(value: object) -> bool | tuple[str, ...]:
     """Return which metrics, by name or as all or none of v2's."""
     if isinstance(value, bool):
         return value
-    known = (*NAMES, MALA)
+    known = (*STEP_METRICS, MALA_ACCEPTANCE)
     names = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
     if not names or len(set(names)) < len(names) or not set(names) <= set(known):
         raise InvalidInputError(

@@ -5,22 +5,15 @@ r"""The Bayesian influence function: how the losses of tokens and sequences move
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal
 
 import xarray as xr
 
-from devinterp.analyses.bif.pairs import (
-    Plan,
-    all_pairs,
-    constant,
-    dims_of,
-    dims_of_side,
-    drift_share,
-    labels,
-    strongest,
-)
-from devinterp.analyses.bif.selection import Catalogue, Selection, select, widened
+from devinterp.analyses.bif.pairs import all_pairs, drift_share
+from devinterp.analyses.bif.plan import Plan
+from devinterp.analyses.bif.selection import Selection, select
+from devinterp.analyses.bif.sides import Side, TokenNumbers
+from devinterp.analyses.bif.top_k import strongest
 from devinterp.analyses.bif.traces import Centring
 from devinterp.analyses.common.blockwise import storable
 from devinterp.analyses.common.run_data import (
@@ -29,6 +22,8 @@ from devinterp.analyses.common.run_data import (
     burnin_steps,
     drop_draws,
     drop_single_restriction,
+    noise_attrs,
+    pad_tokens,
     use_chains,
 )
 from devinterp.errors import InvalidInputError, MissingDataError
@@ -123,7 +118,8 @@ def compute_bif(
         - ``input_ids(batch_1, token)`` and ``candidate_input_ids(batch_2, token)``, where the run has them.
 
         Coordinates ``observable_1``, ``sequence_1`` and ``observable_2``, ``sequence_2`` say what each row and column is;
-        ``target_position`` is the index of the predicted token.
+        ``target_position`` is the index of the predicted token. The attribute ``noise_level`` is there if the run's was not 1,
+        because covariances scale with its square.
 
     Raises
     ------
@@ -149,49 +145,59 @@ def compute_bif(
             detrend,
         ),
     )
+    _check_recorded(run, plan)
+    if top_k is not None and (top_k < 1 or standard_errors):
+        raise InvalidInputError(
+            f"`top_k` (={top_k}) must be at least 1, and goes without `standard_errors`: compute these for the pairs found, "
+            "with `queries` and `candidates`."
+        )
+    run, chain_attrs = use_chains(run, chains, needed_by="bif")
+    burnin = burnin_steps(run, burnin)
+    run = drop_draws(run, burnin)
+
+    numbers = TokenNumbers(run)
+    queries, candidates = (loss_keys if selection is None else selection for selection in (queries, candidates))
+    first = select(numbers, queries, within=batch_index_range_1, argument="queries", needed_by="bif")
+    if candidates is queries and batch_index_range_1 == batch_index_range_2:
+        second = first
+    else:
+        second = select(numbers, candidates, within=batch_index_range_2, argument="candidates", needed_by="bif")
+    # Gathered in a dict, because xarray aligns a dataset anew with each assignment.
+    variables: dict[str, Any] = (
+        dict(all_pairs(run, first, second, plan, standard_errors))
+        if top_k is None
+        else dict(strongest(run, first, second, plan, top_k, exclude_self))
+    )
+    variables |= _descriptions(run, first, second, plan)
+    coords = {RESTRICTION: run[RESTRICTION].variable, **plan.labels(first, 1), **plan.labels(second, 2)}
+    result = xr.Dataset(variables, coords, attrs={**plan.attrs, "burnin": burnin, **noise_attrs(run), **chain_attrs})
+    return storable(drop_single_restriction(result))
+
+
+def _check_recorded(run: xr.DataTree, plan: Plan) -> None:
     if plan.method != "sequence" and settings(run).get("record") == "sequence":
         raise MissingDataError(
             "`bif` between tokens needs losses of tokens; this run recorded means of sequences (`record`): pass "
             "method='sequence', or sample with record='token'."
         )
-    run, used = use_chains(run, chains, needed_by="bif")
-    burnin = burnin_steps(run, burnin)
-    run = drop_draws(run, burnin)
-    catalogue = Catalogue(run)
-    choose = partial(select, catalogue, needed_by="bif")
-    first = choose(loss_keys if queries is None else queries, within=batch_index_range_1, argument="queries")
-    same = candidates is queries and batch_index_range_1 == batch_index_range_2
-    second = (
-        first
-        if same
-        else choose(loss_keys if candidates is None else candidates, within=batch_index_range_2, argument="candidates")
-    )
-    if top_k is None:
-        found = all_pairs(run, first, second, plan, standard_errors)
-    elif top_k < 1 or standard_errors:
-        raise InvalidInputError(
-            f"`top_k` (={top_k}) must be at least 1, and goes without `standard_errors`: compute these for the pairs found, "
-            "with `queries` and `candidates`."
-        )
-    else:
-        found = strongest(run, first, second, plan, top_k, exclude_self)
-    # Gathered, because xarray aligns everything anew with each assignment.
-    variables: dict[str, Any] = {**found}
-    if not compute_covariance:
-        flags = constant(run, first, plan)
-        variables["constant_1"] = (dims_of_side(plan, 1), flags)
-        variables["constant_2"] = (dims_of_side(plan, 2), flags if same else constant(run, second, plan))
-    if detrend:
-        variables["drift_share"] = (dims_of(plan, tokens=False), drift_share(run, first, second, plan))
+
+
+def _descriptions(run: xr.DataTree, first: Side, second: Side, plan: Plan) -> dict[str, Any]:
+    """Return the variables that describe rows and columns: which are constant, how they drift, and their token ids."""
+    same, variables = second is first, {}
+    if not plan.covariance:
+        flags = plan.constant(run, first)
+        variables["constant_1"] = (plan.side_dims(1), flags)
+        variables["constant_2"] = (plan.side_dims(2), flags if same else plan.constant(run, second))
+    if plan.centring.detrend:
+        variables["drift_share"] = (plan.pair_dims(tokens=False), drift_share(run, first, second, plan))
     ids_1 = first.input_ids(run)
-    ids = [ids_1, ids_1 if same else second.input_ids(run)]
-    width = max((side_ids.sizes[TOKEN] for side_ids in ids if side_ids is not None), default=0)
-    for name, dim, side_ids in zip(("input_ids", "candidate_input_ids"), ("batch_1", "batch_2"), ids, strict=True):
-        if side_ids is not None:
-            variables[name] = ((dim, TOKEN), widened(side_ids, width).data)
-    coords = {RESTRICTION: run[RESTRICTION].variable, **labels(first, 1, plan), **labels(second, 2, plan)}
-    result = xr.Dataset(variables, coords, attrs={**plan.attrs, "burnin": burnin, **used})
-    return storable(drop_single_restriction(result))
+    ids = {"input_ids": ids_1, "candidate_input_ids": ids_1 if same else second.input_ids(run)}
+    width = max((each.sizes[TOKEN] for each in ids.values() if each is not None), default=0)
+    for (name, each), dim in zip(ids.items(), ("batch_1", "batch_2"), strict=True):
+        if each is not None:
+            variables[name] = ((dim, TOKEN), pad_tokens(each, width).data)
+    return variables
 
 
 def _method(method: str, averaged: bool) -> Literal["token", "sequence", "averaged"]:

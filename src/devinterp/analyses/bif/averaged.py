@@ -1,4 +1,4 @@
-"""Influences averaged over tokens: each sequence's mean over positions of its tokens' unit rows, without making those rows."""
+"""Each sequence's mean over positions of its tokens' unit rows, computed without making those rows."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import numpy as np
 from devinterp.analyses.bif.traces import Centring, blocks, centred, scale_of
 from devinterp.analyses.common.blockwise import Traces
 
-#: Losses are handled in blocks of so many tokens and draws, which stay in the processor's cache.
+#: Tokens, and numbers, of the losses that are processed at a time: they stay in the processor's cache.
 _TOKENS, _NUMBERS = 2**13, 2**17
-#: Above this share of a trace's sum of squares about its first value, the square of its mean has eaten too many digits.
+#: Where the square of the mean is more than this share of a trace's sum of squares about its first value, their difference has
+#: lost too many digits.
 _FAR = 0.9
 
 
 def averaged_rows(losses: Any, *, centring: Centring) -> np.ndarray:
     """Return each sequence's mean over positions of its tokens' unit rows, float32 ``(restriction, sample, sequence)``.
 
-    Their scalar products are correlations averaged over all pairs of positions. Missing positions do not count; a constant
-    trace makes the whole sequence NaN.
+    Scalar products of these rows are correlations averaged over all pairs of positions. Missing positions do not count; a
+    constant trace makes the row of its sequence NaN.
     """
     traces = Traces(losses)
     if centring.detrend or centring.reduce == "mean":
@@ -33,7 +34,7 @@ def _by_sequences(traces: Traces, centring: Centring) -> np.ndarray:
     num_restrictions, num_chains, num_draws, num_sequences, num_positions = traces.shape
     rows = np.empty((num_restrictions, centring.num_samples(num_chains, num_draws), num_sequences), np.float32)
     for r, block, scratch in blocks(traces):
-        values, squares = centred(traces.piece(r, block), centring, scratch)
+        values, squares = centred(traces.select(r, block), centring, scratch)
         absent = _absent(traces, r, block, squares)
         values[:, absent] = 0
         weights = _weights(squares, absent, num_positions)
@@ -42,9 +43,9 @@ def _by_sequences(traces: Traces, centring: Centring) -> np.ndarray:
 
 
 def _by_draws(traces: Traces, centring: Centring) -> np.ndarray:
-    """Read draws in the order of memory, twice: for the weights of traces, and to average them.
+    """Read the draws in memory order twice: for the norms of the traces, then to average them.
 
-    The few averages are centred in place of the many traces: the same, because both are linear.
+    Averaging and centring are linear, so the few averages are centred instead of the many traces.
     """
     num_restrictions, num_chains, num_draws, num_sequences, num_positions = traces.shape
     rows = np.empty((num_restrictions, num_chains, num_draws, num_sequences), np.float32)
@@ -80,16 +81,16 @@ def _squares(traces: Traces, r: int, block: slice, centring: Centring) -> np.nda
         far = np.flatnonzero(between > _FAR * squares)
         squares -= between
     if len(far):
-        some = traces.piece(r, block).reshape(num_chains, num_draws, -1)[:, :, None, far]
-        squares[far] = centred(some, centring, np.empty(some.size, np.float32))[1]
+        losses = traces.select(r, block).reshape(num_chains, num_draws, -1)[:, :, None, far]
+        squares[far] = centred(losses, centring, np.empty(losses.size, np.float32))[1]
     return squares
 
 
 def _shifted(traces: Traces, r: int, block: slice, centring: Centring) -> Iterator[tuple[int, slice, np.ndarray]]:
-    """Yield a chain, some of its draws, and some sequences' losses in them less their first, ``(draw, token)``.
+    """Yield a chain, some of its draws, and their losses minus those of the first draw, ``(draw, token)``.
 
-    The first of the chain or of all, so that few digits are lost: losses are large, their fluctuations small. All arrays share
-    their memory.
+    The first of the chain, or of all chains. It is subtracted because losses are large and their fluctuations small. All
+    arrays that are yielded share their memory.
     """
     num_sequences, num_positions = block.stop - block.start, traces.shape[4]
     step = max(1, _NUMBERS // max(1, num_sequences * num_positions))
@@ -116,13 +117,13 @@ def _absent(traces: Traces, r: int, block: slice, squares: np.ndarray) -> np.nda
     absent: np.ndarray = np.isnan(squares)
     if absent.any():
         num_chains, num_draws = traces.shape[1:3]
-        losses = traces.piece(r, block).reshape(num_chains, num_draws, -1)
+        losses = traces.select(r, block).reshape(num_chains, num_draws, -1)
         absent[absent] = np.isnan(losses[..., absent]).all(axis=(0, 1))
     return absent
 
 
 def _weights(squares: np.ndarray, absent: np.ndarray, num_positions: int) -> np.ndarray:
-    """Return what to multiply centred traces with before they are added up, ``(sequence, position)``."""
+    """Return the weights of centred traces in their sequence's average, ``(sequence, position)``."""
     scale = np.where(absent, np.float32(0), scale_of(squares, 1, covariance=False)).reshape(-1, num_positions)
     count = num_positions - absent.reshape(-1, num_positions).sum(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -1,7 +1,8 @@
-"""Loss traces as unit rows, so that a correlation is a scalar product and all correlations are one matrix product.
+"""Loss traces as rows of unit length: a correlation is then a scalar product, and all correlations are one matrix product.
 
-What one task of a lazy computation does. Losses come as ``(restriction, chain, draw, sequence, position)`` with all draws of
-some sequences, in one array or in several (`Traces`); rows go out as ``(restriction, sample, sequence, position)``.
+These functions work on numpy arrays, within one task of a lazy computation. They take losses ``(restriction, chain, draw,
+sequence, position)`` of some sequences in all draws, in one array or in several (`Traces`), and return rows ``(restriction,
+sample, sequence, position)``.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import numpy as np
 
 from devinterp.analyses.common.blockwise import Traces
 
-#: Losses are handled a few sequences at a time, so that what is in work stays in the processor's cache.
+#: Bytes of losses that are processed at a time: they stay in the processor's cache.
 _CACHE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Centring:
-    """What is taken out of a trace before it is compared with another.
+    """What is subtracted from a trace before it is compared with another.
 
     Parameters
     ----------
@@ -46,31 +47,31 @@ class Centring:
         return num_draws * (1 if self.reduce == "mean" else num_chains)
 
     def degrees_of_freedom(self, num_chains: int, num_draws: int) -> int:
-        """Return the divisor of a covariance: the length of a row less what was fitted."""
+        """Return the divisor of a covariance: the length of a row less the number of fitted means and slopes."""
         means = num_chains if self.by_chain and self.reduce == "stack" else 1
         return self.num_samples(num_chains, num_draws) - means * (2 if self.detrend else 1)
 
 
-def token_rows(losses: Any, *, centring: Centring, covariance: bool, slots: np.ndarray, width: int) -> np.ndarray:
+def token_rows(losses: Any, *, centring: Centring, covariance: bool, columns: np.ndarray, width: int) -> np.ndarray:
     """Return every token's row, float32 ``(restriction, sample, sequence, width)``.
 
-    Rows are NaN where a correlation is undefined (constant traces), where losses are missing, and at positions not in `slots`.
-    Their scalar products are covariances or correlations.
+    Their scalar products are covariances or correlations. A row is NaN where a correlation is undefined (constant traces),
+    where losses are missing, and at positions not in `columns`.
     """
     traces = Traces(losses)
     num_restrictions, num_chains, num_draws, num_sequences, _ = traces.shape
     shape = (num_restrictions, centring.num_samples(num_chains, num_draws), num_sequences, width)
-    whole = width == len(slots)
+    whole = width == len(columns)
     rows = np.empty(shape, np.float32) if whole else np.full(shape, np.nan, np.float32)
     for r, block, scratch in blocks(traces):
-        part = traces.piece(r, block)
+        part = traces.select(r, block)
         values, squares = centred(part, centring, scratch)
         values *= scale_of(squares, centring.degrees_of_freedom(num_chains, num_draws), covariance)
         target = values.reshape(-1, part.shape[2], part.shape[3])
         if whole:
             rows[r, :, block] = target
         else:
-            rows[r, :, block, slots] = np.moveaxis(target, 2, 0)
+            rows[r, :, block, columns] = np.moveaxis(target, 2, 0)
     return rows
 
 
@@ -78,7 +79,7 @@ def sequence_rows(losses: Any, *, centring: Centring, covariance: bool) -> np.nd
     """Return the rows of sequences' mean losses, float32 ``(restriction, sample, sequence)``."""
     means = _position_means(Traces(losses))[..., None]
     one = np.zeros(1, np.int64)
-    return token_rows(means, centring=centring, covariance=covariance, slots=one, width=1)[..., 0]
+    return token_rows(means, centring=centring, covariance=covariance, columns=one, width=1)[..., 0]
 
 
 def sequence_trends(losses: Any, *, centring: Centring) -> np.ndarray:
@@ -95,45 +96,44 @@ def sequence_trends(losses: Any, *, centring: Centring) -> np.ndarray:
 
 
 def _position_means(traces: Traces) -> np.ndarray:
-    """Return the mean over positions, leaving out those that are missing in every draw."""
-    means = traces.each(lambda losses: np.asarray(losses.mean(-1)))
+    """Return the mean over positions, without those that are missing in every draw."""
+    means = traces.map(lambda losses: np.asarray(losses.mean(-1)))
     for r, s in np.argwhere(np.isnan(means).any(axis=(1, 2))):
-        some = traces.piece(int(r), slice(s, s + 1))[:, :, 0]
-        there = ~np.isnan(some)
-        count = there.sum(-1)
+        losses = traces.select(int(r), slice(s, s + 1))[:, :, 0]
+        present = ~np.isnan(losses)
+        count = present.sum(-1)
         # A draw with fewer losses than another has one that is not a number: it has no mean.
-        means[r, :, :, s] = np.where(there, some, 0).sum(-1) / np.where(
+        means[r, :, :, s] = np.where(present, losses, 0).sum(-1) / np.where(
             (count == count.max()) & (count > 0), count, np.nan
         )
     return means
 
 
-def constant(losses: Any, *, centring: Centring, slots: np.ndarray, width: int, mean: bool) -> np.ndarray:
+def constant(losses: Any, *, centring: Centring, columns: np.ndarray, width: int, mean: bool) -> np.ndarray:
     """Return which traces do not vary, so that their correlations are undefined.
 
     Bool ``(restriction, sequence, width)``, or ``(restriction, sequence)`` for the mean losses of sequences.
     """
-    # A trace that varies shows it in its first draws: the others are looked at only where these are equal.
+    # A trace that varies mostly does so in its first draws: the others are read only where these are equal.
     traces = Traces(losses)
-    early = traces.early()
-    found = _equal(_position_means(Traces(early))[..., None] if mean else early, centring)
-    for r, s in np.argwhere(found.any(axis=2)):
-        one = traces.piece(int(r), slice(s, s + 1))[None]
-        found[r, s] = _equal(_position_means(Traces(one))[..., None] if mean else one, centring)[0, 0]
+    flags = _all_equal(traces.first_draws(), centring, mean)
+    for r, s in np.argwhere(flags.any(axis=2)):
+        flags[r, s] = _all_equal(traces.select(int(r), slice(s, s + 1))[None], centring, mean)[0, 0]
     if mean:
-        return found[..., 0]
-    placed = np.zeros((*found.shape[:2], width), bool)
-    placed[..., slots] = found
+        return flags[..., 0]
+    placed = np.zeros((*flags.shape[:2], width), bool)
+    placed[..., columns] = flags
     return placed
 
 
-def _equal(values: np.ndarray, centring: Centring) -> np.ndarray:
+def _all_equal(losses: np.ndarray, centring: Centring, mean: bool) -> np.ndarray:
+    values = _position_means(Traces(losses))[..., None] if mean else losses
     first = values[:, :, :1] if centring.by_chain else values[:, :1, :1]
     return np.asarray((values == first).all(axis=(1, 2)))
 
 
 def blocks(traces: Traces) -> Iterator[tuple[int, slice, np.ndarray]]:
-    """Yield a restriction, a few of its sequences, and memory for their losses, the same each time."""
+    """Yield a restriction, a few of its sequences, and scratch memory for their losses that is reused for each."""
     num_restrictions, num_chains, num_draws, num_sequences, num_positions = traces.shape
     size = num_chains * num_draws * num_positions
     per_block = min(max(1, _CACHE_BYTES // max(1, 4 * size)), max(1, num_sequences))
@@ -145,7 +145,7 @@ def blocks(traces: Traces) -> Iterator[tuple[int, slice, np.ndarray]]:
 
 
 def scale_of(squares: np.ndarray, degrees_of_freedom: int, covariance: bool) -> np.ndarray:
-    """Return what to multiply centred traces with, given the sums of their squares: NaN for those that do not vary."""
+    """Return the factors of centred traces, given the sums of their squares: NaN for a correlation of one that is constant."""
     if covariance:
         return np.full(len(squares), degrees_of_freedom**-0.5 if degrees_of_freedom > 0 else np.nan, np.float32)
     with np.errstate(invalid="ignore"):
@@ -153,13 +153,14 @@ def scale_of(squares: np.ndarray, degrees_of_freedom: int, covariance: bool) -> 
 
 
 def centred(losses: np.ndarray, centring: Centring, scratch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return centred traces ``(sample, token)``, float32 and in `scratch` if they fill it, and the sums of their squares.
+    """Return centred traces ``(sample, token)`` and the sums of their squares.
 
-    From losses ``(chain, draw, sequence, position)``. Traces that do not vary come out exactly zero.
+    From losses ``(chain, draw, sequence, position)``. Float32, in the memory of `scratch` unless chains are averaged. Constant
+    traces become exactly zero.
     """
     traces = losses.reshape(*losses.shape[:2], -1)
     with np.errstate(invalid="ignore"):
-        # Subtracting a trace's own first value first keeps the digits: losses are large, their fluctuations small.
+        # A trace's first value is subtracted first, because losses are large and their fluctuations small.
         first = traces[:, :1] if centring.by_chain else traces[:1, :1]
         # In C order, so that every reshape below is a view of the same numbers.
         if centring.reduce == "mean":
@@ -176,7 +177,7 @@ def centred(losses: np.ndarray, centring: Centring, scratch: np.ndarray) -> tupl
         flat = values.reshape(-1, values.shape[2])
         squares = np.einsum("nk,nk->k", flat, flat)
         if centring.detrend:
-            # What is left of an exactly linear trace is rounding.
+            # An exactly linear trace leaves nothing but rounding.
             rounding = np.finfo(np.float32).eps * np.abs(traces).max(axis=(0, 1))
             straight = squares <= flat.shape[0] * rounding**2
             flat[:, straight], squares[straight] = 0, 0

@@ -1,4 +1,4 @@
-"""The same functions on numpy arrays at once and on Dask arrays tile by tile."""
+"""One function for both kinds of arrays: called once on numpy arrays, block by block on Dask arrays."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from devinterp.schema import CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE
 
 #: A numpy or a Dask array.
 Array: TypeAlias = Any
-#: The most that the traces of one task may take, where stored chunks hold so many sequences that they would take more.
+#: Largest size in bytes of the losses that one task reads; larger stored chunks are split along sequences.
 _READ_BYTES = 256 * 2**20
-#: The most arrays that one task is given.
+#: Largest number of arrays that one task is given.
 _MANY_PIECES = 512
-#: What one task of a matrix product writes.
+#: Size in bytes of the result of one task of a matrix product.
 TILE_BYTES = 64 * 2**20
-#: From so many blocks on, the scheduler's own work counts; small blocks are joined.
+#: Above this number of blocks Dask's overhead for each task counts, and small blocks are joined.
 _MANY_BLOCKS = 64
 
 
@@ -30,7 +30,7 @@ def is_lazy(array: Array) -> bool:
 
 
 class Traces:
-    """All draws of some sequences, whose draws and chains may lie in several arrays: they are joined a few at a time.
+    """Losses of some sequences in all draws, in one array or in several along chains and draws, which are never joined whole.
 
     Parameters
     ----------
@@ -48,43 +48,43 @@ class Traces:
         num_chains, num_draws = sum(row[0].shape[1] for row in self.grid), sum(piece.shape[2] for piece in self.grid[0])
         self.shape: tuple[int, ...] = (first.shape[0], num_chains, num_draws, *first.shape[3:])
 
-    def piece(self, restriction: int, sequences: Any) -> np.ndarray:
-        """Return all draws of a few sequences, ``(chain, draw, sequence, position)``."""
+    def select(self, restriction: int, sequences: Any) -> np.ndarray:
+        """Return the losses of a few sequences in all draws, ``(chain, draw, sequence, position)``, as one array."""
         rows = [[piece[restriction][:, :, sequences] for piece in row] for row in self.grid]
         return (
             rows[0][0] if len(rows) == len(rows[0]) == 1 else np.concatenate([np.concatenate(row, 1) for row in rows])
         )
 
-    def some(self, sequences: slice) -> Traces:
+    def subset(self, sequences: slice) -> Traces:
         """Return the traces of some sequences, without copying."""
         return Traces([[piece[:, :, :, sequences] for piece in row] for row in self.grid])
 
-    def each(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Return a function of every array, joined along chains and draws, which it must keep."""
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Apply a function that keeps chains and draws to every array, and join the results."""
         rows = [
             np.concatenate([function(piece) for piece in row], 2) if len(row) > 1 else function(row[0])
             for row in self.grid
         ]
         return np.concatenate(rows, 1) if len(rows) > 1 else rows[0]
 
-    def early(self) -> np.ndarray:
-        """Return the first few draws of every chain."""
+    def first_draws(self) -> np.ndarray:
+        """Return the first three draws of every chain, or as many as all chains have in their first array."""
         rows = [row[0][:, :, :3] for row in self.grid]
         num_draws = min(row.shape[2] for row in rows)
         return np.concatenate([row[:, :, :num_draws] for row in rows], 1)
 
 
 def innermost(piece: Any) -> np.ndarray:
-    """Return the one array in nested lists."""
+    """Return the only array in nested lists, as Dask passes a block of an axis that is contracted."""
     while isinstance(piece, list):
         (piece,) = piece
     return np.asarray(piece)
 
 
 def stored_traces(loss: xr.DataArray | xr.Variable) -> Array:
-    """Return losses ``(restriction, chain, draw, sequence, position)`` in the chunks they are stored in, but whole positions.
+    """Return losses ``(restriction, chain, draw, sequence, position)`` in their stored chunks, except that positions are whole.
 
-    Not joined along draws: a task that needs all draws of some sequences is given all arrays that hold them (`Traces`).
+    Draws are not joined: a task that needs all draws of some sequences is given all the arrays that hold them (`Traces`).
     """
     array = loss.transpose(RESTRICTION, CHAIN, DRAW, SEQUENCE, POSITION).data
     if not is_lazy(array):
@@ -107,7 +107,7 @@ def blockwise(
     joined: bool = True,
     **options: Any,
 ) -> Array:
-    """Call a function on numpy arrays, or for each block of Dask arrays.
+    """Call a function once on numpy arrays, or for each block of Dask arrays.
 
     Parameters
     ----------
@@ -118,11 +118,11 @@ def blockwise(
     *arguments : (array, str)
         Arrays with the letters of their axes.
     sizes : dict of str to int, optional
-        Length of the axes that only `out` has, and of those whose blocks change their length.
+        Length of the axes that only `out` has, and of those along which the function changes the length of a block.
     dtype : dtype, default: float32
         Of the result.
     joined : bool, default: True
-        Whether blocks along letters that are not in `out` are joined before the call, or given as nested lists.
+        Whether blocks along letters that are not in `out` are concatenated before the call or passed as nested lists.
     **options
         Passed to `function`.
     """
@@ -147,14 +147,14 @@ def blockwise(
 
 
 def join(arrays: list[Array], axis: int) -> Array:
-    """Return arrays one after the other."""
+    """Concatenate numpy or Dask arrays."""
     if len(arrays) == 1:
         return arrays[0]
     return da.concatenate(arrays, axis) if any(is_lazy(a) for a in arrays) else np.concatenate(arrays, axis)
 
 
 def in_tiles(rows: Array, axis: int, count: int) -> Array:
-    """Return a lazy array in equal blocks of at most `count` entries along an axis, and not too many; others as they are."""
+    """Rechunk a Dask array to equal blocks of at most `count` entries along an axis; return others unchanged."""
     if not is_lazy(rows):
         return rows
     chunks = rows.chunks[axis]
@@ -165,7 +165,7 @@ def in_tiles(rows: Array, axis: int, count: int) -> Array:
 
 
 def storable(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a result whose lazy variables have equal blocks, as Zarr needs them."""
+    """Rechunk the lazy variables of a result to equal blocks, which Zarr needs."""
     lazy = {name: v for name, v in dataset.variables.items() if name not in dataset.xindexes and is_lazy(v.data)}
     for name, variable in lazy.items():
         uneven = {dim: max(sizes) for dim, sizes in variable.chunksizes.items() if not _equal(sizes)}

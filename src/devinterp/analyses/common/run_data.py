@@ -1,8 +1,8 @@
-"""What every analysis reads of a run first: its settings, which chains to use, which observables."""
+"""What every analysis takes from a run: settings, the chains and draws to use, observables, losses with uniform dims."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -10,12 +10,13 @@ import xarray as xr
 from devinterp import schema
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.runs import settings
-from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TASK, TRACE
+from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TASK, TOKEN, TRACE
 
 #: Which chains an analysis may use.
 Chains = Literal["all", "finished"]
-#: What `use_chains` reads, beside what the analysis itself needs.
+#: What `use_chains` reads; part of the `requires` of every analysis.
 STATUS_REQUIRED = ("status/state",)
+Ids = TypeVar("Ids", xr.DataArray, xr.Variable)
 
 
 def setting(run: xr.DataTree, name: str, *, needed_by: str) -> Any:
@@ -34,8 +35,17 @@ def setting(run: xr.DataTree, name: str, *, needed_by: str) -> Any:
     return value
 
 
+def noise_attrs(run: xr.DataTree) -> dict[str, float]:
+    """Return the attribute ``noise_level`` of a result if the run was sampled with another one than 1.
+
+    Such a run has the temperature ``noise_level**2``, to which covariances of losses are proportional.
+    """
+    noise_level = settings(run).get("noise_level", 1.0)
+    return {} if noise_level == 1 else {"noise_level": float(noise_level)}
+
+
 def use_chains(run: xr.DataTree, chains: Chains, *, needed_by: str) -> tuple[xr.DataTree, dict[str, Any]]:
-    """Return a run with the chains that an analysis may use, and the attributes that say which these are.
+    """Select the chains that an analysis may use, and return the attributes that name them.
 
     Parameters
     ----------
@@ -50,7 +60,7 @@ def use_chains(run: xr.DataTree, chains: Chains, *, needed_by: str) -> tuple[xr.
     Returns
     -------
     run : xarray.DataTree
-        The run, restricted to these chains.
+        The run with these chains only.
     attrs : dict
         ``chains`` (the option), ``chains_used`` and ``chains_left_out`` (labels of chains).
 
@@ -119,43 +129,51 @@ def choose_observable(run: xr.DataTree, name: str | None, *, needed_by: str) -> 
     return name
 
 
-#: Dims of losses other than those of one sample's loss, and what the latter are taken together as.
-_DIMS, _OWN = {RESTRICTION, CHAIN, STEP, DRAW, SEQUENCE, BATCH, TASK}, "_own"
+#: Dims of losses other than those of a single sample, and a temporary name for the latter when they are stacked.
+_DIMS, _STACKED = {RESTRICTION, CHAIN, STEP, DRAW, SEQUENCE, BATCH, TASK}, "_stacked"
 
 
 def losses(run: xr.DataTree, path: str, variable: str = "loss") -> xr.DataArray:
     """Return losses with a `position` dimension, of length 1 for models that have one loss per sample.
 
-    Dims of the user's own (``loss_dims=``) are taken together as positions.
-    Coordinates that are no index are dropped, so that arithmetic never reads them.
+    Further dims of a sample's losses (``loss_dims=``) are stacked and count as positions.
+    Coordinates without an index are dropped, so that arithmetic never reads them.
     """
-    found = run[f"{path}/{variable}"]
-    found = found.drop_vars([name for name in found.coords if name not in found.xindexes])
-    if found.dtype == np.float16:  # a store may save space; arithmetic would lose what is left
-        found = found.astype(np.float32)
-    own = _own_dims(found)
-    if not own:
-        return found.expand_dims({POSITION: 1}, axis=-1)
-    if own != [POSITION]:
-        found = found.drop_vars([name for name, coord in found.coords.items() if set(coord.dims) & set(own)])
-        found = found.stack({_OWN: own}, create_index=False).rename({_OWN: POSITION})
-    return found
+    array = run[f"{path}/{variable}"]
+    array = array.drop_vars([name for name in array.coords if name not in array.xindexes])
+    if array.dtype == np.float16:  # only the store is in half precision, not the arithmetic
+        array = array.astype(np.float32)
+    dims = _sample_dims(array)
+    if not dims:
+        return array.expand_dims({POSITION: 1}, axis=-1)
+    if dims != [POSITION]:
+        array = array.drop_vars([name for name, coord in array.coords.items() if set(coord.dims) & set(dims)])
+        array = array.stack({_STACKED: dims}, create_index=False).rename({_STACKED: POSITION})
+    return array
 
 
 def unlabelled_losses(run: xr.DataTree, path: str) -> xr.Variable:
-    """Return what `losses` returns, without coordinates, whose upkeep takes longer than arithmetic on a small run."""
-    found: xr.Variable = run[path].variables["loss"]
-    if found.dtype == np.float16 or _own_dims(found) != [POSITION]:
+    """Return what `losses` returns, without coordinates, whose upkeep takes longer than the arithmetic on a small run."""
+    variable: xr.Variable = run[path].variables["loss"]
+    if variable.dtype == np.float16 or _sample_dims(variable) != [POSITION]:
         return losses(run, path).variable
-    return found
+    return variable
 
 
-def _own_dims(found: xr.DataArray | xr.Variable) -> list[Any]:
-    return [dim for dim in found.dims if dim not in _DIMS]
+def _sample_dims(array: xr.DataArray | xr.Variable) -> list[Any]:
+    return [dim for dim in array.dims if dim not in _DIMS]
+
+
+def pad_tokens(ids: Ids, width: int) -> Ids:
+    """Pad token ids with -1 to `width` tokens."""
+    if ids.sizes[TOKEN] == width:
+        return ids
+    padded: Ids = ids.pad({TOKEN: (0, width - ids.sizes[TOKEN])}, constant_values=-1)
+    return padded
 
 
 def burnin_steps(run: xr.DataTree, burnin: int | None) -> int:
-    """Return the number of steps to leave out, checked."""
+    """Return the number of initial steps to leave out: `burnin` after checks, or the run's own if that is None."""
     if burnin is None:
         return int(settings(run).get("num_burnin_steps") or 0)
     if settings(run).get("record") == "moments" and burnin != settings(run)["num_burnin_steps"]:
@@ -175,7 +193,7 @@ def draws_after(run: xr.DataTree, burnin: int) -> slice:
     """Return the draws taken at step `burnin` or later, as an index."""
     if "draw_step" not in run.coords:
         return slice(None)
-    steps = run["draw_step"].to_numpy()  # a few numbers, not data of the run
+    steps = run["draw_step"].to_numpy()  # a few numbers, read at once also from a lazy tree
     kept = np.flatnonzero(steps >= burnin)
     if not len(kept):
         raise InvalidInputError(
@@ -185,13 +203,13 @@ def draws_after(run: xr.DataTree, burnin: int) -> slice:
 
 
 def drop_draws(run: xr.DataTree, burnin: int) -> xr.DataTree:
-    """Return a run without the draws taken before step `burnin`."""
+    """Leave out the draws of a run that were taken before step `burnin`."""
     kept = draws_after(run, burnin)
     return run if kept == slice(None) else run.isel({DRAW: kept}, missing_dims="ignore")
 
 
 def drop_single_restriction(dataset: xr.Dataset) -> xr.Dataset:
-    """Return a result without its `restriction` dimension where that has length 1."""
+    """Drop the `restriction` dimension of a result if its length is 1."""
     if dataset.sizes.get(RESTRICTION) == 1:
         return dataset.isel({RESTRICTION: 0}, drop=True)
     return dataset

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.chains.stepper import Stepper
-from devinterp.sampling.data.schedule import init_loss_rows
+from devinterp.sampling.chains.stepper import put_at_start
 from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.spec import RunSpec
 
@@ -48,18 +47,24 @@ def initial_loss(spec: RunSpec) -> InitialLoss:
     settings = spec.settings
     chains = range(settings.num_chains)
     if settings.init_noise is None:
-        distinct = [0] if settings.match_sampling_input_ids_across_chains else chains
-        measured = {chain: _measure(spec, chain) for chain in distinct}
-        return _stack([measured.get(chain, measured[0]) for chain in chains])
+        return loss_at_w0(spec)
     per_restriction = []
     for masks in spec.restrictions.values():
         with borrowed(spec.model, masks) as weights:
             rows = []
             for chain in chains:
-                Stepper(spec.transition(), weights, settings, chains=[chain])  # puts the weights where the chain starts
+                put_at_start(weights, settings, [chain])
                 rows.append(_measure(spec, chain))
             per_restriction.append(_stack(rows))
     return _stack(per_restriction)
+
+
+def loss_at_w0(spec: RunSpec) -> InitialLoss:
+    """Return the loss at w0 on each chain's batches, without ``init_noise``, ``(chain, ...)``; raises as `initial_loss`."""
+    chains = range(spec.settings.num_chains)
+    distinct = [0] if spec.settings.match_sampling_input_ids_across_chains else chains
+    measured = {chain: _measure(spec, chain) for chain in distinct}
+    return _stack([measured.get(chain, measured[0]) for chain in chains])
 
 
 def _stack(parts: list[InitialLoss]) -> InitialLoss:
@@ -69,7 +74,7 @@ def _stack(parts: list[InitialLoss]) -> InitialLoss:
 
 
 def _measure(spec: RunSpec, chain: int) -> InitialLoss:
-    batches = init_loss_rows(spec.settings, spec.num_rows, chain)
+    batches = spec.schedule.initial_batches(chain)
     # A replayed epoch adds no information, so every distinct row is evaluated once and counted as often as it occurs.
     distinct, counts = np.unique(batches, axis=0, return_counts=True)
     per_token, per_row = _Moments(), _Moments()

@@ -10,14 +10,14 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from devinterp.models.masks.param_masks import Mask
+from devinterp.models.masks.mask import Mask
 from devinterp.sampling.model_guard import unchanged
 
 
 class SampledWeights(ABC):
     """The moving elements of a model's parameters, ready for a kernel.
 
-    `values` and `origin` are lists of float32 tensors of shape ``(chain, *shape)``, one for each parameter: float32
+    `values` and `initial_weights` are lists of float32 tensors of shape ``(chain, *shape)``, one for each parameter: float32
     whatever the model computes in, because an update below about 1/256 of a weight is lost in bfloat16.
 
     Parameters
@@ -29,7 +29,7 @@ class SampledWeights(ABC):
     """
 
     values: list[Tensor]
-    origin: list[Tensor]
+    initial_weights: list[Tensor]
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Mask]) -> None:
         parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -68,13 +68,13 @@ class SampledWeights(ABC):
     @torch.no_grad()
     def clamp(self, size: float) -> None:
         """Clamp every value to within `size` of where it started."""
-        for value, start in zip(self.values, self.origin, strict=True):
+        for value, start in zip(self.values, self.initial_weights, strict=True):
             torch.maximum(torch.minimum(value, start + size, out=value), start - size, out=value)
 
     @torch.no_grad()
     def reset(self) -> None:
         """Put the weights back to where they started."""
-        for value, start in zip(self.values, self.origin, strict=True):
+        for value, start in zip(self.values, self.initial_weights, strict=True):
             value.copy_(start)
         for buffer, before in zip(self.buffers(), self._buffers_before, strict=True):
             if buffer.shape == before.shape:
@@ -114,7 +114,7 @@ class InPlaceWeights(SampledWeights):
     def __init__(self, model: nn.Module, masks: Mapping[str, Mask]) -> None:
         super().__init__(model, masks)
         self.values = [taken.unsqueeze(0) for taken in self._take()]
-        self.origin = [value.clone() for value in self.values]
+        self.initial_weights = [value.clone() for value in self.values]
         self._aliased = [_shares(v, p) for v, p in zip(self.values, self.parameters, strict=True)]
 
     @torch.no_grad()
@@ -151,8 +151,8 @@ class StackedWeights(SampledWeights):
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Mask], num_chains: int) -> None:
         super().__init__(model, masks)
-        self.origin = [taken.clone().unsqueeze(0) for taken in self._take()]
-        self.values = [start.repeat(num_chains, *[1] * (start.ndim - 1)) for start in self.origin]
+        self.initial_weights = [taken.clone().unsqueeze(0) for taken in self._take()]
+        self.values = [start.repeat(num_chains, *[1] * (start.ndim - 1)) for start in self.initial_weights]
         # Where the elements that move are in the flattened parameter; None where all do.
         self._places = [None if m.is_whole else m.to_bool().flatten().nonzero()[:, 0] for m in self.masks]
         for value in self.values:
