@@ -1,8 +1,8 @@
 """Stores of unfinished runs that an earlier version wrote: they open, go on from what it saved, and can be added to.
 
-The version is that before modules were moved into rooms. Each run is one of `small_runs.run` that was interrupted: ``sequential``
-in the first chain of its second restriction, ``moments`` in both chains of its first. How to store what a later version keeps:
-interrupt such a run, and pack its directory (not the folder itself) into ``tests/data/unfinished/NAME.zarr.zip``.
+The version is that before modules were moved into rooms. Each run is one of `small_runs.run` that was interrupted:
+``sequential`` in the first chain of its second restriction, ``moments`` in both chains of its first. To keep a store of a later
+version, interrupt such a run and pack what is in its directory into ``tests/data/unfinished/NAME.zarr.zip``.
 """
 
 from __future__ import annotations
