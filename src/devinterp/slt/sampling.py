@@ -216,49 +216,11 @@ def sample(
     ----------
     .. [1] E. Lau et al. The local learning coefficient: a singularity-aware complexity measure. arXiv:2308.12108.
     """
-    settings = Settings(
-        lr=lr,
-        n_beta=n_beta,
-        num_chains=num_chains,
-        num_draws=num_draws,
-        batch_size=batch_size,
-        num_burnin_steps=num_burnin_steps,
-        num_steps_bw_draws=num_steps_bw_draws,
-        num_init_loss_batches=num_init_loss_batches,
-        init_seed=init_seed,
-        batches_per_draw=batches_per_draw,
-        obs_seed=obs_seed,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        localization=localization,
-        noise_level=noise_level,
-        weight_decay=llc_weight_decay,
-        bounding_box_size=bounding_box_size,
-        sampling_method=sampling_method,
-        sampling_method_kwargs=kernel_options(sampling_method, sampling_method_kwargs, rmsprop_eps, rmsprop_alpha),
-        shuffle=shuffle,
-        match_sampling_input_ids_across_chains=match_sampling_input_ids_across_chains,
-        init_noise=init_noise,
-        save_metrics=save_metrics,
-        record=record,
-        loss_dtype=loss_dtype,
+    given = dict(locals())  # every argument, by its name
+    settings = Settings.of(
+        given, kernel_options(sampling_method, sampling_method_kwargs, rmsprop_eps, rmsprop_alpha), llc_weight_decay
     )
-    how = RunOptions.merged(
-        options,
-        {
-            "paired": paired,
-            "output_path": output_path,
-            "storage_options": storage_options,
-            "chains": chains,
-            "progress": progress,
-            "checkpoint_share": checkpoint_share,
-            "keep_state": keep_state,
-            "notes": notes,
-            "workers": workers,
-            "client": client,
-            "repair": repair,
-            "dry_run": dry_run,
-        },
-    )
+    how = RunOptions.merged(options, given)
     check_model(model)
     with sheltered(model, device, seed=settings.init_seed):
         spec = prepare(
