@@ -52,7 +52,9 @@ class Rows:
     def batch(self, ids: np.ndarray) -> tuple[Batch, Tensor | None]:
         """Return rows of the dataset, in the order of `ids`, and their attention mask."""
         index = self.index(ids)
-        mask = None if self.attention_mask is None else self.attention_mask[copied_to(index, self.attention_mask.device)]
+        mask = (
+            None if self.attention_mask is None else self.attention_mask[copied_to(index, self.attention_mask.device)]
+        )
         return map_tensors(self.data, lambda t: t[copied_to(index, t.device)]), mask
 
     def subset(self, ids: np.ndarray) -> Rows:
