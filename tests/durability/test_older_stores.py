@@ -1,6 +1,6 @@
 """Stores of unfinished runs that an earlier version wrote: they open, go on from their checkpoints, and are extended.
 
-The version is that before modules were moved into rooms. Each run is one of `small_runs.run` that was interrupted: ``sequential``
+The version is that before modules moved into rooms. Each run is one of `small_runs.run` that was interrupted: ``sequential``
 in the first chain of its second restriction, ``moments`` in both chains of its first. How to store what a later version keeps:
 interrupt such a run, and pack its directory (not the folder itself) into ``tests/data/unfinished/NAME.zarr.zip``.
 """

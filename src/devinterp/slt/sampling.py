@@ -97,8 +97,8 @@ def sample(
         :math:`n\beta \ge 0`, inverse temperature times sample size; see `devinterp.utils.default_nbeta`. Zero samples the
         prior.
     param_masks : mapping, str or sequence of str, optional
-        What moves: masks by parameter name, or a weight restriction such as ``"l0h1"`` (see
-        `devinterp.slt.weight_restrictions.create_param_masks`). None moves everything.
+        What is sampled: masks by parameter name, or a weight restriction such as ``"l0h1"`` (see
+        `devinterp.slt.weight_restrictions.create_param_masks`). None samples every parameter.
     weight_restrictions : mapping or sequence of str, optional
         Several restrictions in one run, instead of `param_masks`: names to what `param_masks` takes.
     num_chains, num_draws : int, default: 4, 200
@@ -114,7 +114,7 @@ def sample(
     init_seed : int, default: 100
         Seeds the data order, and with the chain's number added its noise.
     batches_per_draw : int, default: 3
-        Batches of each observable that does not say so itself.
+        Default number of batches per observable.
     obs_seed : int, default: 1337
         Seeds the choice of the observables' rows.
     gradient_accumulation_steps : int, default: 1
@@ -185,8 +185,8 @@ def sample(
     notes : mapping, optional
         JSON-able values to record in the provenance.
     workers : int, optional
-        Sample in so many processes of this machine, each with a copy of the model (and, of several GPUs, one for itself).
-        None: in this process. The result does not depend on it.
+        Number of local worker processes, each with a copy of the model (and, of several GPUs, one for itself). None: sample in
+        this process. The result does not depend on it.
     client : distributed.Client, optional
         Sample on this Dask cluster, at most one task on each worker; `output_path` must be within reach of all of them. The
         result does not depend on it.
