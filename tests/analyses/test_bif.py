@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import dask
 import numpy as np
 import pytest
@@ -159,6 +161,13 @@ def test_what_is_missing_or_broken():
     np.testing.assert_allclose(found["influences"], _correlations(_stacked(kept, "code", "train")), atol=1e-5)
     with pytest.raises(InvalidInputError, match="at least two"):
         compute_bif(synthetic_tree(num_chains=1), standard_errors=True)
+
+
+def test_noise_of_another_level_is_named():
+    tree = synthetic_tree()
+    assert "noise_level" not in compute_bif(tree).attrs
+    tree.attrs["config"] = json.dumps(json.loads(tree.attrs["config"]) | {"noise_level": 0.5})
+    assert compute_bif(tree).attrs["noise_level"] == 0.5
 
 
 def test_burnin_leaves_out_draws():

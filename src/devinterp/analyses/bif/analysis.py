@@ -22,6 +22,7 @@ from devinterp.analyses.common.run_data import (
     burnin_steps,
     drop_draws,
     drop_single_restriction,
+    noise_attrs,
     pad_tokens,
     use_chains,
 )
@@ -117,7 +118,8 @@ def compute_bif(
         - ``input_ids(batch_1, token)`` and ``candidate_input_ids(batch_2, token)``, where the run has them.
 
         Coordinates ``observable_1``, ``sequence_1`` and ``observable_2``, ``sequence_2`` say what each row and column is;
-        ``target_position`` is the index of the predicted token.
+        ``target_position`` is the index of the predicted token. The attribute ``noise_level`` is there if the run's was not 1,
+        because covariances scale with its square.
 
     Raises
     ------
@@ -168,7 +170,7 @@ def compute_bif(
     )
     variables |= _descriptions(run, first, second, plan)
     coords = {RESTRICTION: run[RESTRICTION].variable, **plan.labels(first, 1), **plan.labels(second, 2)}
-    result = xr.Dataset(variables, coords, attrs={**plan.attrs, "burnin": burnin, **chain_attrs})
+    result = xr.Dataset(variables, coords, attrs={**plan.attrs, "burnin": burnin, **noise_attrs(run), **chain_attrs})
     return storable(drop_single_restriction(result))
 
 
