@@ -22,7 +22,7 @@ def _plain(tree, name, restriction, estimator="two_run", initial=None):
     task = tree["observables/train/loss"].to_numpy().astype(float)
     tokens = tree[f"observables/{name}/loss"].to_numpy().astype(float)
     mean = np.nanmean(task, axis=(3, 4))
-    initial = np.nanmean(tree["trace/init_loss"].to_numpy().astype(float)) if initial is None else initial
+    initial = float(tree["trace/init_loss_mean"].mean()) if initial is None else initial
     phi, loss = mean[restriction] - initial, tokens[restriction]
     reference = 0 if estimator == "two_run" else restriction
     gap = mean[reference].mean() - tokens[reference].mean((0, 1))
@@ -130,7 +130,7 @@ def test_error_by_effective_sample_size():
     )
     mean = tree["observables/train/loss"].to_numpy().astype(float).mean((3, 4))
     gap = mean[..., None] - tree["observables/code/loss"].to_numpy().astype(float)[:, :, :, 2, :]
-    phi = mean - float(tree["trace/init_loss"].astype(float).mean())
+    phi = mean - float(tree["trace/init_loss_mean"].mean())
     own = (phi[0] - phi[0].mean())[..., None] * (gap[0] - gap[0].mean((0, 1)))
     np.testing.assert_allclose(found[0, 2], mcse(own.transpose(2, 0, 1)), rtol=1e-6)
     other = phi[1][..., None] * (gap[1] - gap[0].mean((0, 1)))
