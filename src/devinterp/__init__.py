@@ -21,7 +21,7 @@ from devinterp.errors import (
     StoreMismatchError,
 )
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Analysis, Draw, Kernel, ModelAdapter, Plot, StepInputs, Target
+from devinterp.types import Analysis, Command, Draw, Kernel, ModelAdapter, Plot, StepInputs, Target
 
 if TYPE_CHECKING:
     from devinterp.sampling.options import RunOptions
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Analysis",
     "BrokenChainsError",
+    "Command",
     "DevinterpError",
     "Draw",
     "InvalidInputError",

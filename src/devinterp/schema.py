@@ -1,4 +1,4 @@
-"""The names in a tree: groups, variables, dimensions, and what their presence means (schema version 1).
+"""The names in a tree: groups, variables, dimensions, and what their presence means (schema version 2).
 
 This is the only place that spells them. ``docs/schema.md`` explains them to users.
 """
@@ -13,10 +13,11 @@ import xarray as xr
 
 from devinterp.errors import InvalidInputError, MissingDataError
 
-SCHEMA_VERSION = 1
+#: Version 2 adds the losses at w0 of a run's rows; everything of version 1 is where it was.
+SCHEMA_VERSION, READABLE_VERSIONS = 2, (1, 2)
 
 RESTRICTION, CHAIN, STEP, DRAW = "restriction", "chain", "step", "draw"
-BATCH, SEQUENCE, TOKEN, POSITION = "batch", "sequence", "token", "position"
+BATCH, SEQUENCE, TOKEN, POSITION, ROW = "batch", "sequence", "token", "position", "row"
 
 TRACE, OBSERVABLES, METRICS, STATUS = "trace", "observables", "metrics", "status"
 
@@ -53,6 +54,13 @@ DIMS: dict[str, tuple[str, ...]] = {
     "trace/init_loss_se": (CHAIN, POSITION),
     "trace/init_loss_mean": (CHAIN,),
     "trace/init_loss_mean_se": (CHAIN,),
+    "trace/row_id": (ROW,),
+    "trace/row_loss": (ROW, POSITION),
+    "trace/row_count": (ROW,),
+    "trace/w0_loss": (CHAIN, POSITION),
+    "trace/w0_loss_se": (CHAIN, POSITION),
+    "trace/w0_loss_mean": (CHAIN,),
+    "trace/w0_loss_mean_se": (CHAIN,),
     "trace/mean_loss": (RESTRICTION, CHAIN, STEP),
     "observables/*/mean_loss": (RESTRICTION, CHAIN, DRAW),
     "observables/*/loss_mean": (RESTRICTION, CHAIN, SEQUENCE, POSITION),

@@ -6,6 +6,7 @@ Nothing here imports torch: analyses, stores and plots are used on machines with
 from __future__ import annotations
 
 import keyword
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def _check_name(kind: str, name: str) -> None:
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
         raise InvalidInputError(
-            f"{kind} name {name!r} must be a public Python identifier, because it becomes a method: for example 'wbic'."
+            f"{kind} name {name!r} must be a public Python identifier, because users write it in code: for example 'wbic'."
         )
 
 
@@ -73,6 +74,34 @@ class Plot:
 
     def __post_init__(self) -> None:
         _check_name("plot", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of the command line, offered as ``devinterp <name>``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the command; a public Python identifier, whose underscores are hyphens on the command line.
+    function : str
+        Import path of the function that does the work, ``"package.module:function"``. It is imported when the command is
+        used, so that ``devinterp --help`` stays fast; its parameters and docstring become the command's options and help.
+    summary : str
+        What the command does, in one line of ``devinterp --help``.
+    """
+
+    name: str
+    function: str
+    summary: str
+
+    def __post_init__(self) -> None:
+        _check_name("command", self.name)
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+", self.function):
+            raise InvalidInputError(
+                f"`function` (={self.function!r}) of the command {self.name!r} must be an import path such as "
+                "'package.module:function'."
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import dask
 import numpy as np
 import pytest
@@ -17,12 +19,12 @@ def _observables():
     return {"train": (8, 9), "code": (6, 9), "web": (3, 6)}
 
 
-def _plain(tree, name, restriction, estimator="two_run", initial=None):
-    """The definition, in float64."""
+def _plain(tree, name, restriction, estimator="two_run", path="observables/train/init_loss"):
+    """The definition, in float64, with L0 from one of the losses at the starting weights."""
     task = tree["observables/train/loss"].to_numpy().astype(float)
     tokens = tree[f"observables/{name}/loss"].to_numpy().astype(float)
     mean = np.nanmean(task, axis=(3, 4))
-    initial = float(tree["trace/init_loss_mean"].mean()) if initial is None else initial
+    initial = np.nanmean(tree[path].to_numpy().astype(float))
     phi, loss = mean[restriction] - initial, tokens[restriction]
     reference = 0 if estimator == "two_run" else restriction
     gap = mean[reference].mean() - tokens[reference].mean((0, 1))
@@ -32,7 +34,9 @@ def _plain(tree, name, restriction, estimator="two_run", initial=None):
 @pytest.mark.parametrize("lazy", [False, True])
 def test_equals_v2(lazy):
     tree = joined(full="sgld_localized", restricted="sgld_masked")
-    found = compute_susceptibilities(tree.chunk({"draw": 5, "sequence": 5}) if lazy else tree, "train")
+    found = compute_susceptibilities(
+        tree.chunk({"draw": 5, "sequence": 5}) if lazy else tree, "train", initial_loss="trace"
+    )
     table = found["susceptibilities"]
     assert table["wr"].to_numpy().tolist() == ["full", "restricted"]
     expected = results()["susceptibilities/sus"][:, 0]
@@ -93,16 +97,71 @@ def test_labels_and_tables_agree():
     ) == set(_observables())
 
 
-def test_initial_loss_can_be_paired():
+def test_initial_loss_is_paired_where_it_can_be():
     tree = synthetic_tree(num_restrictions=2, observables=_observables())
-    initial = float(tree["observables/train/init_loss"].mean())
-    found = compute_susceptibilities(tree, "train", initial_loss="paired")["labelled"]["susceptibility"]
-    np.testing.assert_allclose(
-        found.sel(restriction="part1", observable="code"), _plain(tree, "code", 1, initial=initial), rtol=1e-5
-    )
+    chosen = {"observable": "code", "restriction": "part1"}
+    for option, used, path in (
+        ("auto", "paired", "observables/train/init_loss"),
+        ("paired", "paired", "observables/train/init_loss"),
+        ("trace", "trace", "trace/init_loss_mean"),
+    ):
+        found = compute_susceptibilities(tree, "train", initial_loss=option)
+        assert found.attrs["initial_loss"] == used
+        values = found["labelled/susceptibility"].sel(chosen)
+        np.testing.assert_allclose(values, _plain(tree, "code", 1, path=path), rtol=1e-5)
     del tree["observables/train"]["init_loss"]
+    assert compute_susceptibilities(tree, "train").attrs["initial_loss"] == "trace"
     with pytest.raises(MissingDataError, match="pass 'trace'"):
         compute_susceptibilities(tree, "train", initial_loss="paired")
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("transform", [{}, {"z_score": True}, {"z_score": True, "centre_rows": True}])
+def test_the_error_of_the_initial_loss_is_part_of_the_stated_error(transform, shared, lazy):
+    """As far as the estimate moves when L0 is larger by its standard error."""
+    tree = synthetic_tree(num_restrictions=3, observables=_observables(), ragged=True)
+    tree.attrs["config"] = json.dumps(
+        json.loads(tree.attrs["config"]) | {"match_sampling_input_ids_across_chains": shared}
+    )
+    error = np.array([0.1, 0.2, 0.3, 0.4])
+    tree["trace/init_loss_mean_se"].values[:] = error
+    combined = error.mean() if shared else np.sqrt((error**2).sum()) / 4
+    options = {"initial_loss": "trace", **transform}
+
+    def values(tree, error):
+        moved = tree.copy(deep=True)
+        moved["trace/init_loss_mean"] = moved["trace/init_loss_mean"] + error
+        found = compute_susceptibilities(moved, "train", standard_errors="none", **options)
+        return found["labelled/susceptibility"].to_numpy()
+
+    def jackknife(estimates):
+        return np.sqrt(3 / 4 * ((estimates - estimates.mean(0)) ** 2).sum(0))
+
+    left_out = [tree.isel(chain=np.delete(np.arange(4), chain)) for chain in range(4)]
+    plain, shifted = (np.stack([values(part, error) for part in (tree, *left_out)]) for error in (0, combined))
+    shift = shifted - plain
+    # The noise of the shift itself is in the spread of chains already.
+    squares = np.maximum(shift[0] ** 2 - jackknife(shift[1:]) ** 2, 0)
+    chains = jackknife(plain[1:])
+    found = compute_susceptibilities(tree.chunk({"sequence": 2}) if lazy else tree, "train", **options)["labelled"]
+    np.testing.assert_allclose(found["susceptibility_se"], np.sqrt(chains**2 + squares), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["susceptibility_dof"], 3 * (1 + squares / chains**2) ** 2, rtol=1e-3)
+    assert (found["susceptibility_dof"].sel(restriction="part1") > 4).any()
+    if "centre_rows" not in transform:
+        assert (found["susceptibility_dof"].sel(restriction="full").dropna("position") == 3).all()
+
+
+def test_an_unknown_error_of_the_initial_loss_is_nan_with_a_reason():
+    tree = synthetic_tree(num_restrictions=2, observables=_observables())
+    del tree["trace"]["init_loss_mean_se"]
+    error = compute_susceptibilities(tree, "train", initial_loss="trace")["labelled/susceptibility_se"]
+    assert np.isnan(error.sel(restriction="part1")).all()
+    assert np.isfinite(error.sel(restriction="full", observable="code")).all()  # where L0 drops out
+    assert "starting weights" in error.attrs["reason"]
+    assert "reason" not in compute_susceptibilities(tree, "train")["labelled/susceptibility_se"].attrs
+    lazy = compute_susceptibilities(tree.chunk({"sequence": 2}), "train", initial_loss="trace")
+    np.testing.assert_allclose(lazy["labelled/susceptibility_se"], error, rtol=1e-8)
 
 
 def test_jackknife_leaves_out_chains():
@@ -120,6 +179,7 @@ def test_jackknife_leaves_out_chains():
     assert found["susceptibility_se"].attrs == {"degrees_of_freedom": 3}
     single = compute_susceptibilities(synthetic_tree(num_chains=1, num_restrictions=2), "train")
     assert np.isnan(single["labelled/susceptibility_se"]).all()
+    assert "at least two" in single["labelled/susceptibility_se"].attrs["reason"]
     assert "susceptibility_se" not in compute_susceptibilities(tree, "train", standard_errors="none")["labelled"]
 
 
@@ -130,7 +190,7 @@ def test_error_by_effective_sample_size():
     )
     mean = tree["observables/train/loss"].to_numpy().astype(float).mean((3, 4))
     gap = mean[..., None] - tree["observables/code/loss"].to_numpy().astype(float)[:, :, :, 2, :]
-    phi = mean - float(tree["trace/init_loss_mean"].mean())
+    phi = mean - float(tree["observables/train/init_loss"].astype(float).mean())
     own = (phi[0] - phi[0].mean())[..., None] * (gap[0] - gap[0].mean((0, 1)))
     np.testing.assert_allclose(found[0, 2], mcse(own.transpose(2, 0, 1)), rtol=1e-6)
     other = phi[1][..., None] * (gap[1] - gap[0].mean((0, 1)))
@@ -138,18 +198,38 @@ def test_error_by_effective_sample_size():
     np.testing.assert_allclose(found[1, 2], both, rtol=1e-6)
 
 
-def test_z_scores_and_centred_rows():
-    tree = synthetic_tree(num_restrictions=3, observables=_observables(), ragged=True)
-    plain = compute_susceptibilities(tree, "train")["labelled"]
-    scored = compute_susceptibilities(tree, "train", z_score=True)["labelled"]
+def _transformed(chi, names):
     over = ("observable", "sequence", "position")
-    mean, std = plain["susceptibility"].mean(over), plain["susceptibility"].std(over)
-    np.testing.assert_allclose(scored["susceptibility"], (plain["susceptibility"] - mean) / std, rtol=1e-8)
-    np.testing.assert_allclose(scored["susceptibility_se"], plain["susceptibility_se"] / std, rtol=1e-8)
-    centred = compute_susceptibilities(tree, "train", z_score=True, centre_rows=True)["labelled/susceptibility"]
-    np.testing.assert_allclose(
-        centred, scored["susceptibility"] - scored["susceptibility"].mean("restriction"), rtol=1e-8, atol=1e-12
+    for name in names:
+        chi = (chi - chi.mean(over)) / chi.std(over) if name == "z_score" else chi - chi.mean("restriction")
+    return chi
+
+
+@pytest.mark.parametrize("transforms", [["z_score"], ["centre_rows"], ["z_score", "centre_rows"]])
+def test_transforms_and_their_errors(transforms):
+    """The error is the jackknife of transformed estimates, not a transformed error."""
+    tree = synthetic_tree(num_restrictions=3, observables=_observables(), ragged=True)
+    options = dict.fromkeys(transforms, True)
+    found = compute_susceptibilities(tree, "train", **options)
+    assert found.attrs["transforms"] == transforms
+    plain = compute_susceptibilities(tree, "train")["labelled/susceptibility"]
+    values = found["labelled/susceptibility"]
+    np.testing.assert_allclose(values, _transformed(plain, transforms), rtol=1e-8, atol=1e-12)
+    parts = [tree.isel(chain=np.delete(np.arange(4), chain)) for chain in range(4)]
+    left_out = np.stack(
+        [_transformed(compute_susceptibilities(part, "train")["labelled/susceptibility"], transforms) for part in parts]
     )
+    expected = np.sqrt(3 / 4 * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    np.testing.assert_allclose(found["labelled/susceptibility_se"], expected, rtol=1e-6, atol=1e-10)
+    with pytest.raises(InvalidInputError, match="standard_errors='ess' is an error of susceptibilities that are not"):
+        compute_susceptibilities(tree, "train", standard_errors="ess", **options)
+
+
+def test_noise_of_another_level_is_named():
+    tree = synthetic_tree(num_restrictions=2)
+    assert "noise_level" not in compute_susceptibilities(tree, "train").attrs
+    tree.attrs["config"] = json.dumps(json.loads(tree.attrs["config"]) | {"noise_level": 0.5})
+    assert compute_susceptibilities(tree, "train").attrs["noise_level"] == 0.5
 
 
 def test_what_is_wrong_is_said():
@@ -179,14 +259,11 @@ def test_one_restriction_needs_no_other():
 @pytest.mark.parametrize("chunks", [{}, {"restriction": 2, "chain": 1, "draw": 7, "sequence": 2, "position": 3}])
 def test_lazy_and_independent_of_chunks(chunks, standard_errors):
     options = {"num_restrictions": 3, "observables": _observables(), "ragged": True}
-    lazy = compute_susceptibilities(
-        synthetic_tree(**options, chunks=chunks), "train", z_score=True, standard_errors=standard_errors
-    )
+    how = {"z_score": standard_errors != "ess", "standard_errors": standard_errors}
+    lazy = compute_susceptibilities(synthetic_tree(**options, chunks=chunks), "train", **how)
     for node in lazy.subtree:
         assert all(variable.chunks is not None for variable in node.data_vars.values())
-    expected = compute_susceptibilities(
-        synthetic_tree(**options), "train", z_score=True, standard_errors=standard_errors
-    )
+    expected = compute_susceptibilities(synthetic_tree(**options), "train", **how)
     xr.testing.assert_allclose(lazy.compute(), expected, rtol=1e-8)
 
 

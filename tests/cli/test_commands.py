@@ -235,12 +235,15 @@ def devinterp_analyses():
         (["mean", "{store}", "--scale", "many"], 'Invalid value for --scale: unable to convert "many" into float'),
         (["mean"], "parameter STORE requires an argument"),
         (["maen", "{store}"], "error: there is no command 'maen'; did you mean 'mean'? Known: "),
-        (["llc", "{broken}"], "error: `llc`"),
+        (["llc", "{broken}"], "error: `llc` needs finished chains"),
         (["llc", "{store}", "--burnin", "100"], "error: `burnin` (=100)"),
         (["mean", "{store}", "-o", "{store}"], "exists: remove it or choose another name"),
         (["mean", "{store}", "-o", "result.nc"], "error: `--output` (='result.nc') must end in '.zarr'"),
         (["info", "{missing}"], "error: cannot open {missing}"),
-        (["mean", "{store}", "--group", "nowhere"], "nowhere"),
+        (
+            ["mean", "{store}", "--group", "nowhere"],
+            "error: cannot open {store} as a store: KeyError: \"'nowhere' not found",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(

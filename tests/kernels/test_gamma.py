@@ -20,21 +20,25 @@ N_BETA, EPS = 10.0, 0.1
 
 
 class TestWithGamma(KernelTests):
-    """At the default decay, and a bias four times smaller than without: steps are small and few weights move."""
+    """At the default decay the formula of Γ is approximate; without it means are off by 0.07, variances by 8 %."""
 
     kernel = RMSPROP
     options: ClassVar = {"gamma": True}
-    lr = 1e-3
-    num_steps = 1500
-    bias = 0.04
+    bias = 0.025
+
+
+class TestWithGammaAsPublished(TestWithGamma):
+    options: ClassVar = {"gamma": True, "bias_correction": True}
 
 
 class TestWithGammaWithoutMemory(KernelTests):
+    """Exact in the limit of small steps."""
+
     kernel = RMSPROP
     options: ClassVar = {"gamma": True, "alpha": 0.0, "eps": 5.0}
-    lr = 5e-3
-    num_steps = 1500
-    bias = 0.03
+    lr = 4e-2
+    num_steps = 200
+    bias = 0.005  # Γ jumps where the gradient changes its sign, so that the bias is not linear in the step
 
 
 def llc(*, alpha, gamma, scaled_step, steps, chains=4000):

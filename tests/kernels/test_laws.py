@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
@@ -93,6 +94,44 @@ def test_steps_of_rmsprop_as_written_down(localization, weight_decay):
         torch.testing.assert_close(values[0], expected)
 
 
+def test_rmsprop_as_published_starts_at_one_and_corrects():
+    """The form of arXiv:2507.21449: V = 1 at first, G of V / (1 - alpha^t)."""
+    transition = plugins.kernel("rmsprop_sgld").build(TARGET, lr=0.01, alpha=0.9, eps=0.2, bias_correction=True)
+    generator = torch.Generator().manual_seed(0)
+    w0 = torch.randn((2, 5), generator=generator, dtype=torch.float64)
+    values, expected, V = [w0.clone()], w0.clone(), torch.ones_like(w0)
+    state = transition.init(values)
+    for t in range(1, 5):
+        g, xi = torch.randn((2, 2, 5), generator=generator, dtype=torch.float64)
+        V = 0.9 * V + 0.1 * g**2
+        G = 1 / ((V / (1 - 0.9**t)).sqrt() + 0.2)
+        gradient = TARGET.n_beta * g + TARGET.localization * (expected - w0)
+        expected = expected - 0.005 * G * gradient + (0.01 * G).sqrt() * xi
+        transition.update(StepInputs(values, [g.clone()], [w0], state, [xi.clone()]))
+        torch.testing.assert_close(state["square_average"][0], V)
+        torch.testing.assert_close(values[0], expected)
+
+
+def test_the_first_steps_of_rmsprop_as_published_have_their_exact_law():
+    """Without a potential, and with gradients of constant size, the variance of the weights is lr times the sum of G."""
+    alpha, eps, lr, chains, steps = 0.95, 0.1, 0.5, 40_000, 60
+    g = torch.tensor([0.02, 0.3, 5.0], dtype=torch.float64)
+    for published in (False, True):
+        options = {"lr": lr, "alpha": alpha, "eps": eps, "bias_correction": published}
+        transition = plugins.kernel("rmsprop_sgld").build(Target(n_beta=0.0), **options)
+        initial_weights = [torch.zeros(chains, 3, dtype=torch.float64)]
+        values = [initial_weights[0].clone()]
+        state, generator = transition.init(values), torch.Generator().manual_seed(0)
+        expected = torch.zeros_like(g)
+        for t in range(1, steps + 1):
+            noise = torch.randn(values[0].shape, generator=generator, dtype=torch.float64)
+            transition.update(StepInputs(values, [g.expand(chains, 3).clone()], initial_weights, state, [noise]))
+            # The mean of t equal squares, and what is left of the start.
+            V = g**2 + alpha**t / (1 - alpha**t) if published else g**2 * (1 - alpha**t)
+            expected += lr / (V.sqrt() + eps)
+        assert ((values[0].var(0) / expected - 1).abs() < 5 * (2 / chains) ** 0.5).all()
+
+
 def test_rmsprop_without_memory_or_gradient_is_sgld_scaled():
     """With no gradient ``V`` stays 0 and the preconditioner is ``1 / eps``: SGLD with step size ``lr / eps``, exactly."""
     w, w0, xi = torch.randn((3, 1, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -117,7 +156,12 @@ def test_rmsprop_refuses_eps(eps):
         plugins.kernel("rmsprop_sgld").build(TARGET, lr=0.01, eps=eps)
 
 
+def test_rmsprop_refuses_a_correction_that_is_a_number():
+    with pytest.raises(InvalidInputError, match=r"`bias_correction` \(=1\) must be True or False"):
+        inspect.unwrap(plugins.kernel("rmsprop_sgld").build)(TARGET, lr=0.01, bias_correction=1)
+
+
 def test_defaults_are_those_of_the_field():
     transition = plugins.kernel("rmsprop_sgld").build(TARGET, lr=0.01)
-    assert (transition.alpha, transition.eps) == (0.99, 0.1)
+    assert (transition.alpha, transition.eps, transition.bias_correction) == (0.99, 0.1, False)
     assert np.isclose(transition.lr, 0.01)

@@ -6,6 +6,7 @@ output must then be non-zero exactly on the head's mask, beside weights that all
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 
@@ -19,7 +20,6 @@ from devinterp.models.restrictions import create_param_masks, restrictions
 from support import model_zoo as zoo
 
 pytest.importorskip("transformers")
-TYPES = [t for t in zoo.model_types() if "skip" not in zoo.EXCEPTIONS.get(t, {})]
 # What other people's code warns of is not what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -27,8 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def prepared(model_type, variant):
     """A model with no zero and no saturated weights, and norms that do not couple heads by their statistics."""
     model = zoo.build(model_type, variant)
-    if model is None:
-        pytest.skip("no such variant")
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
@@ -264,16 +262,30 @@ def check_whole_model(model, structure, variant):
                 assert create_param_masks(model, f"l{index}g{group}") == create_param_masks(model, heads)
 
 
-@pytest.mark.parametrize("model_type", [t for t in zoo.model_types() if t not in TYPES])
-def test_types_left_out_have_a_reason(model_type):
-    pytest.skip(zoo.EXCEPTIONS[model_type]["skip"])
+@pytest.mark.parametrize("model_type", zoo.left_out())
+def test_types_left_out_cannot_be_run_on_tokens_alone(model_type):
+    """For want of a package, or of what another model would give them."""
+    special = zoo.EXCEPTIONS[model_type]
+    if "package" in special:
+        with pytest.raises(ImportError, match=f"requires the {special['package']} library"):
+            zoo.build(model_type)
+    else:
+        assert special["argument"] in inspect.signature(zoo.model_class(model_type).forward).parameters
+
+
+def test_the_table_of_variants_is_that_of_the_configurations():
+    assert zoo.variants() == {model_type: zoo.find_variants(model_type) for model_type in zoo.model_types()}
 
 
 SLOW = ("biased", "tied")
+CASES = [
+    pytest.param(model_type, variant, marks=pytest.mark.slow if variant in SLOW else (), id=f"{model_type}-{variant}")
+    for model_type in zoo.model_types()
+    for variant in zoo.variants().get(model_type, ("plain",))
+]
 
 
-@pytest.mark.parametrize("variant", [pytest.param(v, marks=pytest.mark.slow) if v in SLOW else v for v in zoo.VARIANTS])
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize(("model_type", "variant"), CASES)
 def test_masks_are_what_gradients_say(model_type, variant, record_property):
     model = prepared(model_type, variant)
     special = zoo.EXCEPTIONS.get(model_type, {})

@@ -14,42 +14,10 @@ from devinterp.sampling.engines import prefix_cache
 from devinterp.sampling.engines.prefix_cache import PrefixCache, find_prefixes
 from support import model_zoo as zoo
 from support.engines import assert_close, chain_of, last_layer, measured, paths_of, reuse_note, spec_of, zoo_params
-from support.small_models import SHORT, VOCABULARY, ids, same_numbers, snapshot
+from support.small_models import SHORT, WIDTH, Deep, Layer, deep, ids, same_numbers, snapshot
 
-WIDTH = 6
 #: What moves in the tests that do not say so: the last of the layers.
 LAST = "layers.2.mix.weight"
-
-
-class Layer(nn.Module):
-    """Adds to each token something of the tokens so far."""
-
-    def __init__(self):
-        super().__init__()
-        self.mix = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, hidden):
-        return hidden + torch.tanh(self.mix(hidden.cumsum(1)))
-
-
-class Deep(nn.Module):
-    """A language model of three layers."""
-
-    Block = Layer
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(VOCABULARY, WIDTH)
-        self.layers = nn.ModuleList([self.Block() for _ in range(3)])
-        self.head = nn.Linear(WIDTH, VOCABULARY)
-
-    def forward(self, ids):
-        return self.head(self.body(self.embed(ids)))
-
-    def body(self, hidden):
-        for layer in self.layers:
-            hidden = layer(hidden)
-        return hidden
 
 
 class WithNone(Deep):
@@ -256,15 +224,9 @@ class Copies(Deep):
         return super().body(torch.stack([hidden * n for n in range(1, 5)])).sum(0)
 
 
-def build(kind=Deep):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return kind().eval()
-
-
 def note_of(kind, *, moving=LAST, data=None, tie=False):
     """Check that reuse changes no number; return what is recorded of it."""
-    model = build(kind)
+    model = deep(kind)
     if tie:
         model.head.weight = model.embed.weight
     data = ids() if data is None else data
@@ -303,7 +265,7 @@ def test_nothing_of_stacks_that_are_no_chain_of_hidden_states(kind, moving):
 
 @pytest.mark.parametrize(("kind", "kept"), [(WithWeights, 1), (WithState, 2)])
 def test_of_what_layers_return_that_is_kept_which_is_used(kind, kept):
-    model = build(kind)
+    model = deep(kind)
     spec = spec_of(model, ids(), {"last": {LAST: True}}, observables={"code": ids("code")})
     found, expected = measured(spec, "last", reuse=True), measured(spec, "last")
     assert_close(found, expected, num_losses=3)
@@ -343,7 +305,7 @@ def test_activations_that_are_not_ordered_by_row(kind, length):
 
 
 def test_nothing_in_train_mode():
-    model = build()
+    model = deep()
     run = partial(model, ids())
     moving = {LAST: None}
     assert len(find_prefixes(model, moving, run)[0].layers) == 2
@@ -365,7 +327,7 @@ class Counted:
 
 def counted(num_draws, restrictions=(LAST,), **changes):
     """Return the rows that each layer computed in a run over all rows, and its tree."""
-    model = build()
+    model = deep()
     seen = Counted(model)
     settings = {**SHORT, "num_draws": num_draws, "progress": False, **changes}
     named = {name: {name: torch.ones_like(model.get_parameter(name), dtype=torch.bool)} for name in restrictions}
@@ -439,7 +401,7 @@ class StopError(Exception):
 
 
 def test_a_model_is_as_it_was_after_an_error_behind_its_prefix():
-    model = build()
+    model = deep()
     before = snapshot(model)
     calls = iter(range(100))
 

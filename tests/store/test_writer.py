@@ -144,8 +144,6 @@ def test_steps_come_in_order():
         w.append(Draw(restriction=0, chain=0, first_step=2, loss=numbers(1, 3, 4)))
 
 
-# -- failures ---------------------------------------------------------------------------------------------------------
-
 LONG = {"num_steps": 400, "draw_steps": (399,), "positions": 16}
 
 
@@ -263,9 +261,6 @@ def test_what_does_not_pass_ends_the_run(monkeypatch):
 
     with pytest.raises(StoreError, match=r"ConnectionError: away.*run again"):
         write()
-
-
-# -- memory -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_slow_store_makes_sampling_wait():

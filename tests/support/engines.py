@@ -34,9 +34,9 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def zoo_params(few: Sequence[str] = FEW) -> list[Any]:
-    """Return every type that transformers can build, all but a few of them slow."""
-    types = [t for t in zoo.model_types() if "skip" not in zoo.EXCEPTIONS.get(t, {})]
+def zoo_params(few: Sequence[str] = FEW, *, variant: str = "plain") -> list[Any]:
+    """Return every type that transformers can build and that has this variant, all but a few of them slow."""
+    types = [t for t in zoo.model_types() if variant in zoo.variants().get(t, ("plain",))]
     return [pytest.param(t, marks=() if t in few else pytest.mark.slow) for t in types]
 
 

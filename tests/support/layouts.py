@@ -17,6 +17,8 @@ from devinterp.store.arrays.layout import ObservableLayout, RunLayout
 MOMENTS = {
     path for path in schema.DIMS if path.split("/")[-1] in (schema.MEAN_LOSS, schema.LOSS_MEAN, schema.LOSS_COMOMENT)
 }
+#: Paths that only some runs have: losses at w0 of their rows, and those of ``init_noise``.
+AT_W0 = {path for path in schema.DIMS if path.split("/")[-1].startswith(("row_", "w0_"))}
 
 
 def paths_of_schema(tree: xr.DataTree) -> set[str]:

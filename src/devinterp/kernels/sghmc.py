@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
-from devinterp.kernels.potential import descend_, drift_terms
+from devinterp.kernels.arithmetic import descend_, drift_terms
 from devinterp.types import Kernel, StepInputs, Target, Transition
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devinterp.hookspecs import hookimpl
-from devinterp.kernels.potential import drift_terms
+from devinterp.kernels.arithmetic import drift_terms
 from devinterp.types import Kernel, StepInputs, Target, Transition
 
 if TYPE_CHECKING:

@@ -53,12 +53,12 @@ def run(spec: RunSpec, options: RunOptions) -> xr.DataTree:
     StoreError
         If it cannot be written, or another process is writing it.
     """
-    requested = RequestedRun(spec, fingerprint.fingerprints(spec))
+    requested = RequestedRun(spec, fingerprint.fingerprints(spec), options.paired)
     with _store_of(options) as store:
         layout = None
         if store.is_empty():
             # Measured before the store is touched: a run that is refused leaves nothing behind.
-            layout = layout_of(spec)
+            layout = layout_of(spec, paired=requested.measures_rows)
         else:
             store.inspect()
         if layout is not None or options.repair or not requested.is_finished(store):

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from devinterp import schema
 from devinterp.sampling.chains.initial_loss import InitialLoss
+from devinterp.sampling.chains.row_losses import RowLosses, row_losses
 from devinterp.sampling.chains.stepper import Stepper
 from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.plan import ChainBatch, engines_of, plan
@@ -26,7 +27,8 @@ from devinterp.sampling.execution.progress import Update
 from devinterp.sampling.execution.run_tasks import CheckpointOptions, TaskRunner
 from devinterp.sampling.execution.tasks import Task
 from devinterp.sampling.run_store import fingerprint
-from devinterp.sampling.run_store.array_layout import layout_of
+from devinterp.sampling.run_store.array_layout import planned_layout
+from devinterp.sampling.run_store.compare import RequestedRun
 from devinterp.sampling.spec import RunSpec
 from devinterp.store.arrays.create import stored_size
 from devinterp.store.arrays.layout import RunLayout
@@ -77,7 +79,7 @@ class DryRun:
         )
 
 
-def estimate(spec: RunSpec, *, mode: str = "auto") -> DryRun:
+def estimate(spec: RunSpec, *, mode: str = "auto", paired: bool | None = None) -> DryRun:
     """Return what a run would cost. Takes a few steps and evaluations; writes nothing.
 
     Parameters
@@ -86,9 +88,14 @@ def estimate(spec: RunSpec, *, mode: str = "auto") -> DryRun:
         The run.
     mode : {"auto", "sequential", "vectorized", "fastest"}, default: "auto"
         How chains would run.
+    paired : bool or None
+        Whether losses at w0 of all rows would be stored; see `devinterp.slt.sampling.sample`.
     """
     gradients, evaluations = _passes(spec)
-    return DryRun(_array_bytes(spec), gradients, evaluations, _seconds(spec, mode))
+    measures_rows = RequestedRun(spec, {}, paired).measures_rows
+    if measures_rows:
+        evaluations += len(spec.batches_of(spec.schedule.step_rows()))
+    return DryRun(_array_bytes(spec, measures_rows), gradients, evaluations, _seconds(spec, mode))
 
 
 def _passes(spec: RunSpec) -> tuple[int, int]:
@@ -104,12 +111,12 @@ def _passes(spec: RunSpec) -> tuple[int, int]:
     return gradients, at_start + per_draw * (1 + chains * settings.num_draws)
 
 
-def _array_bytes(spec: RunSpec) -> dict[str, int]:
+def _array_bytes(spec: RunSpec, measures_rows: bool) -> dict[str, int]:
     """Return the compressed size of each array of a run.
 
     Fixed data are written into memory. What comes later is measured on a run of a few steps, and scaled by its length.
     """
-    layout = layout_of(spec, _no_initial_loss(spec))
+    layout = _planned(spec, measures_rows)
     stored = _stored_sizes(_created(spec, layout))
     trial = _trial(spec)
     sizes = {"metadata": stored["metadata"]}
@@ -162,7 +169,7 @@ def _trial(spec: RunSpec) -> RunStore:
     )
     (name, masks), *_ = spec.restrictions.items()
     short = replace(spec, settings=settings, restrictions={name: masks})
-    store = _created(short, layout_of(short, _no_initial_loss(short)))
+    store = _created(short, _planned(short, measures_rows=False))
     task = Task(0, name, ChainBatch((0,), False, "trial"), (0,), 0)
     TaskRunner(short, store, CheckpointOptions()).run([task], RunMonitor(_ignore))
     return store
@@ -172,8 +179,25 @@ def _ignore(_: Update) -> None:
     """Show nothing."""
 
 
+def _planned(spec: RunSpec, measures_rows: bool) -> RunLayout:
+    """Return the layout of a run with stand-ins for the losses of its dataset, which take many evaluations."""
+    start = _no_initial_loss(spec)
+    at_w0 = {} if spec.settings.init_noise is None else {"w0_loss": start.mean[0], "w0_loss_se": start.se[0]}
+    rows = None
+    if measures_rows:
+        ids = spec.schedule.step_rows()
+        few = row_losses(
+            spec, ids[: spec.settings.batch_size]
+        )  # repeated with fresh digits, so that repeats do not compress
+        digits = np.random.default_rng(0).uniform(0.9, 1.1, (len(ids), *few.loss.shape[1:]))
+        repeat = np.arange(len(ids)) % len(few.ids)
+        loss = (few.loss[repeat] * digits).astype(few.loss.dtype)
+        rows = RowLosses(ids, loss, None if few.count is None else few.count[repeat])
+    return planned_layout(spec, start, rows, at_w0)
+
+
 def _no_initial_loss(spec: RunSpec) -> InitialLoss:
-    """Return zeros of the right shape in place of the loss before the first step, which takes many evaluations."""
+    """Return zeros of the right shape in place of the loss before the first step."""
     chains: tuple[int, ...] = (spec.settings.num_chains,)
     if spec.settings.init_noise is not None:
         chains = (len(spec.restrictions), *chains)

@@ -11,9 +11,8 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import InvalidInputError
-from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TOKEN
+from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, ROW, SEQUENCE, STEP, TOKEN
 
-_ROW = "row"
 #: Number of weights of the pretended model, and of its vocabulary.
 _NUM_WEIGHTS, _VOCABULARY = 6, 50
 _CURVATURE = 4.0
@@ -185,8 +184,8 @@ class _Dataset:
         """Return the variables that hold the loss at w0 of every row."""
         num_rows = len(self.start)
         return {
-            "row_id": ((_ROW,), np.arange(num_rows), {"num_rows": num_rows}),
-            "row_loss": ((_ROW, POSITION), self.start.astype(np.float32)),
+            "row_id": ((ROW,), np.arange(num_rows), {"num_rows": num_rows}),
+            "row_loss": ((ROW, POSITION), self.start.astype(np.float32)),
         }
 
     def observable(self, weights: np.ndarray, stop: np.ndarray) -> xr.Dataset:
@@ -244,9 +243,7 @@ def _steps(epochs: np.ndarray, num_steps: int, minibatches: int) -> np.ndarray:
     return np.asarray(epochs[:, order].reshape(len(epochs), num_steps, -1))
 
 
-def _trace(
-    pool: _Dataset, rows: np.ndarray, weights: np.ndarray, stop: np.ndarray, initial: np.ndarray
-) -> xr.Dataset:
+def _trace(pool: _Dataset, rows: np.ndarray, weights: np.ndarray, stop: np.ndarray, initial: np.ndarray) -> xr.Dataset:
     losses = np.empty((*weights.shape[:3], rows.shape[2], pool.start.shape[1]), np.float32)
     common = _CURVATURE / 2 * (weights**2).sum(-1) + stop
     for slot in range(rows.shape[2]):

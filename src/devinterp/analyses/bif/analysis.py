@@ -22,6 +22,7 @@ from devinterp.analyses.common.run_data import (
     burnin_steps,
     drop_draws,
     drop_single_restriction,
+    noise_attrs,
     pad_tokens,
     use_chains,
 )
@@ -93,6 +94,8 @@ def compute_bif(
         that is, is reported as ``drift_share``.
     top_k : int, optional
         Return only the strongest positive and negative candidates of each query, so many of each, without holding all pairs.
+        Influences that agree to float32 rounding count as equal; equal ones stand in the order of the candidates. A candidate
+        with a loss that is not a number in any draw is left out.
     exclude_self : bool, default: False
         With `top_k`: leave out each query itself.
     standard_errors : bool, default: False
@@ -117,7 +120,8 @@ def compute_bif(
         - ``input_ids(batch_1, token)`` and ``candidate_input_ids(batch_2, token)``, where the run has them.
 
         Coordinates ``observable_1``, ``sequence_1`` and ``observable_2``, ``sequence_2`` say what each row and column is;
-        ``target_position`` is the index of the predicted token.
+        ``target_position`` is the index of the predicted token. The attribute ``noise_level`` is there if the run's was not 1,
+        because covariances scale with its square.
 
     Raises
     ------
@@ -168,7 +172,7 @@ def compute_bif(
     )
     variables |= _descriptions(run, first, second, plan)
     coords = {RESTRICTION: run[RESTRICTION].variable, **plan.labels(first, 1), **plan.labels(second, 2)}
-    result = xr.Dataset(variables, coords, attrs={**plan.attrs, "burnin": burnin, **chain_attrs})
+    result = xr.Dataset(variables, coords, attrs={**plan.attrs, "burnin": burnin, **noise_attrs(run), **chain_attrs})
     return storable(drop_single_restriction(result))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses.common.run_data import losses
+from devinterp.runs import settings
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, SEQUENCE, TRACE
 
 #: Dim of `sums`: the sum of unmasked losses and their number.
@@ -74,6 +77,23 @@ def trace_start(run: xr.DataTree, *, init_noise: bool = False) -> xr.DataArray:
     if f"{prefix}_mean" in run[TRACE]:
         return losses(run, TRACE, f"{prefix}_mean").isel({POSITION: 0}).astype(np.float64).mean(CHAIN)
     return losses(run, TRACE, prefix).astype(np.float64).mean([CHAIN, POSITION])
+
+
+def share_minibatches(run: xr.DataTree) -> bool:
+    """Say whether all chains of a run see the same minibatches."""
+    return bool(settings(run).get("match_sampling_input_ids_across_chains", True))
+
+
+def trace_start_error(run: xr.DataTree) -> xr.DataArray:
+    """Return the standard error of `trace_start`; NaN where the run does not record it."""
+    name = "w0_loss_mean_se" if "w0_loss_mean_se" in run[TRACE] else "init_loss_mean_se"
+    if name not in run[TRACE]:
+        return xr.DataArray(math.nan)
+    errors = run[f"{TRACE}/{name}"].astype(np.float64)
+    if share_minibatches(run):
+        return errors.mean(CHAIN, skipna=False)  # all chains measured the same minibatches: their errors are one
+    variance: xr.DataArray = (errors**2).sum(CHAIN, skipna=False)
+    return variance**0.5 / errors.sizes[CHAIN]
 
 
 def start_mean(run: xr.DataTree, group: str) -> xr.DataArray:

@@ -35,6 +35,15 @@ def setting(run: xr.DataTree, name: str, *, needed_by: str) -> Any:
     return value
 
 
+def noise_attrs(run: xr.DataTree) -> dict[str, float]:
+    """Return the attribute ``noise_level`` of a result if the run was sampled with another one than 1.
+
+    Such a run has the temperature ``noise_level**2``, to which covariances of losses are proportional.
+    """
+    noise_level = settings(run).get("noise_level", 1.0)
+    return {} if noise_level == 1 else {"noise_level": float(noise_level)}
+
+
 def use_chains(run: xr.DataTree, chains: Chains, *, needed_by: str) -> tuple[xr.DataTree, dict[str, Any]]:
     """Select the chains that an analysis may use, and return the attributes that name them.
 

@@ -31,7 +31,8 @@ def jackknife_error(left_out: list[Any]) -> Any:
 def confidence_interval(result: xr.Dataset, name: str, *, level: float = 0.95) -> xr.Dataset:
     r"""Return the interval :math:`\hat\theta \pm t \cdot \mathrm{se}` of a variable that has a standard error.
 
-    With few chains their spread is itself uncertain, so the quantile is that of Student's distribution.
+    With few chains their spread is itself uncertain, so the quantile is that of Student's distribution, with the degrees of
+    freedom in the variable ``<name>_dof`` or, where there is none, in the error's attribute.
 
     Parameters
     ----------
@@ -64,11 +65,22 @@ def confidence_interval(result: xr.Dataset, name: str, *, level: float = 0.95) -
             f"the result has no {missing[0]!r}; it has {sorted(map(str, result.data_vars))}: ask for standard errors."
         )
     error = result[error_name]
-    half = student_quantile((1 + level) / 2, float(error.attrs.get("degrees_of_freedom", math.inf))) * error
+    if f"{name}_dof" in result:
+        options: Any = {"dask": "parallelized", "output_dtypes": [np.float64]}
+        half = xr.apply_ufunc(_student_quantiles, (1 + level) / 2, result[f"{name}_dof"], **options) * error
+    else:
+        half = student_quantile((1 + level) / 2, float(error.attrs.get("degrees_of_freedom", math.inf))) * error
     return xr.Dataset({"lower": result[name] - half, "upper": result[name] + half})
 
 
-@lru_cache(maxsize=64)
+def _student_quantiles(probability: float, degrees_of_freedom: np.ndarray) -> np.ndarray:
+    """Return the quantiles for many degrees of freedom of at least 1: their logarithm is smooth in one over these."""
+    inverse = np.linspace(0, 1, 65)
+    exact = [student_quantile(probability, 1 / each if each else math.inf) for each in inverse]
+    return np.exp(np.interp(1 / degrees_of_freedom, inverse, np.log(exact)))
+
+
+@lru_cache(maxsize=512)
 def student_quantile(probability: float, degrees_of_freedom: float) -> float:
     """Return the quantile of Student's distribution for a probability of at least one half.
 
@@ -97,7 +109,12 @@ def _student_cdf(value: float, degrees_of_freedom: float) -> float:
         return 0.5 * (1 + math.erf(value / math.sqrt(2)))
     # With t = sqrt(nu) tan(a) the density becomes cos(a)^(nu-1), which is smooth: Gauss-Legendre is exact to rounding.
     angle = math.atan(value / math.sqrt(degrees_of_freedom))
-    nodes, weights = np.polynomial.legendre.leggauss(96)
+    nodes, weights = _quadrature()
     integral = float((weights * np.cos(angle * (nodes + 1) / 2) ** (degrees_of_freedom - 1)).sum()) * angle / 2
     norm = math.lgamma((degrees_of_freedom + 1) / 2) - math.lgamma(degrees_of_freedom / 2)
     return 0.5 + integral * math.exp(norm) / math.sqrt(math.pi)
+
+
+@lru_cache(maxsize=1)
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(96)

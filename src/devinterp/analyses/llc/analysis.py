@@ -12,7 +12,7 @@ from devinterp import schema
 from devinterp.analyses.common.blockwise import storable
 from devinterp.analyses.common.convergence import summary
 from devinterp.analyses.common.mean_error import mean_error
-from devinterp.analyses.common.mean_losses import draw_means, start_mean, trace_means, trace_start
+from devinterp.analyses.common.mean_losses import draw_means, share_minibatches, start_mean, trace_means, trace_start
 from devinterp.analyses.common.run_data import (
     STATUS_REQUIRED,
     Chains,
@@ -24,7 +24,7 @@ from devinterp.analyses.common.run_data import (
 )
 from devinterp.analyses.llc.errors import error_with_rows, error_without_rows
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses
-from devinterp.analyses.llc.schedule import data_shares, run_attrs, share_minibatches
+from devinterp.analyses.llc.schedule import data_shares, run_attrs
 from devinterp.analyses.llc.tokens import TOKEN_REQUIRES, token_llc
 from devinterp.hookspecs import hookimpl
 from devinterp.runs import only, settings

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import xarray as xr
 
 from devinterp.analyses.common.mean_error import half_width, mean_error
-from devinterp.analyses.common.mean_losses import MOMENT, ratio, sums, trace_start
+from devinterp.analyses.common.mean_losses import MOMENT, ratio, share_minibatches, sums, trace_start, trace_start_error
 from devinterp.analyses.common.run_data import losses
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses, mean_of_minibatches, minibatches_per_step
-from devinterp.analyses.llc.schedule import data_shares, share_minibatches
+from devinterp.analyses.llc.schedule import data_shares
 from devinterp.runs import settings
 from devinterp.schema import BATCH, CHAIN, POSITION, STEP, TRACE
 
@@ -31,7 +30,7 @@ def error_with_rows(
     noise = rows.variance() * difference
     num_initial = settings(run).get("num_init_loss_batches")
     if num_initial is None:
-        noise = noise + _initial_loss_error(run) ** 2
+        noise = noise + trace_start_error(run) ** 2
     if num_initial is not None and num_initial <= steps.start.sizes[STEP]:
         # L(w0) of the same minibatches as the run's own, but as the mean that its steps have.
         bias = steps.pooled_start.isel({STEP: slice(num_initial)}).mean([CHAIN, STEP]) - trace_start(run)
@@ -49,7 +48,7 @@ def error_without_rows(run: xr.DataTree, trace: xr.DataArray, burnin: int) -> xr
     kept = trace.isel({STEP: slice(burnin, None)})
     error = mean_error(kept, shared=share_minibatches(run), draw=STEP, data_share=share)
     bias, unknown = _ratio_bias(run, kept, burnin)
-    result = _joined(error, _initial_loss_error(run) ** 2 + bias**2)
+    result = _joined(error, trace_start_error(run) ** 2 + bias**2)
     if "init_loss_mean_se" not in run[TRACE]:
         result.attrs.setdefault("reason", "the error of L(w0) is not recorded in this run")
     elif unknown:
@@ -67,18 +66,6 @@ def _joined(error: xr.DataArray, further_variance: xr.DataArray) -> xr.DataArray
     monte_carlo = widened(error)
     joined: xr.DataArray = (monte_carlo**2 + further_variance) ** 0.5
     return joined.assign_attrs(monte_carlo.attrs)
-
-
-def _initial_loss_error(run: xr.DataTree) -> xr.DataArray | float:
-    """Return the standard error of L(w0), the mean over chains; NaN where the run does not record it."""
-    name = "w0_loss_mean_se" if "w0_loss_mean_se" in run[TRACE] else "init_loss_mean_se"
-    if name not in run[TRACE]:
-        return math.nan
-    errors = run[f"{TRACE}/{name}"].astype(np.float64)
-    if share_minibatches(run):
-        return errors.mean(CHAIN, skipna=False)  # all chains measured the same minibatches: their errors are one
-    variance: xr.DataArray = (errors**2).sum(CHAIN, skipna=False)
-    return variance**0.5 / errors.sizes[CHAIN]
 
 
 def _ratio_bias(run: xr.DataTree, kept: xr.DataArray, burnin: int) -> tuple[xr.DataArray | float, bool]:

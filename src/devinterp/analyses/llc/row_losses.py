@@ -15,9 +15,7 @@ from devinterp import schema
 from devinterp.analyses.common.mean_losses import MOMENT, sums, trace_means
 from devinterp.analyses.common.run_data import losses
 from devinterp.runs import settings
-from devinterp.schema import BATCH, POSITION, TRACE
-
-_ROW = "row"
+from devinterp.schema import BATCH, POSITION, ROW, TRACE
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,11 @@ class RowLosses:
         if "row_count" in trace:
             count = trace["row_count"].variable.astype(np.float64)
             total = xr.where(count > 0, loss * count, 0)
-            totals = xr.concat([xr.DataArray(total), xr.DataArray(count)], MOMENT).transpose(_ROW, MOMENT)
+            totals = xr.concat([xr.DataArray(total), xr.DataArray(count)], MOMENT).transpose(ROW, MOMENT)
         else:
-            totals = sums(xr.DataArray(loss.data.reshape(loss.shape[0], -1), dims=(_ROW, POSITION)))
+            totals = sums(xr.DataArray(loss.data.reshape(loss.shape[0], -1), dims=(ROW, POSITION)))
         if totals.chunks is not None:
-            totals = totals.chunk({_ROW: -1, MOMENT: -1})
+            totals = totals.chunk({ROW: -1, MOMENT: -1})
         return cls(xr.DataArray(trace["row_id"].variable), totals)
 
     def at(self, rows: xr.DataArray) -> xr.DataArray:
@@ -59,9 +57,9 @@ class RowLosses:
         totals: xr.DataArray = xr.apply_ufunc(
             _look_up,
             rows,
-            self.ids.chunk({_ROW: -1}) if self.ids.chunks is not None else self.ids,
+            self.ids.chunk({ROW: -1}) if self.ids.chunks is not None else self.ids,
             self.totals,
-            input_core_dims=[[BATCH], [_ROW], [_ROW, MOMENT]],
+            input_core_dims=[[BATCH], [ROW], [ROW, MOMENT]],
             output_core_dims=[[BATCH, MOMENT]],
             dask="parallelized",
             output_dtypes=[np.float64],
@@ -76,7 +74,7 @@ class RowLosses:
         """
         total, count = self.totals.isel({MOMENT: 0}), self.totals.isel({MOMENT: 1})
         residuals = (total - count * (total.sum() / count.sum())) / count.mean()
-        return (residuals**2).sum(_ROW) / max(residuals.sizes[_ROW] - 1, 1)
+        return (residuals**2).sum(ROW) / max(residuals.sizes[ROW] - 1, 1)
 
 
 @dataclass(frozen=True)

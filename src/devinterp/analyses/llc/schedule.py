@@ -12,22 +12,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from devinterp.analyses.common.mean_losses import share_minibatches
+from devinterp.analyses.common.run_data import noise_attrs
 from devinterp.analyses.llc.row_losses import minibatches_per_step
 from devinterp.runs import settings
 from devinterp.schema import BATCH, CHAIN, STEP, TRACE
 
 
-def share_minibatches(run: xr.DataTree) -> bool:
-    """Say whether all chains of a run see the same minibatches."""
-    return bool(settings(run).get("match_sampling_input_ids_across_chains", True))
-
-
 def run_attrs(run: xr.DataTree) -> dict[str, Any]:
     """Return what a result says of how its run was sampled, where that changes what its numbers mean."""
-    attrs: dict[str, Any] = {"chains_share_minibatches": share_minibatches(run)}
-    level = float(settings(run).get("noise_level", 1.0))
-    if level != 1:
-        attrs["noise_level"] = level
+    attrs: dict[str, Any] = {"chains_share_minibatches": share_minibatches(run), **noise_attrs(run)}
+    if "noise_level" in attrs:
+        level = attrs["noise_level"]
         attrs["caution"] = (
             f"sampled with noise_level={level:g}: a learning coefficient comes out about {level**2:.3g} times what it is at 1"
         )

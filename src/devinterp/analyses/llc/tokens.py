@@ -9,6 +9,7 @@ from devinterp import schema
 from devinterp.analyses.common.blockwise import storable
 from devinterp.analyses.common.convergence import summary
 from devinterp.analyses.common.mean_error import mean_error
+from devinterp.analyses.common.mean_losses import share_minibatches
 from devinterp.analyses.common.run_data import (
     STATUS_REQUIRED,
     Chains,
@@ -20,7 +21,7 @@ from devinterp.analyses.common.run_data import (
     setting,
     use_chains,
 )
-from devinterp.analyses.llc.schedule import run_attrs, share_minibatches
+from devinterp.analyses.llc.schedule import run_attrs
 from devinterp.errors import MissingDataError
 from devinterp.runs import only
 from devinterp.schema import CHAIN, DRAW, OBSERVABLES, POSITION

@@ -5,9 +5,8 @@ r"""Susceptibilities: how the loss of a component responds to a change of the da
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import xarray as xr
 
 from devinterp import schema
@@ -17,15 +16,19 @@ from devinterp.analyses.common.run_data import (
     burnin_steps,
     choose_observable,
     drop_draws,
+    noise_attrs,
     restriction_names,
     use_chains,
 )
-from devinterp.analyses.susceptibilities.moments import Errors, Estimate, TaskSeries, estimate
+from devinterp.analyses.susceptibilities.effective_samples import error_within_chains
+from devinterp.analyses.susceptibilities.estimates import Errors, centred_rows, variants, with_error, z_scores
+from devinterp.analyses.susceptibilities.moments import Moments
 from devinterp.analyses.susceptibilities.tables import result_tree
+from devinterp.analyses.susceptibilities.task import InitialLoss, TaskSeries
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
 from devinterp.runs import only
-from devinterp.schema import CHAIN
+from devinterp.schema import CHAIN, TRACE
 from devinterp.types import Analysis
 
 _REQUIRES = ("observables/*/loss|observables/*/loss_mean", "trace/init_loss", *STATUS_REQUIRED)
@@ -38,7 +41,7 @@ def compute_susceptibilities(
     include_sampling_task: bool = False,
     estimator: Literal["two_run", "single_run"] = "two_run",
     full: str = "full",
-    initial_loss: Literal["trace", "paired"] = "trace",
+    initial_loss: InitialLoss = "auto",
     standard_errors: Errors = "jackknife",
     z_score: bool = False,
     centre_rows: bool = False,
@@ -67,16 +70,20 @@ def compute_susceptibilities(
         Compare with the run of all weights, or use each restriction's run alone.
     full : str, default: "full"
         Name of the restriction that moves all weights.
-    initial_loss : {"trace", "paired"}, default: "trace"
-        Take :math:`L_0` from the minibatches before the first step, as DevInterp 2 does, or from the sampling task's
-        observable itself, on the same sequences as :math:`L`, so that their noise cancels.
+    initial_loss : {"auto", "paired", "trace"}, default: "auto"
+        Where :math:`L_0` comes from: ``"paired"`` from the sequences of the sampling task's observable, on which :math:`L` is
+        measured, so that their noise cancels; ``"trace"`` from the minibatches before the first step, as in DevInterp 2, whose
+        error is then part of the standard errors of restricted runs, which are NaN where it is not recorded. ``"auto"`` is
+        ``"paired"`` if the run holds the observable's losses at the starting weights.
     standard_errors : {"none", "jackknife", "ess"}, default: "jackknife"
-        By leaving out one chain at a time (NaN for a single chain), or from the effective sample size within chains.
+        By leaving out one chain at a time (NaN for a single chain), or from the effective sample size within chains, which
+        does not go with `z_score` and `centre_rows`.
     z_score : bool, default: False
         Subtract from each restriction's column its mean over tokens and divide by its standard deviation: columns of
         different restrictions carry different unknown factors.
     centre_rows : bool, default: False
-        Then subtract from each token its mean over restrictions.
+        Then subtract from each token its mean over restrictions. Transforms are made of each estimate that leaves out a chain
+        before these are compared, so that standard errors are those of the transformed values.
     burnin : int, optional
         Leave out draws taken in this many initial steps; default: the run's ``num_burnin_steps``.
     chains : {"all", "finished"}, default: "all"
@@ -91,6 +98,9 @@ def compute_susceptibilities(
           ``batch`` and ``target_position`` say what a row is, the attribute ``dataset_id_to_name`` what an id is.
         - ``/context``: ``input_ids(ctx_flat)`` with the coordinates ``dataset_id``, ``batch`` and ``position``.
 
+        Attributes: the options, ``initial_loss`` as it was chosen, ``transforms`` in the order in which they were made, and
+        ``noise_level`` if the run's was not 1, because susceptibilities scale with its square.
+
     Raises
     ------
     BrokenChainsError
@@ -104,6 +114,12 @@ def compute_susceptibilities(
        appendix C.4.
     """
     run = only(tree, name="susceptibilities", requires=_REQUIRES)
+    transforms = [name for name, wanted in (("z_score", z_score), ("centre_rows", centre_rows)) if wanted]
+    if transforms and standard_errors == "ess":
+        raise InvalidInputError(
+            "standard_errors='ess' is an error of susceptibilities that are not transformed: with "
+            f"{' and '.join(transforms)} pass 'jackknife' or 'none'."
+        )
     task = choose_observable(run, sampling_task, needed_by="susceptibilities")
     names = [name for name in sorted(schema.observable_names(run)) if include_sampling_task or name != task]
     if not names:
@@ -111,27 +127,47 @@ def compute_susceptibilities(
             f"`susceptibilities`: {task!r} is the only observable: sample with others, or pass include_sampling_task=True."
         )
     reference = _reference(run, estimator, full)
-    run, used = use_chains(run, chains, needed_by="susceptibilities")
+    run, chain_attrs = use_chains(run, chains, needed_by="susceptibilities")
     burnin = burnin_steps(run, burnin)
     run = drop_draws(run, burnin)
 
     series = TaskSeries.of(run, task, initial_loss)
-    estimates = {name: estimate(run, name, series, reference, standard_errors) for name in names}
-    if z_score:
-        estimates = _z_scored(estimates)
-    if centre_rows:
-        estimates = {name: (chi - chi.mean(axis=0, keepdims=True), error) for name, (chi, error) in estimates.items()}
+    moments = {name: Moments.of(run, name, series) for name in names}
+    chis = {
+        name: variants(each, reference, standard_errors, series.initial_loss_error) for name, each in moments.items()
+    }
+    for transform in transforms:
+        chis = z_scores(chis) if transform == "z_score" else centred_rows(chis)
+    within = {
+        name: error_within_chains(each, series, reference) if standard_errors == "ess" else None
+        for name, each in moments.items()
+    }
+    num_chains = run.sizes[CHAIN]
+    estimates = {name: with_error(chi, standard_errors, num_chains, within[name]) for name, chi in chis.items()}
     attrs = {
         "sampling_task": task,
         "estimator": estimator,
-        "initial_loss": initial_loss,
+        "initial_loss": series.initial_loss,
         "z_score": int(z_score),
         "centre_rows": int(centre_rows),
+        "transforms": transforms,
         "burnin": burnin,
-        **used,
+        **noise_attrs(run),
+        **chain_attrs,
     }
-    freedom = {"degrees_of_freedom": run.sizes[CHAIN] - 1} if standard_errors == "jackknife" else {}
-    return result_tree(run, estimates, attrs, freedom)
+    return result_tree(run, estimates, attrs, _error_attrs(run, series, standard_errors))
+
+
+def _error_attrs(run: xr.DataTree, series: TaskSeries, standard_errors: Errors) -> dict[str, Any]:
+    """Return the attributes of the standard errors: degrees of freedom, and why they are NaN if they are."""
+    attrs: dict[str, Any] = {}
+    if standard_errors == "jackknife":
+        attrs["degrees_of_freedom"] = run.sizes[CHAIN] - 1
+        if run.sizes[CHAIN] == 1:
+            attrs["reason"] = "a jackknife over chains needs at least two"
+    if series.initial_loss == "trace" and "init_loss_mean_se" not in run[TRACE]:
+        attrs.setdefault("reason", "the run does not record the error of the loss at the starting weights")
+    return attrs
 
 
 def _reference(run: xr.DataTree, estimator: str, full: str) -> int | None:
@@ -147,23 +183,6 @@ def _reference(run: xr.DataTree, estimator: str, full: str) -> int | None:
             "it, sample with weight_restrictions={'full': None, ...}, or pass estimator='single_run'."
         )
     return names.index(full)
-
-
-def _z_scored(estimates: dict[str, Estimate]) -> dict[str, Estimate]:
-    """Return estimates in units of their spread over the tokens of all observables, for each restriction."""
-    chis = [chi for chi, _ in estimates.values()]
-    present = [~np.isnan(chi) for chi in chis]
-    count = sum(there.sum(axis=(1, 2)) for there in present)
-    mean = sum(np.where(there, chi, 0).sum(axis=(1, 2)) for chi, there in zip(chis, present, strict=True)) / count
-    mean = mean[:, None, None]
-    squares = sum(
-        np.where(there, (chi - mean) ** 2, 0).sum(axis=(1, 2)) for chi, there in zip(chis, present, strict=True)
-    )
-    spread = ((squares / count) ** 0.5)[:, None, None]
-    return {
-        name: ((chi - mean) / spread, None if error is None else error / spread)
-        for name, (chi, error) in estimates.items()
-    }
 
 
 @hookimpl

@@ -48,9 +48,7 @@ def initial_loss(spec: RunSpec) -> InitialLoss:
     settings = spec.settings
     chains = range(settings.num_chains)
     if settings.init_noise is None:
-        distinct = [0] if settings.match_sampling_input_ids_across_chains else chains
-        measured = {chain: _measure(spec, chain) for chain in distinct}
-        return _stack([measured.get(chain, measured[0]) for chain in chains])
+        return loss_at_w0(spec)
     per_restriction = []
     for masks in spec.restrictions.values():
         with borrowed(spec.model, masks) as weights:
@@ -60,6 +58,14 @@ def initial_loss(spec: RunSpec) -> InitialLoss:
                 rows.append(_measure(spec, chain))
             per_restriction.append(_stack(rows))
     return _stack(per_restriction)
+
+
+def loss_at_w0(spec: RunSpec) -> InitialLoss:
+    """Return the loss at w0 on each chain's batches, without ``init_noise``, ``(chain, ...)``; raises as `initial_loss`."""
+    chains = range(spec.settings.num_chains)
+    distinct = [0] if spec.settings.match_sampling_input_ids_across_chains else chains
+    measured = {chain: _measure(spec, chain) for chain in distinct}
+    return _stack([measured.get(chain, measured[0]) for chain in chains])
 
 
 def _stack(parts: list[InitialLoss]) -> InitialLoss:

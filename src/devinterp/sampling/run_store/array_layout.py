@@ -6,33 +6,41 @@ import numpy as np
 
 from devinterp import schema
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.chains.initial_loss import InitialLoss, initial_loss
+from devinterp.sampling.chains.initial_loss import InitialLoss, initial_loss, loss_at_w0
+from devinterp.sampling.chains.row_losses import RowLosses, row_losses
 from devinterp.sampling.run_store.compare import Extension
 from devinterp.sampling.spec import RunSpec
-from devinterp.store.arrays.layout import ObservableLayout, RunLayout
+from devinterp.store.arrays.layout import ObservableLayout, RowLayout, RunLayout
 from devinterp.store.run_store import RunStore
 
 _INITIAL = ("init_loss", "init_loss_se", "init_loss_mean", "init_loss_mean_se")
+_AT_W0 = tuple(name.replace("init_loss", "w0_loss") for name in _INITIAL)
 
 
-def layout_of(spec: RunSpec, start: InitialLoss | None = None) -> RunLayout:
+def layout_of(spec: RunSpec, *, paired: bool) -> RunLayout:
     """Return the layout of a new store, measuring the losses at w0.
 
     Parameters
     ----------
     spec : RunSpec
         The run.
-    start : InitialLoss, optional
-        The loss before the first step, where it is known already.
+    paired : bool
+        Whether the losses at w0 of all rows that steps use are stored.
 
     Raises
     ------
     InvalidInputError
         If a loss at w0 is not finite.
     """
-    start = initial_loss(spec) if start is None else start
-    observables = {name: _measure(spec, name) for name in spec.observables}
-    return _layout(spec, start, observables)
+    rows = row_losses(spec, spec.schedule.step_rows()) if paired else None
+    return planned_layout(spec, initial_loss(spec), rows, _loss_at_w0(spec))
+
+
+def planned_layout(
+    spec: RunSpec, start: InitialLoss, rows: RowLosses | None, at_w0: dict[str, np.ndarray]
+) -> RunLayout:
+    """Return the layout of a new store, given the losses of its sampling dataset; those of observables are measured."""
+    return _layout(spec, start, {name: _measure(spec, name) for name in spec.observables}, rows, at_w0)
 
 
 def extended_layout(extension: Extension, store: RunStore) -> RunLayout:
@@ -46,11 +54,48 @@ def extended_layout(extension: Extension, store: RunStore) -> RunLayout:
     if extension.chains or (starts_elsewhere and extension.restrictions):
         start = initial_loss(spec)
     else:
-        start = InitialLoss(*(store.read_array(f"{schema.TRACE}/{name}") for name in _INITIAL))
-    return _layout(spec, start, observables)
+        start = InitialLoss(*(_read(store, name) for name in _INITIAL))
+    at_w0 = {name: _read(store, name) for name in _AT_W0 if store.contains(f"{schema.TRACE}/{name}")}
+    if extension.chains or (extension.rows and not at_w0):
+        at_w0 = _loss_at_w0(spec)
+    return _layout(spec, start, observables, _rows(extension, store), at_w0)
 
 
-def _layout(spec: RunSpec, start: InitialLoss, observables: dict[str, ObservableLayout]) -> RunLayout:
+def _rows(extension: Extension, store: RunStore) -> RowLosses | None:
+    """Return the losses at w0 of all rows of a run, measuring those that the store lacks; None where it is to have none."""
+    has_rows = store.contains(f"{schema.TRACE}/row_id")
+    if not has_rows and not extension.rows:
+        return None
+    needed = extension.spec.schedule.step_rows()
+    if not has_rows:
+        return row_losses(extension.spec, needed)
+    has_counts = store.contains(f"{schema.TRACE}/row_count")
+    stored = RowLosses(
+        _read(store, "row_id"), _read(store, "row_loss"), _read(store, "row_count") if has_counts else None
+    )
+    new = np.setdiff1d(needed, stored.ids)
+    return stored.joined(row_losses(extension.spec, new)) if len(new) else stored
+
+
+def _loss_at_w0(spec: RunSpec) -> dict[str, np.ndarray]:
+    """Return the loss at w0 and its errors where chains start elsewhere, by the names of their variables."""
+    if spec.settings.init_noise is None:
+        return {}
+    loss = loss_at_w0(spec)
+    return dict(zip(_AT_W0, (loss.mean, loss.se, loss.overall, loss.overall_se), strict=True))
+
+
+def _read(store: RunStore, name: str) -> np.ndarray:
+    return store.read_array(f"{schema.TRACE}/{name}")
+
+
+def _layout(
+    spec: RunSpec,
+    start: InitialLoss,
+    observables: dict[str, ObservableLayout],
+    rows: RowLosses | None,
+    at_w0: dict[str, np.ndarray],
+) -> RunLayout:
     settings = spec.settings
     return RunLayout(
         restrictions={name: masks.num_elements for name, masks in spec.restrictions.items()},
@@ -67,6 +112,8 @@ def _layout(spec: RunSpec, start: InitialLoss, observables: dict[str, Observable
         loss_dims=spec.loss_dims,
         record=settings.record,
         loss_dtype=settings.loss_dtype,
+        rows=None if rows is None else RowLayout(rows.ids, rows.loss, rows.count, spec.num_rows),
+        w0_loss=at_w0,
     )
 
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
+from devinterp import schema
 from devinterp.errors import StoreError, StoreMismatchError
+from devinterp.sampling.chains.row_losses import MAX_SHARE, share_of_cost
 from devinterp.sampling.run_store import fingerprint
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.spec import RunSpec
@@ -27,6 +29,8 @@ class Extension:
         How many more.
     restrictions, observables : tuple of str
         Which further ones.
+    rows : bool
+        Whether the losses at w0 of its rows are to be added.
     """
 
     spec: RunSpec
@@ -34,9 +38,10 @@ class Extension:
     chains: int
     restrictions: tuple[str, ...]
     observables: tuple[str, ...]
+    rows: bool
 
     def __bool__(self) -> bool:
-        return bool(self.draws or self.chains or self.restrictions or self.observables)
+        return bool(self.draws or self.chains or self.restrictions or self.observables or self.rows)
 
 
 @final
@@ -50,10 +55,18 @@ class RequestedRun:
         The run.
     fingerprints : mapping
         Its fingerprints, which take a while to compute.
+    paired : bool or None
+        Whether the losses at w0 of its rows are wanted; None where they are cheap, in a new store.
     """
 
     spec: RunSpec
     fingerprints: Mapping[str, Any]
+    paired: bool | None = None
+
+    @property
+    def measures_rows(self) -> bool:
+        """Whether a new store holds the losses at w0 of all rows that steps use."""
+        return share_of_cost(self.spec) <= MAX_SHARE if self.paired is None else self.paired
 
     def compare(self, store: RunStore) -> Extension:
         """Return what this asks for beyond what a store holds.
@@ -92,6 +105,7 @@ class RequestedRun:
             spec.settings.num_chains - stored.settings.num_chains,
             tuple(name for name in spec.restrictions if name not in stored.restrictions),
             tuple(name for name in spec.observables if name not in stored.observables),
+            self.paired is True and not store.contains(f"{schema.TRACE}/row_id"),
         )
 
     def is_finished(self, store: RunStore) -> bool:

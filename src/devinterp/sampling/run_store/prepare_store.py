@@ -49,7 +49,7 @@ def prepare_store(
     spec = requested.spec
     provenance = {**fingerprint.provenance(spec, requested.fingerprints), "notes": dict(notes)}
     if store.is_empty():
-        store.create(layout or layout_of(spec), _attrs(spec, provenance))
+        store.create(layout or layout_of(spec, paired=requested.measures_rows), _attrs(spec, provenance))
         store.commit("run prepared")
         return spec
     extension = requested.compare(store)
@@ -65,7 +65,8 @@ def prepare_store(
     if repair:
         damaged = store.discard_damaged()
         if damaged:
-            store.rewrite(layout_of(spec), damaged)
+            paired = store.contains(f"{schema.TRACE}/row_id")
+            store.rewrite(layout_of(spec, paired=paired), damaged)
     store.commit("run extended or repaired")
     return spec
 

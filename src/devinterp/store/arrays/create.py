@@ -95,7 +95,7 @@ def grow_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.
             if spec.data is not None:
                 for region in _new_regions(before, spec.shape):
                     array[region] = np.asarray(spec.data)[region]
-    consolidate(store, attrs=attrs)
+    consolidate(store, attrs={"schema_version": schema.SCHEMA_VERSION, **attrs})
     return zarr.open_group(store, mode="r+")
 
 

@@ -30,6 +30,28 @@ class ObservableLayout:
 
 
 @dataclass(frozen=True)
+class RowLayout:
+    """Losses at w0 of the rows of the sampling dataset that a run's steps use.
+
+    Parameters
+    ----------
+    row_id : numpy.ndarray
+        Rows of the dataset, ``(row,)``: increasing, but for rows that came with more draws, which follow after the others.
+    loss : numpy.ndarray
+        ``(row, *loss_dims)``, or the mean over each row's unmasked losses, ``(row,)``, where a run stores no more.
+    count : numpy.ndarray or None
+        Number of unmasked losses of each row, ``(row,)``, where `loss` holds means.
+    num_rows : int or None
+        Rows of the whole dataset: a mean over all of them has no noise.
+    """
+
+    row_id: np.ndarray
+    loss: np.ndarray
+    count: np.ndarray | None = None
+    num_rows: int | None = None
+
+
+@dataclass(frozen=True)
 class RunLayout:
     """The sizes and data of a run that are known before its first step.
 
@@ -63,6 +85,11 @@ class RunLayout:
         Which part of the losses is stored: all, their mean over each sequence, or running moments over draws.
     loss_dtype : {"float32", "float16"}
         Dtype of the losses along chains.
+    rows : RowLayout or None
+        Losses at w0 of every row that steps use, where they are stored.
+    w0_loss : dict of str to numpy.ndarray
+        With ``init_noise``: the loss at w0 itself and its errors, by the name of their variable, dims as of `init_loss`
+        without the restriction.
     """
 
     restrictions: Mapping[str, int]
@@ -79,6 +106,8 @@ class RunLayout:
     loss_dims: tuple[str, ...] = (POSITION,)
     record: str = "token"
     loss_dtype: str = "float32"
+    rows: RowLayout | None = None
+    w0_loss: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def loss_shape(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from devinterp import schema
-from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TOKEN
+from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, ROW, SEQUENCE, STEP, TOKEN
 from devinterp.store.arrays.layout import ObservableLayout, RunLayout
 
 _MIB = 2**20
@@ -148,17 +148,35 @@ def array_specs(layout: RunLayout) -> list[ArraySpec]:
 def _trace_specs(layout: RunLayout) -> list[ArraySpec]:
     trace, loss_dims = schema.TRACE, layout.loss_dims
     num_batch = layout.sequence_id.shape[2]
-    chain_dims = (RESTRICTION, CHAIN)[2 - (layout.init_loss.ndim - len(loss_dims)) :]
+    start = (RESTRICTION, CHAIN)[2 - (layout.init_loss.ndim - len(loss_dims)) :]
     return [
         _fixed(f"{trace}/{STEP}", (STEP,), np.arange(layout.num_steps)),
         *_position_spec(trace, loss_dims, layout.loss_shape),
         _losses(trace, STEP, BATCH, layout, layout.num_steps, num_batch, layout.loss_shape),
         _fixed(f"{trace}/sequence_id", (CHAIN, STEP, BATCH), layout.sequence_id, np.int64),
-        _fixed(f"{trace}/init_loss", (*chain_dims, *loss_dims), layout.init_loss, np.float32, units="nats"),
-        _fixed(f"{trace}/init_loss_se", (*chain_dims, *loss_dims), layout.init_loss_se, np.float32, units="nats"),
-        _fixed(f"{trace}/init_loss_mean", chain_dims, layout.init_loss_mean, np.float64, units="nats"),
-        _fixed(f"{trace}/init_loss_mean_se", chain_dims, layout.init_loss_mean_se, np.float32, units="nats"),
+        _fixed(f"{trace}/init_loss", (*start, *loss_dims), layout.init_loss, np.float32, units="nats"),
+        _fixed(f"{trace}/init_loss_se", (*start, *loss_dims), layout.init_loss_se, np.float32, units="nats"),
+        _fixed(f"{trace}/init_loss_mean", start, layout.init_loss_mean, np.float64, units="nats"),
+        _fixed(f"{trace}/init_loss_mean_se", start, layout.init_loss_mean_se, np.float32, units="nats"),
+        *_w0_specs(layout),
     ]
+
+
+def _w0_specs(layout: RunLayout) -> list[ArraySpec]:
+    """Return what is known of losses at w0 beyond `init_loss`: of single rows, and without the noise of the start."""
+    trace, rows = schema.TRACE, layout.rows
+    specs = [
+        _fixed(f"{trace}/{name}", (CHAIN, *layout.loss_dims)[: values.ndim], values, np.float64, units="nats")
+        for name, values in layout.w0_loss.items()
+    ]
+    if rows is not None:
+        dims = (ROW, *layout.loss_dims)[: rows.loss.ndim]
+        size = {} if rows.num_rows is None else {"num_rows": rows.num_rows}
+        specs.append(_fixed(f"{trace}/row_id", (ROW,), rows.row_id, np.int64, **size))
+        specs.append(_fixed(f"{trace}/row_loss", dims, rows.loss, rows.loss.dtype, units="nats"))
+        if rows.count is not None:
+            specs.append(_fixed(f"{trace}/row_count", (ROW,), rows.count, np.int32))
+    return specs
 
 
 def _observable_specs(name: str, observable: ObservableLayout, layout: RunLayout) -> list[ArraySpec]:

@@ -44,7 +44,7 @@ def check(store: Store, group: str = "") -> Iterator[Damage]:
     """
     inspect(store)
     attrs = keys.get_attrs(store, group)
-    if attrs.get("schema_version") != schema.SCHEMA_VERSION:
+    if attrs.get("schema_version") not in schema.READABLE_VERSIONS:
         raise StoreError(
             f"no run at {group or '/'!r}: expected attribute `schema_version` {schema.SCHEMA_VERSION}; got "
             f"{attrs.get('schema_version')!r}."

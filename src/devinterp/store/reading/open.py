@@ -73,8 +73,8 @@ def _check_version(tree: xr.DataTree, location: StoreLike) -> None:
         )
     for run in runs.values():
         version = run.attrs["schema_version"]
-        if version != schema.SCHEMA_VERSION:
+        if version not in schema.READABLE_VERSIONS:
             raise StoreError(
                 f"{describe(location)} has schema version {version!r}; this version of devinterp reads "
-                f"{schema.SCHEMA_VERSION}: update devinterp."
+                f"{' and '.join(map(str, schema.READABLE_VERSIONS))}: update devinterp."
             )

@@ -1,4 +1,4 @@
-r"""The gradient of the potential, :math:`\nabla U = n\beta\, g + \gamma (w - w_0) + \lambda w`, as kernels use it."""
+r"""Arithmetic of several kernels, above all with :math:`\nabla U = n\beta\, g + \gamma (w - w_0) + \lambda w`."""
 
 from __future__ import annotations
 
@@ -71,3 +71,8 @@ def drift_terms(
         "localization": [-size * target.localization * s * offset for s, offset in zip(scales, offsets, strict=True)],
         "weight_decay": [-size * target.weight_decay * s * w for s, w in zip(scales, step.values, strict=True)],
     }
+
+
+def per_chain(numbers: Tensor, value: Tensor) -> Tensor:
+    """Return numbers ``(chain,)`` in a shape that multiplies a tensor ``(chain, *shape)``."""
+    return numbers.view(-1, *[1] * (value.ndim - 1))

@@ -31,12 +31,12 @@ class Coefficient(NamedTuple):
 
 
 def regular(num_parameters: int) -> Coefficient:
-    """Return that of a regular model, half its number of parameters."""
+    """Return the coefficient of a regular model, half its number of parameters."""
     return Coefficient(Fraction(num_parameters, 2), 1)
 
 
 def monomial(exponents: Sequence[int]) -> Coefficient:
-    r"""Return that of :math:`L = \prod_i w_i^{2 k_i}` at the origin: the least :math:`1 / 2 k_i`, as often as it occurs [1]_.
+    r"""Return the coefficient of :math:`L = \prod_i w_i^{2 k_i}` at the origin: the least :math:`1 / 2 k_i` [1]_.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def monomial(exponents: Sequence[int]) -> Coefficient:
     Returns
     -------
     Coefficient
-        The coefficient.
+        The coefficient; its multiplicity is how many exponents are the largest.
 
     References
     ----------
@@ -57,19 +57,19 @@ def monomial(exponents: Sequence[int]) -> Coefficient:
 
 
 def separable(exponents: Sequence[int]) -> Coefficient:
-    r"""Return that of :math:`L = \sum_i w_i^{2 k_i}` at the origin: coefficients of independent parameters add."""
+    r"""Return the coefficient of :math:`L = \sum_i w_i^{2 k_i}` at the origin: those of independent parameters add."""
     return Coefficient(sum((Fraction(1, 2 * k) for k in exponents), Fraction(0)), 1)
 
 
 def reduced_rank(num_inputs: int, num_hidden: int, num_outputs: int, rank: int) -> Coefficient:
-    """Return that of reduced-rank regression, a linear network with one hidden layer [1]_.
+    """Return the coefficient of reduced-rank regression, a linear network with one hidden layer [1]_.
 
     Parameters
     ----------
     num_inputs, num_hidden, num_outputs : int
         Widths M, H and N.
     rank : int
-        Of the true map, at most the least width.
+        Rank of the true map, at most the least width.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def reduced_rank(num_inputs: int, num_hidden: int, num_outputs: int, rank: int) 
 
 
 def deep_linear(widths: Sequence[int], rank: int) -> Coefficient:
-    r"""Return that of a linear network of any depth [1]_.
+    r"""Return the coefficient of a linear network of any depth [1]_.
 
     With :math:`\Delta_j` the widths less the rank, and :math:`\Sigma` those :math:`\ell + 1` smallest of them for which
     :math:`\max \Sigma < \min \Sigma^c`, :math:`\sum_\Sigma \Delta \ge \ell \max \Sigma` and
@@ -112,9 +112,9 @@ def deep_linear(widths: Sequence[int], rank: int) -> Coefficient:
     Parameters
     ----------
     widths : sequence of int
-        Of the input, the hidden layers and the output: one more than there are layers, of which there are at least two.
+        Widths of the input, the hidden layers and the output; at least three.
     rank : int
-        Of the true map, at most the least width.
+        Rank of the true map, at most the least width.
 
     Returns
     -------

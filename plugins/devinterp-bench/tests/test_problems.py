@@ -1,4 +1,4 @@
-"""The problems of the suite are what they say, and estimates on a few of them come out."""
+"""The problems have the stated coefficients and minima, estimates on a few are close, and the command reports them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from scipy import stats
 
 from devinterp import sample
-from devinterp.accuracy.corrections import NEEDS, corrections, step_size_factor
-from devinterp.accuracy.measure import QUICK, Effort, Measurement, measure, measure_all, summarise, to_json
-from devinterp.accuracy.problems import Problem, linear_regression, powers, suite
-from devinterp.accuracy.tables import markdown, rich_tables
 from devinterp.cli import run as devinterp
 from devinterp.errors import InvalidInputError
+from devinterp_bench.corrections import NEEDS, corrections, step_size_factor
+from devinterp_bench.measure import QUICK, Effort, Measurement, measure, measure_all, summarise, to_json
+from devinterp_bench.problems import Problem, linear_regression, powers, suite
+from devinterp_bench.tables import markdown, rich_tables
 
 SUITE = suite()
 NAMES = [problem.name for problem in SUITE]
@@ -95,7 +95,7 @@ def measurement(**changes) -> Measurement:
 
 
 def test_summaries_by_hand():
-    found = summarise(
+    figures = summarise(
         [
             measurement(problem="a", truth=1.0, estimate=1.1, relative_error=0.1),
             measurement(problem="a", truth=1.0, estimate=0.9, relative_error=-0.1, seed=1),
@@ -103,11 +103,11 @@ def test_summaries_by_hand():
             measurement(problem="c", truth=4.0, estimate=4.4, relative_error=0.1),
         ]
     )["k"]
-    assert found["median_relative_error"] == pytest.approx(0.1)
-    assert found["worst_relative_error"] == pytest.approx(0.75)
-    assert found["median_relative_error_of_a_seed"] == pytest.approx(0.1)
-    assert found["in_order"] == pytest.approx(2 / 3)
-    assert (found["seconds"], found["num_problems"], found["num_diverged"]) == (4.0, 3, 2)
+    assert figures["median_relative_error"] == pytest.approx(0.1)
+    assert figures["worst_relative_error"] == pytest.approx(0.75)
+    assert figures["median_relative_error_of_a_seed"] == pytest.approx(0.1)
+    assert figures["in_order"] == pytest.approx(2 / 3)
+    assert (figures["seconds"], figures["num_problems"], figures["num_diverged"]) == (4.0, 3, 2)
 
 
 def test_a_kernel_whose_chains_diverged_has_no_median():
@@ -124,25 +124,25 @@ def test_the_step_size_correction_is_exact_on_quadratics(kernel):
     """At a step whose bias is 25 %, and with a localization that matters, nothing of it is left."""
     problem = linear_regression(4, 5.0)
     effort = Effort(num_seeds=1, num_chains=100, num_burnin_steps=100, num_draws=300, relative_lr=1.0)
-    (found,) = measure(problem, kernel, effort)
+    (measured,) = measure(problem, kernel, effort)
     a = torch.linalg.eigvalsh(hessian(problem)).numpy() * problem.n_beta
     exact = 0.5 * (a / (a + problem.localization)).sum()
     kappa = step_size_factor(kernel, {})
     biased = 0.5 * (a / (a + 1.0) / (1 - kappa * problem.lr(1.0) * (a + 1.0) / 4)).sum()
-    assert abs(found.estimate - biased) < 5 * found.error
-    assert abs(found.step_corrected - exact) < 5 * found.error + 1e-3
+    assert abs(measured.estimate - biased) < 5 * measured.error
+    assert abs(measured.step_corrected - exact) < 5 * measured.error + 1e-3
     assert kernel != "sgld" or biased / exact > 1.12
 
 
 def test_the_localization_correction_leaves_the_square_of_the_bias():
     problem = linear_regression(4, 2.0)
     tight = Problem(**{**vars(problem), "localization": 1000.0})
-    (found,) = measure(tight, "sgld", Effort(1, 100, 100, 400, 0.4))
+    (measured,) = measure(tight, "sgld", Effort(1, 100, 100, 400, 0.4))
     a = torch.linalg.eigvalsh(hessian(problem)).numpy() * problem.n_beta
     share = 1000.0 / (a + 1000.0)
     raw, second_order = 0.5 * (1 - share).sum(), 0.5 * (1 - share**2).sum()
-    assert abs(found.step_corrected - raw) < 5 * found.error + 2e-3
-    assert abs(found.corrected - second_order) < 5 * found.error + 0.03
+    assert abs(measured.step_corrected - raw) < 5 * measured.error + 2e-3
+    assert abs(measured.corrected - second_order) < 5 * measured.error + 0.03
     assert second_order - raw > 0.2
 
 
@@ -150,9 +150,9 @@ def test_the_localization_correction_leaves_the_square_of_the_bias():
 def test_the_step_size_correction_is_exact_for_homogeneous_losses_without_localization():
     """A quartic: the factor one half of quadratics would be wrong by two."""
     problem = Problem(**{**vars(powers((2, 2), multiply=False)), "localization": 1e-3})
-    (found,) = measure(problem, "sgld", Effort(1, 400, 300, 900, 0.5))
-    assert abs(found.step_corrected - 0.5) < 5 * found.error
-    assert found.estimate - 0.5 > 5 * found.error  # the bias is there
+    (measured,) = measure(problem, "sgld", Effort(1, 400, 300, 900, 0.5))
+    assert abs(measured.step_corrected - 0.5) < 5 * measured.error
+    assert measured.estimate - 0.5 > 5 * measured.error  # the bias is there
 
 
 def test_corrections_need_localization():
@@ -164,9 +164,9 @@ def test_corrections_need_localization():
     )  # fmt: skip
     with pytest.raises(InvalidInputError, match=r"`localization` \(=0\) must be positive"):
         corrections(tree, lr=1e-4, localization=0)
-    found = corrections(tree, lr=1e-4, localization=1.0, kernel="sgnht")
-    assert np.isnan(found["step_size"])
-    assert np.isfinite(found["localization"])
+    excess = corrections(tree, lr=1e-4, localization=1.0, kernel="sgnht")
+    assert np.isnan(excess["step_size"])
+    assert np.isfinite(excess["localization"])
 
 
 @pytest.mark.parametrize(
@@ -181,21 +181,21 @@ def test_corrections_need_localization():
 )
 def test_quick_estimates(kernel, name):
     """Regular and singular problems; the whole suite is below, and `devinterp bench accuracy`."""
-    (found,) = measure(SUITE[NAMES.index(name)], kernel, QUICK)
-    assert abs(found.relative_error) < 0.1 + 4 * found.error / found.truth, found
-    assert found.num_diverged == 0
-    assert 0 < found.ess_per_gradient <= 1
+    (measured,) = measure(SUITE[NAMES.index(name)], kernel, QUICK)
+    assert abs(measured.relative_error) < 0.1 + 4 * measured.error / measured.truth, measured
+    assert measured.num_diverged == 0
+    assert 0 < measured.ess_per_gradient <= 1
 
 
 @pytest.mark.slow
 @pytest.mark.benchmark
 @pytest.mark.parametrize(("kernel", "most"), [("sgld", 0.025), ("rmsprop_sgld", 0.04)])
 def test_the_whole_suite(kernel, most, capsys):
-    """Some twenty minutes on one core for each kernel: part of `make bench`, when `tests/accuracy` is named."""
-    found = list(measure_all(SUITE, [kernel], Effort()))
-    summary = summarise(found)[kernel]
+    """Some twenty minutes on one core for each kernel: see the README of devinterp-bench."""
+    measurements = list(measure_all(SUITE, [kernel], Effort()))
+    summary = summarise(measurements)[kernel]
     with capsys.disabled():
-        print("\n" + markdown(found))
+        print("\n" + markdown(measurements))
     assert summary["num_diverged"] == 0
     assert summary["median_relative_error"] <= most
     assert summary["in_order"] == 1.0
@@ -207,10 +207,10 @@ def test_stated_intervals_cover_the_exact_expectation():
     replicas, chains = 200, 4
     problem = linear_regression(4, 5.0)
     effort = Effort(num_seeds=replicas, num_chains=chains, num_burnin_steps=200, num_draws=500, relative_lr=0.8)
-    found = measure(problem, "sgld", effort)
+    measurements = measure(problem, "sgld", effort)
     a = torch.linalg.eigvalsh(hessian(problem)).numpy() * problem.n_beta
     exact = 0.5 * (a / ((a + 1.0) * (1 - problem.lr(0.8) * (a + 1.0) / 4))).sum()
-    covered = sum(abs(m.estimate - exact) < 1.96 * m.error for m in found)
+    covered = sum(abs(m.estimate - exact) < 1.96 * m.error for m in measurements)
     assert 0.90 <= covered / replicas <= 0.98, covered / replicas
     # Were the coverage 95 %, so few or many would be seen less than once in a thousand times.
     low, high = stats.binom.ppf([5e-4, 1 - 5e-4], replicas, 0.95)
@@ -219,7 +219,7 @@ def test_stated_intervals_cover_the_exact_expectation():
 
 
 def test_the_command(tmp_path, capsys):
-    output, table = tmp_path / "found.json", tmp_path / "table.md"
+    output, table = tmp_path / "measurements.json", tmp_path / "table.md"
     command = [
         "bench",
         "accuracy",
@@ -249,11 +249,13 @@ def test_the_command_refuses_what_is_not_there(capsys):
     assert devinterp(["bench", "accuracy", "--problem", "nothing"]) == 2
     assert "is in no name or family. Known:\n  linear regression" in capsys.readouterr().err
     assert devinterp(["bench", "accuracy", "--seeds", "0"]) == 2
+    assert "seeds" in capsys.readouterr().err
     assert devinterp(["bench", "accuracy", "--kernel", "nothing"]) == 2
+    assert "`sampling_method` (='nothing') is not installed" in capsys.readouterr().err
 
 
 def test_the_command_takes_options_of_one_kernel(tmp_path, capsys):
-    output = tmp_path / "found.json"
+    output = tmp_path / "measurements.json"
     command = [
         "bench",
         "accuracy",

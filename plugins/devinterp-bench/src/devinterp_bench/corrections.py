@@ -25,7 +25,7 @@ from devinterp.analyses.llc import compute_llc
 from devinterp.errors import InvalidInputError
 from devinterp.schema import BATCH, CHAIN, METRICS, STEP, TRACE
 
-#: Metrics that a run must record.
+#: Metrics that a run must record for `corrections`.
 NEEDS = ("distance", "scaled_grad", "dot_grad_prior")
 
 
@@ -57,11 +57,11 @@ def corrections(
         One run of one restriction without weight decay, with the metrics in `NEEDS` and only finished chains, on the same
         data in every step.
     lr : float
-        :math:`\epsilon`.
+        :math:`\epsilon`, the step size.
     localization : float
-        :math:`\gamma > 0`.
+        :math:`\gamma > 0`, the strength of localization.
     kernel : str, default: "sgld"
-        Which kernel made it.
+        The kernel the run was sampled with.
     options : dict, optional
         Its options.
 
@@ -78,19 +78,19 @@ def corrections(
     """
     if not localization > 0:
         raise InvalidInputError(f"`localization` (={localization}) must be positive for corrections.")
-    found = compute_llc(tree)
-    n_beta, burnin = float(found.attrs["n_beta"]), int(found.attrs["burnin"])
+    llc = compute_llc(tree)
+    n_beta, burnin = float(llc.attrs["n_beta"]), int(llc.attrs["burnin"])
     after = {STEP: slice(burnin, None)}
-    measured = {name: tree[f"{METRICS}/{name}"].squeeze("restriction").isel(after).astype(np.float64) for name in NEEDS}
+    metrics = {name: tree[f"{METRICS}/{name}"].squeeze("restriction").isel(after).astype(np.float64) for name in NEEDS}
     loss = tree[f"{TRACE}/loss"].squeeze("restriction").isel(after).astype(np.float64)
     loss = loss.mean([dim for dim in loss.dims if dim not in (CHAIN, STEP)]) if BATCH in loss.dims else loss
     kappa = step_size_factor(kernel, options or {})
     excess = float("nan")
     if kappa is not None:
         # Metrics are of steps: (lr / 2) times gradients.
-        squares, inner = float((measured["scaled_grad"] ** 2).mean()), float(measured["dot_grad_prior"].mean())
-        ratio = float(found["llc_mean"]) / (4 / lr**2 * inner / localization)
+        squares, inner = float((metrics["scaled_grad"] ** 2).mean()), float(metrics["dot_grad_prior"].mean())
+        ratio = float(llc["llc_mean"]) / (4 / lr**2 * inner / localization)
         excess = kappa * lr / 4 * (4 / lr**2) * (squares + inner) * ratio
-    distance = measured["distance"] ** 2
+    distance = metrics["distance"] ** 2
     covariance = float(xr.cov(n_beta * loss, distance, ddof=0))
     return {"step_size": excess, "localization": -localization / 2 * covariance}

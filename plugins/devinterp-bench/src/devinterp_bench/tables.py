@@ -9,7 +9,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from devinterp.accuracy.measure import Measurement, summarise
+from devinterp_bench.measure import Measurement, summarise
 
 _COLUMNS = ("problem", "truth", "m", "estimate", "± stated", "relative error", "corrected", "ESS/gradient", "seconds")
 _SUMMARY = (
@@ -26,7 +26,7 @@ _SUMMARY = (
 
 
 def rich_tables(measurements: Sequence[Measurement]) -> list[Table]:
-    """Return a table for each kernel, and one that sums them up."""
+    """Return a table for each kernel, and one with the summary of all."""
     tables = []
     for kernel in dict.fromkeys(m.kernel for m in measurements):
         rows = _rows([m for m in measurements if m.kernel == kernel])
@@ -36,7 +36,7 @@ def rich_tables(measurements: Sequence[Measurement]) -> list[Table]:
 
 
 def markdown(measurements: Sequence[Measurement]) -> str:
-    """Return the same as Markdown."""
+    """Return the tables of `rich_tables` as Markdown, the summary first."""
     parts = [_markdown(_SUMMARY, _summary_rows(measurements))]
     by_kernel = {m.kernel: [n for n in measurements if n.kernel == m.kernel] for m in measurements}
     parts += [f"### {kernel}\n\n{_markdown(_COLUMNS, _rows(mine))}" for kernel, mine in by_kernel.items()]

@@ -16,22 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from devinterp.accuracy import theory
-from devinterp.accuracy.theory import Coefficient
 from devinterp.sampling.data.datasets import Batch
 from devinterp.sampling.losses.loss import LossFunction
+from devinterp_bench import theory
+from devinterp_bench.theory import Coefficient
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem with its answer.
+    """A model, a data set and a loss whose learning coefficient is known.
 
     Parameters
     ----------
     name, family : str
-        What it is, and which kind of problem.
+        Name of the problem, and of the kind of problem.
     truth : Coefficient
-        The learning coefficient.
+        The exact learning coefficient.
     model : callable
         Makes the model, at the weights to sample around.
     data : callable
@@ -39,9 +39,9 @@ class Problem:
     loss_fn : callable
         ``loss_fn(model, batch)``, one loss for each sample.
     n_beta, localization : float
-        Of the posterior.
+        Settings of the posterior.
     stiffness : float
-        The largest second derivative of the loss that chains meet; step sizes are set by it.
+        The largest second derivative of the loss where chains go; step sizes are set by it.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Problem:
         return sum(p.numel() for p in self.model().parameters())
 
     def lr(self, relative: float) -> float:
-        r"""Return the step size that is `relative` to the stiffest direction, :math:`\epsilon\, n\beta\, h_{max}`."""
+        r"""Return the step size :math:`\epsilon` for which :math:`\epsilon\, n\beta\, h_{max}` is `relative`."""
         return relative / (self.n_beta * self.stiffness)
 
 
@@ -83,14 +83,14 @@ class Linear(nn.Module):
 
 
 class Powers(nn.Module):
-    """Parameters at zero, of which powers are taken.
+    """A product, or the list, of powers of parameters that start at zero.
 
     Parameters
     ----------
     exponents : sequence of int
         One for each parameter.
     multiply : bool
-        Whether the powers are multiplied or added as squares.
+        Whether the output is the product of the powers, or one output for each.
     """
 
     def __init__(self, exponents: Sequence[int], *, multiply: bool) -> None:
@@ -111,9 +111,9 @@ class DeepLinear(nn.Module):
     Parameters
     ----------
     widths : sequence of int
-        Of the input, the hidden layers and the output.
+        Widths of the input, the hidden layers and the output.
     rank : int
-        Of the map.
+        Rank of the map.
     """
 
     def __init__(self, widths: Sequence[int], rank: int) -> None:
@@ -143,13 +143,13 @@ class Tanh(nn.Module):
         return torch.tanh(x * weight + bias) * outer
 
 
-#: Of the noise that the squared error is the likelihood of. It leaves learning coefficients alone and keeps gradients small
-#: next to the `eps` of RMSprop-SGLD, as those of a network's single weights are.
+#: Variance of the Gaussian noise in the likelihood of `squared_error`. Learning coefficients do not depend on it; it keeps
+#: gradients small next to the `eps` of RMSprop-SGLD, as those of a network's single weights are.
 NOISE_VARIANCE = 10.0
 
 
 def squared_error(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the squared error of each sample over twice the variance of noise."""
+    """Return the squared error of each sample over twice the noise variance."""
     inputs, targets = batch
     errors: Tensor = model(inputs) - targets
     return errors.square().sum(-1) / (2 * NOISE_VARIANCE)
@@ -163,7 +163,7 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def whitened(num_inputs: int) -> Callable[[nn.Module], tuple[Tensor, Tensor]]:
-    """Return a maker of inputs whose covariance is exactly the identity, and the targets of the model."""
+    """Return a function that makes inputs whose covariance is exactly the identity, with the model's outputs as targets."""
     generator = torch.Generator().manual_seed(num_inputs)
     num = 2 * num_inputs
     basis = torch.linalg.qr(torch.randn(num, num_inputs, generator=generator, dtype=torch.float64)).Q
@@ -189,11 +189,12 @@ def _soft_targets(inputs: Tensor) -> Callable[[nn.Module], tuple[Tensor, Tensor]
 def deep_linear(widths: Sequence[int], rank: int) -> Problem:
     """Return a linear network; with three widths it is reduced-rank regression.
 
-    Directions that the loss does not bind let chains move away from the start, where second derivatives are larger: the more
-    so the deeper the network, which is held back more. At rank zero nothing is bound at first, and chains must move.
+    Along directions in which the loss is flat, chains drift away from the initial weights to where second derivatives are
+    larger. Deeper networks do so more, and get a stronger localization. At rank zero the loss is flat to first order in all
+    directions, and chains have to drift.
     """
     two_layers, num_layers = len(widths) == 3, len(widths) - 1
-    precision, localization, steepening = _held_back(num_layers, rank)
+    precision, localization, steepening = _posterior(num_layers, rank)
     truth = (
         theory.reduced_rank(widths[0], widths[1], widths[2], rank) if two_layers else theory.deep_linear(widths, rank)
     )
@@ -211,8 +212,8 @@ def deep_linear(widths: Sequence[int], rank: int) -> Problem:
     )
 
 
-def _held_back(num_layers: int, rank: int) -> tuple[float, float, float]:
-    """Return ``n_beta`` over the noise, localization, and by how much second derivatives grow where chains go."""
+def _posterior(num_layers: int, rank: int) -> tuple[float, float, float]:
+    """Return ``n_beta`` over the noise variance, localization, and the growth of second derivatives where chains go."""
     if num_layers == 2 or not rank:
         return 300.0, 1.0, 1.5
     return (500.0, 2.0, 1.25) if num_layers == 3 else (500.0, 3.0, 2.5)
@@ -221,7 +222,7 @@ def _held_back(num_layers: int, rank: int) -> tuple[float, float, float]:
 def powers(exponents: Sequence[int], *, multiply: bool) -> Problem:
     """Return a product or a sum of even powers of parameters."""
     letters = [f"w{n}^{2 * k}" for n, k in enumerate(exponents, 1)]
-    # Products approach their coefficients slowly; the higher all exponents, the further chains can follow in the same time.
+    # Estimates of products converge slowly in n_beta; with higher exponents chains reach equilibrium at a larger n_beta.
     precision = 10.0 ** (1 + 2 * min(exponents)) if multiply else 10_000.0
     # Where `precision` w^(2k) is one, the second derivative of w^(2k) / 2 is k (2k - 1) precision^(1/k - 1).
     typical = max(k * (2 * k - 1) * precision ** (1 / k - 1) for k in exponents) * (0.5 if multiply else 1.0)
@@ -239,7 +240,7 @@ def powers(exponents: Sequence[int], *, multiply: bool) -> Problem:
 
 
 def linear_regression(num_parameters: int, spread: float) -> Problem:
-    """Return linear regression on inputs whose variances are spread by a factor."""
+    """Return linear regression on inputs whose largest variance is `spread` times the least."""
     inputs, _ = whitened(num_parameters)(Linear(torch.zeros(1, num_parameters)))
     variances = torch.logspace(0, -math.log10(spread), num_parameters)
     return Problem(
@@ -256,7 +257,7 @@ def linear_regression(num_parameters: int, spread: float) -> Problem:
 
 
 def nonlinear_regressions() -> list[Problem]:
-    """Return regular models whose loss is no quadratic: soft-max regression, and a tanh unit."""
+    """Return regular models whose loss is not quadratic: soft-max regression, and a tanh unit."""
     points = torch.linspace(-2, 2, 16)[:, None]
     inputs = torch.cat([points, points**2 - 2, torch.ones_like(points)], 1)
     common: dict[str, Any] = {"family": "regular", "n_beta": 10_000.0, "localization": 1.0}

@@ -16,11 +16,11 @@ from rich.progress import track
 
 import devinterp
 from devinterp import plugins
-from devinterp.accuracy.measure import QUICK, Effort, Measurement, measure, summarise, to_json
-from devinterp.accuracy.problems import suite
-from devinterp.accuracy.tables import markdown, rich_tables
 from devinterp.cli.options import pairs_of, value_of
 from devinterp.errors import InvalidInputError
+from devinterp_bench.measure import QUICK, Effort, Measurement, measure, summarise, to_json
+from devinterp_bench.problems import suite
+from devinterp_bench.tables import markdown, rich_tables
 
 
 def bench(
@@ -66,21 +66,21 @@ def bench(
         known = "\n  ".join(p.name for p in suite())
         raise InvalidInputError(f"`--problem` (={', '.join(problem)}) is in no name or family. Known:\n  {known}")
     pairs = [(name, each) for name in kernels for each in chosen]
-    found: list[Measurement] = []
+    measurements: list[Measurement] = []
     for name, each in track(pairs, description=f"{len(kernels)} kernels, {len(chosen)} problems", console=console):
-        found += measure(each, name, effort, options=options, seed=seed)
-    for each_table in rich_tables(found):
+        measurements += measure(each, name, effort, options=options, seed=seed)
+    for each_table in rich_tables(measurements):
         console.print(each_table)
     if output is not None:
-        output.write_text(json.dumps(_report(found, effort, seed), indent=1) + "\n")
+        output.write_text(json.dumps(_report(measurements, effort, seed), indent=1) + "\n")
     if table is not None:
-        table.write_text(markdown(found))
+        table.write_text(markdown(measurements))
 
 
-def _report(found: list[Measurement], effort: Effort, seed: int) -> dict[str, Any]:
-    summary = summarise(found)
+def _report(measurements: list[Measurement], effort: Effort, seed: int) -> dict[str, Any]:
+    summary = summarise(measurements)
     return {
-        "measurements": to_json(found),
+        "measurements": to_json(measurements),
         "summary": {kernel: {k: _finite(v) for k, v in figures.items()} for kernel, figures in summary.items()},
         "effort": asdict(effort),
         "seed": seed,

@@ -1,4 +1,4 @@
-"""Run kernels on problems with known answers, and say how close they come."""
+"""Run kernels on problems with known learning coefficients, and compare the estimates with these."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from devinterp.accuracy.corrections import NEEDS, corrections
-from devinterp.accuracy.problems import Problem
 from devinterp.analyses.llc import compute_llc
 from devinterp.errors import DivergenceWarning
 from devinterp.slt.sampling import sample
+from devinterp_bench.corrections import NEEDS, corrections
+from devinterp_bench.problems import Problem
 
 _NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on a problem.
+    """Number of chains and steps that are sampled on each problem.
 
     Parameters
     ----------
     num_seeds : int
         Independent estimates.
     num_chains : int
-        Chains of each.
+        Chains of each estimate.
     num_burnin_steps, num_draws : int
-        Steps of each chain that are left out, and that count.
+        Steps of each chain that estimates leave out, and those they use.
     relative_lr : float
-        Step size relative to the stiffest direction, where SGLD is unstable from 4 on; see `Problem.lr`.
+        Step size times the largest second derivative of the potential (`Problem.lr`); SGLD is unstable from 4 on.
     """
 
     num_seeds: int = 3
@@ -46,7 +46,7 @@ class Effort:
     relative_lr: float = 0.1
 
 
-#: What `devinterp bench accuracy --quick` spends.
+#: The effort of `devinterp bench accuracy --quick`.
 QUICK = Effort(num_seeds=1, num_chains=8, num_burnin_steps=200, num_draws=600, relative_lr=0.3)
 
 #: Step sizes of preconditioned kernels are in units of their preconditioner, which is 1 / eps where gradients are small.
@@ -55,16 +55,16 @@ _LR_FACTOR = {"rmsprop_sgld": 0.1}
 
 @dataclass(frozen=True)
 class Measurement:
-    """One estimate beside its truth.
+    """One estimate of a learning coefficient, and the exact value.
 
     Parameters
     ----------
     problem, family, kernel : str
-        What was measured, and with what: the kernel with its options.
+        Name and family of the problem; the kernel with its options.
     seed : int
-        Which of the independent estimates.
+        Number of the independent estimate.
     truth : float
-        The learning coefficient.
+        The exact learning coefficient.
     multiplicity : int
         Its multiplicity: where above 1, estimates at finite ``n_beta`` are expected to be about ``(m - 1) / log n_beta``
         too small.
@@ -118,10 +118,45 @@ def measure(
     seed : int, default: 0
         Seeds the noise.
     """
-    model = problem.model()
-    data = problem.data(model)
+    options = dict(options or {})
     lr = problem.lr(effort.relative_lr * _LR_FACTOR.get(kernel, 1.0))
     began = time.perf_counter()
+    tree = _sampled(problem, kernel, effort, lr, options, seed)
+    seconds = (time.perf_counter() - began) / effort.num_seeds
+    gradients = effort.num_chains * (effort.num_burnin_steps + effort.num_draws)
+    truth = float(problem.truth.value)
+    measurements = []
+    for number in range(effort.num_seeds):
+        chains = range(number * effort.num_chains, (number + 1) * effort.num_chains)
+        part = tree.isel(chain=[chain for chain in chains if _is_finished(tree, chain)])
+        estimates = _estimates(part, problem, kernel, lr, options)
+        measurements.append(
+            Measurement(
+                problem=problem.name,
+                family=problem.family,
+                kernel=" ".join([kernel, *(f"{name}={value}" for name, value in options.items())]),
+                seed=number,
+                truth=truth,
+                multiplicity=problem.truth.multiplicity,
+                estimate=estimates["estimate"],
+                error=estimates["error"],
+                relative_error=estimates["estimate"] / truth - 1,
+                step_corrected=estimates["step_corrected"],
+                corrected=estimates["corrected"],
+                ess_per_gradient=estimates["ess"] / gradients,
+                seconds=seconds,
+                num_diverged=effort.num_chains - part.sizes["chain"],
+            )
+        )
+    return measurements
+
+
+def _sampled(
+    problem: Problem, kernel: str, effort: Effort, lr: float, options: dict[str, Any], seed: int
+) -> xr.DataTree:
+    """Return one run that holds the chains of all seeds."""
+    model = problem.model()
+    data = problem.data(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DivergenceWarning)  # reported as a number
         tree = sample(
@@ -138,39 +173,13 @@ def measure(
             init_seed=seed,
             loss_fn=problem.loss_fn,
             sampling_method=kernel,
-            sampling_method_kwargs=dict(options or {}),
+            sampling_method_kwargs=options,
             save_metrics=NEEDS,
             chains="vectorized",
             progress=False,
         )
     assert isinstance(tree, xr.DataTree)
-    seconds = (time.perf_counter() - began) / effort.num_seeds
-    found = []
-    for number in range(effort.num_seeds):
-        chosen = range(number * effort.num_chains, (number + 1) * effort.num_chains)
-        part = tree.isel(chain=[chain for chain in chosen if _is_finished(tree, chain)])
-        estimates = _estimates(part, problem, kernel, lr, dict(options or {}))
-        truth = float(problem.truth.value)
-        gradients = effort.num_chains * (effort.num_burnin_steps + effort.num_draws)
-        found.append(
-            Measurement(
-                problem=problem.name,
-                family=problem.family,
-                kernel=" ".join([kernel, *(f"{name}={value}" for name, value in (options or {}).items())]),
-                seed=number,
-                truth=truth,
-                multiplicity=problem.truth.multiplicity,
-                estimate=estimates["estimate"],
-                error=estimates["error"],
-                relative_error=estimates["estimate"] / truth - 1,
-                step_corrected=estimates["step_corrected"],
-                corrected=estimates["corrected"],
-                ess_per_gradient=estimates["ess"] / gradients,
-                seconds=seconds,
-                num_diverged=effort.num_chains - part.sizes["chain"],
-            )
-        )
-    return found
+    return tree
 
 
 def _is_finished(tree: xr.DataTree, chain: int) -> bool:
@@ -214,7 +223,7 @@ def summarise(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]
         ``in_order`` (share of pairs of problems with different truths that the estimates, averaged over seeds, put in the right
         order), ``median_ess_per_gradient``, ``seconds`` in total, ``num_problems`` and ``num_diverged``.
     """
-    found = {}
+    figures = {}
     for kernel in dict.fromkeys(m.kernel for m in measurements):
         mine = [m for m in measurements if m.kernel == kernel]
         by_problem = [[m for m in mine if m.problem == name] for name in dict.fromkeys(m.problem for m in mine)]
@@ -222,7 +231,7 @@ def summarise(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]
             which: [abs(float(np.mean([getattr(m, which) for m in each])) / each[0].truth - 1) for each in by_problem]
             for which in ("estimate", "step_corrected", "corrected")
         }
-        found[kernel] = {
+        figures[kernel] = {
             "median_relative_error": _median(errors["estimate"]),
             "median_relative_error_step_corrected": _median(errors["step_corrected"]),
             "median_relative_error_corrected": _median(errors["corrected"]),
@@ -234,14 +243,13 @@ def summarise(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]
             "num_problems": len(by_problem),
             "num_diverged": sum(m.num_diverged for m in mine),
         }
-    return found
+    return figures
 
 
 def _median(values: Iterable[float]) -> float:
-    """Return the median; estimates that are missing because chains diverged count as infinitely wrong, unknown ones not."""
-    given = list(values)
-    known = [value for value in given if not math.isnan(value)]
-    return statistics.median(known) if known and len(known) == len(given) else _NAN
+    """Return the median, NaN if any value is: leaving out problems on which chains diverged would flatter a kernel."""
+    numbers = list(values)
+    return statistics.median(numbers) if numbers and not any(map(math.isnan, numbers)) else _NAN
 
 
 def _in_order(measurements: Sequence[Measurement]) -> float:

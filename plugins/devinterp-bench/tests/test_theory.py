@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devinterp.accuracy import theory
 from devinterp.errors import InvalidInputError
+from devinterp_bench import theory
 
 WIDTHS = st.integers(1, 9)
 
@@ -33,8 +33,8 @@ def test_the_order_of_inner_widths_does_not_matter(widths, data):
 @given(st.lists(WIDTHS, min_size=2, max_size=6))
 def test_one_input_is_a_product_of_independent_chi_squares(widths):
     """With one input and Gaussian weights the squared output is a product of independent χ² of H_l degrees of freedom."""
-    found = theory.deep_linear([1, *widths], 0)
-    assert found == (Fraction(min(widths), 2), widths.count(min(widths)))
+    coefficient = theory.deep_linear([1, *widths], 0)
+    assert coefficient == (Fraction(min(widths), 2), widths.count(min(widths)))
 
 
 @given(WIDTHS, WIDTHS, WIDTHS)
