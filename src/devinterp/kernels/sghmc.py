@@ -11,7 +11,10 @@ which is equation 15 of arXiv:1402.4102 with its learning rate :math:`\eta = \ep
 
 **Law on a quadratic** with second derivative :math:`a` of :math:`U` and :math:`x = \epsilon a`: normal, with variance
 
-.. math:: \frac{1}{a}\, \frac{1 - \hat\beta / \alpha + \rho}{1 - x / (4 (2 - \alpha))}, \quad \rho = \frac{\epsilon}{4 \alpha} s^2,
+.. math::
+
+    \frac{1}{a}\, \frac{1 - \hat\beta / \alpha + \rho}{1 - x / (4 (2 - \alpha))}, \qquad
+    \rho = \frac{\epsilon s^2}{4 \alpha},
 
 with :math:`s^2` the variance that minibatches give :math:`\nabla U`; stable iff :math:`x < 4 (2 - \alpha)`. With
 :math:`\hat\beta = \epsilon s^2 / 4` minibatch noise is made up for exactly.
