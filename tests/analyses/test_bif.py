@@ -12,6 +12,7 @@ import xarray as xr
 from devinterp.analyses.bif import analysis as bif
 from devinterp.analyses.bif import averaged as _averaged
 from devinterp.analyses.bif import compute_bif
+from devinterp.analyses.bif.ranking import strongest_products
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.testing import synthetic_tree
 from support.counted_reads import counted
@@ -338,6 +339,72 @@ def test_top_k_with_more_candidates_than_a_group():
     flat = np.sort(full.reshape(150, 20, -1))
     np.testing.assert_allclose(found[:, :, 0], flat[..., ::-1][..., :5], atol=1e-6)
     np.testing.assert_allclose(found[:, :, 1], flat[..., :5], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "chunks", [{"sequence": 1}, {"sequence": 3}, {"sequence": 7, "draw": 9}, {"chain": 3, "sequence": 32}]
+)
+@pytest.mark.parametrize(
+    "options", [{}, {"compute_covariance": True}, {"method": "sequence"}, {"average_tokenwise_bif": True}]
+)
+def test_equal_influences_stand_in_the_order_of_candidates(options, chunks):
+    """Every sequence is there four times: which copies are among the strongest does not depend on chunks."""
+    tree = synthetic_tree(observables={"code": (10, 9)})
+    copies = tree.isel(sequence=np.tile(np.arange(10), 4), missing_dims="ignore")
+    expected = compute_bif(copies, top_k=6, **options)
+    found = compute_bif(copies.chunk(chunks), top_k=6, **options)
+    names = ["candidate_sequence"] + ["candidate_position"] * ("candidate_position" in expected)
+    for name in names:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    # The six strongest are four copies of one and the first two of another, each group in order.
+    first = expected["candidate_sequence"].isel(batch_1=0, sign=0).to_numpy().reshape(-1, 6)
+    assert (np.diff(first[:, :4], axis=1) == 10).all()
+    assert (first[:, 4] < 10).all()
+    assert (first[:, 5] - first[:, 4] == 10).all()
+
+
+def test_ranking_is_that_of_a_plain_sort():
+    """Also of rows in which all entries are equal, and with more equal entries than are asked for."""
+    rng = np.random.default_rng(0)
+    for num_columns, k in ((3, 5), (40, 4), (400, 3), (1000, 40)):
+        right = rng.integers(-3, 4, size=(1, 2, num_columns)).astype(np.float32)
+        left = rng.integers(-2, 3, size=(1, 2, 30)).astype(np.float32)
+        left[0, :, 0], left[0, :, 1] = 0, np.nan
+        columns = np.arange(num_columns) + 5
+        found = strongest_products(left, right, columns, None, k)
+        for row, values in enumerate(np.nan_to_num(left[0].T @ right[0])):
+            for index, sign in enumerate((1, -1)):
+                order = np.argsort(-sign * values, kind="stable")[:k]
+                order = order[sign * values[order] > 0]
+                entries = found[0, row, index]
+                assert entries["column"].tolist() == [*columns[order], *[-1] * (k - len(order))]
+                np.testing.assert_array_equal(entries["value"][: len(order)], values[order])
+                assert np.isnan(entries["value"][len(order) :]).all()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("options", [{}, {"method": "sequence"}, {"average_tokenwise_bif": True}])
+@pytest.mark.parametrize("centre", ["pooled", "chain"])
+@pytest.mark.parametrize("covariance", [True, False])
+def test_a_candidate_that_is_not_a_number_displaces_none(covariance, centre, options, lazy):
+    """Not even where only one draw of one chain is not a number."""
+    options = {
+        **options,
+        "compute_covariance": covariance,
+        "centre": centre,
+        "top_k": 4,
+        "queries": {"code": slice(0, 6)},
+    }
+    tree = synthetic_tree(observables={"code": (40, 9)})
+    tree["observables/code/loss"][0, 2, 7, 11] = np.nan
+    tree["observables/code/loss"][0, 2, 7, 3] = np.inf
+    others = [n for n in range(40) if n not in (3, 11)]
+    expected = compute_bif(tree, candidates={"code": others}, **options)
+    found = compute_bif(tree.chunk({"sequence": 16}) if lazy else tree, **options)
+    for name in ("candidate_sequence", "influences"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+    assert np.isnan(found["influences"].isel(batch_1=3)).all()
+    assert (found["candidate_sequence"].isel(batch_1=3) == -1).all()
 
 
 def test_isel_computes_only_its_part():

@@ -105,7 +105,7 @@ def test_initial_loss_is_paired_where_it_can_be():
     for option, used, path in (
         ("auto", "paired", "observables/train/init_loss"),
         ("paired", "paired", "observables/train/init_loss"),
-        ("trace", "trace", "trace/init_loss"),
+        ("trace", "trace", "trace/init_loss_mean"),
     ):
         found = compute_susceptibilities(tree, "train", initial_loss=option)
         assert found.attrs["initial_loss"] == used
@@ -133,7 +133,7 @@ def test_the_error_of_the_initial_loss_is_part_of_the_stated_error(transform, sh
 
     def values(tree, error):
         moved = tree.copy(deep=True)
-        moved["trace/init_loss"] = moved["trace/init_loss"] + error
+        moved["trace/init_loss_mean"] = moved["trace/init_loss_mean"] + error
         found = compute_susceptibilities(moved, "train", standard_errors="none", **options)
         return found["labelled/susceptibility"].to_numpy()
 

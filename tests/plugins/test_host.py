@@ -327,7 +327,8 @@ def test_a_builtin_can_be_replaced(install: Install, monkeypatch: pytest.MonkeyP
 def test_asking_for_a_plugin_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "devinterp", "no-such-plugin")
     with pytest.raises(
-        PluginError, match=r"DEVINTERP_LOAD_PLUGINS names 'no-such-plugin', .* Installed: devinterp:bif"
+        PluginError,
+        match=r"DEVINTERP_LOAD_PLUGINS names 'no-such-plugin', .* Installed: devinterp:baoab, devinterp:bif",
     ):
         plugins.analyses()
 

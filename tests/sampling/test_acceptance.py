@@ -190,9 +190,14 @@ def test_steps_that_are_no_proposals_are_refused(changes):
     [
         ("sgld", {}, True),
         ("rmsprop_sgld", {}, True),
+        ("rmsprop_sgld", {"bias_correction": True}, True),
         ("rmsprop_sgld", {"gamma": True}, False),
         ("sghmc", {}, False),
         ("sgnht", {}, False),
+        ("leimkuhler_matthews", {}, False),
+        ("baoab", {}, False),
+        ("rmsprop_leimkuhler_matthews", {}, False),
+        ("rmsprop_baoab", {}, False),
     ],
 )
 def test_only_langevin_steps_have_one(kernel, options, langevin):

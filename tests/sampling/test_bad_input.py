@@ -314,7 +314,7 @@ RESTRICTIONS = {
     "type": ({"param_masks": 3}, r"`param_masks` must be a mapping of parameter names to masks.*got int"),
     "both": (
         {"param_masks": {"mix.bias": None}, "weight_restrictions": {"full": None}},
-        r"`param_masks` and `weight_restrictions` both say what moves: pass only one",
+        r"`param_masks` and `weight_restrictions` both say what is sampled: pass only one",
     ),
     "none": ({"weight_restrictions": {}}, r"`weight_restrictions` is empty: name at least one"),
     "no name": ({"weight_restrictions": {"": None}}, r"a name in `weight_restrictions` is empty"),

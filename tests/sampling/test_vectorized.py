@@ -22,7 +22,16 @@ from support.small_models import VOCABULARY, TinyModel, ids, make, run, same_num
 #: Losses of one run differ from chain to chain by a hundred times as much.
 RTOL = 1e-4
 DRAWS = 6
-KERNELS = ("sgld", "rmsprop_sgld", "sghmc", "sgnht")
+KERNELS = (
+    "sgld",
+    "rmsprop_sgld",
+    "sghmc",
+    "sgnht",
+    "leimkuhler_matthews",
+    "baoab",
+    "rmsprop_leimkuhler_matthews",
+    "rmsprop_baoab",
+)
 
 
 def both(model=None, **changes):

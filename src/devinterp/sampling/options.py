@@ -49,20 +49,25 @@ class RunOptions:
             raise InvalidInputError("`workers` and `client` both say where to sample: pass only one.")
 
     @classmethod
-    def merged(cls, options: RunOptions | None, flat: Mapping[str, Any]) -> RunOptions:
+    def merged(cls, options: RunOptions | None, given: Mapping[str, Any]) -> RunOptions:
         """Return the options of a call that may give them as one object or as arguments of their own.
+
+        Parameters
+        ----------
+        options : RunOptions or None
+            As one object.
+        given : mapping
+            Every argument of the call, by its name.
 
         Raises
         ------
         InvalidInputError
             If an argument is given beside the object.
         """
+        own, defaults = {each.name: given[each.name] for each in fields(cls)}, cls()
         if options is None:
-            return cls(**flat)
-        defaults = cls()
-        twice = [
-            each.name for each in fields(cls) if (flat[each.name] or None) != (getattr(defaults, each.name) or None)
-        ]
+            return cls(**own)
+        twice = [name for name, value in own.items() if (value or None) != (getattr(defaults, name) or None)]
         if twice:
             raise InvalidInputError(
                 f"`options` and `{twice[0]}` both say how to run: write options=RunOptions({twice[0]}=...), or leave out "

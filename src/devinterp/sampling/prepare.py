@@ -141,7 +141,7 @@ def name_restrictions(
         name = masks.description if isinstance(param_masks, (str, ParamMasks)) or param_masks is None else "custom"
         return {name or "custom": masks}
     if param_masks is not None:
-        raise InvalidInputError("`param_masks` and `weight_restrictions` both say what moves: pass only one.")
+        raise InvalidInputError("`param_masks` and `weight_restrictions` both say what is sampled: pass only one.")
     if isinstance(weight_restrictions, str):
         weight_restrictions = [weight_restrictions]
     if not isinstance(weight_restrictions, Mapping):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from devinterp.errors import InvalidInputError
@@ -72,6 +72,12 @@ class Settings:
             )
         _check_word("record", self.record, RECORDS)
         _check_word("loss_dtype", self.loss_dtype, LOSS_DTYPES)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], kernel_options: Mapping[str, Any], weight_decay: float) -> Settings:
+        """Return the settings among the arguments of `devinterp.slt.sampling.sample`, by their names."""
+        own = {each.name: given[each.name] for each in fields(cls) if each.name in given}
+        return cls(**{**own, "sampling_method_kwargs": kernel_options, "weight_decay": weight_decay})
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the class is frozen

@@ -65,7 +65,7 @@ def sample_single_chain(
         ``evaluate(model, batch) -> (loss, results)``: a scalar loss, whose gradient moves the chain, and results to record at
         draws: a number, a tensor, or a dict of them.
     param_masks : mapping, str or sequence of str, optional
-        What moves; None moves everything.
+        What is sampled; None: every parameter.
     chain : int, default: 0
         Number of the chain; its noise is seeded ``init_seed + chain``.
     lr, n_beta, num_draws, batch_size, num_burnin_steps, num_steps_bw_draws, init_seed : float or int

@@ -130,8 +130,10 @@ def time_averages(
 
     Returns
     -------
-    deviations, squares : Tensor
-        ``(chain, coordinate)`` each.
+    deviations : Tensor
+        ``(chain, coordinate)``.
+    squares : Tensor
+        ``(chain, coordinate)``.
     """
     values = quadratic.start(num_chains)
     state = transition.init(values)

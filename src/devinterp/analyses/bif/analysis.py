@@ -94,6 +94,8 @@ def compute_bif(
         that is, is reported as ``drift_share``.
     top_k : int, optional
         Return only the strongest positive and negative candidates of each query, so many of each, without holding all pairs.
+        Influences that agree to float32 rounding count as equal; equal ones stand in the order of the candidates. A candidate
+        with a loss that is not a number in any draw is left out.
     exclude_self : bool, default: False
         With `top_k`: leave out each query itself.
     standard_errors : bool, default: False

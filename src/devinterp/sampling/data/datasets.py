@@ -52,8 +52,10 @@ class Rows:
     def batch(self, ids: np.ndarray) -> tuple[Batch, Tensor | None]:
         """Return rows of the dataset, in the order of `ids`, and their attention mask."""
         index = self.index(ids)
-        mask = None if self.attention_mask is None else self.attention_mask[index.to(self.attention_mask.device)]
-        return map_tensors(self.data, lambda t: t[index.to(t.device)]), mask
+        mask = (
+            None if self.attention_mask is None else self.attention_mask[copied_to(index, self.attention_mask.device)]
+        )
+        return map_tensors(self.data, lambda t: t[copied_to(index, t.device)]), mask
 
     def subset(self, ids: np.ndarray) -> Rows:
         """Return some of the rows, as if they had been read alone: without a mask where there is no padding among them."""
@@ -64,6 +66,11 @@ class Rows:
         """Return the rows on a device."""
         mask = None if self.attention_mask is None else self.attention_mask.to(device)
         return Rows(map_tensors(self.data, lambda t: t.to(device)), self.ids, mask)
+
+
+def copied_to(index: Tensor, device: torch.device) -> Tensor:
+    """Return row numbers of the host on a device; a GPU need not be waited for."""
+    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
 
 
 def num_rows(dataset: Any, *, name: str) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from devinterp.sampling.data.datasets import copied_to
 from devinterp.sampling.losses.unembedding import replaced_forward
 
 #: Bytes of activations that are cached; data sets beyond it are computed anew every time.
@@ -245,7 +246,7 @@ class PrefixCache:
 
 
 def _index(rows: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(rows).to(like.device)
+    return copied_to(torch.from_numpy(rows), like.device)
 
 
 class SharedPrefix:

@@ -112,7 +112,7 @@ def _layout(
         loss_dims=spec.loss_dims,
         record=settings.record,
         loss_dtype=settings.loss_dtype,
-        rows=None if rows is None else RowLayout(rows.ids, rows.loss, rows.count),
+        rows=None if rows is None else RowLayout(rows.ids, rows.loss, rows.count, spec.num_rows),
         w0_loss=at_w0,
     )
 

@@ -106,7 +106,7 @@ def hash_rows(rows: Rows) -> str:
 
 
 def hash_masks(masks: ParamMasks) -> str:
-    """Return a hash of what moves, the order included (it is the order of the noise)."""
+    """Return a hash of the sampled elements, the order of parameters included (it is the order of the noise)."""
     digest = hashlib.blake2b(digest_size=16)
     for name, mask in masks.items():
         digest.update(f"{name}{mask.shape}".encode())

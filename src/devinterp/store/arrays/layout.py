@@ -41,11 +41,14 @@ class RowLayout:
         ``(row, *loss_dims)``, or the mean over each row's unmasked losses, ``(row,)``, where a run stores no more.
     count : numpy.ndarray or None
         Number of unmasked losses of each row, ``(row,)``, where `loss` holds means.
+    num_rows : int or None
+        Rows of the whole dataset: a mean over all of them has no noise.
     """
 
     row_id: np.ndarray
     loss: np.ndarray
     count: np.ndarray | None = None
+    num_rows: int | None = None
 
 
 @dataclass(frozen=True)

@@ -171,7 +171,8 @@ def _w0_specs(layout: RunLayout) -> list[ArraySpec]:
     ]
     if rows is not None:
         dims = (ROW, *layout.loss_dims)[: rows.loss.ndim]
-        specs.append(_fixed(f"{trace}/row_id", (ROW,), rows.row_id, np.int64))
+        size = {} if rows.num_rows is None else {"num_rows": rows.num_rows}
+        specs.append(_fixed(f"{trace}/row_id", (ROW,), rows.row_id, np.int64, **size))
         specs.append(_fixed(f"{trace}/row_loss", dims, rows.loss, rows.loss.dtype, units="nats"))
         if rows.count is not None:
             specs.append(_fixed(f"{trace}/row_count", (ROW,), rows.count, np.int32))
