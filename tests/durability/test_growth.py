@@ -88,7 +88,8 @@ def test_all_at_once_and_interrupted(tmp_path: Path) -> None:
     for after in (5, 20, 40):
         with pytest.raises(Ended):
             run(path, counting(after, crash), **larger)
-    same_numbers(run(path, **larger).load(), run(**larger))
+    # A new run of this size measures the losses at w0 too; a store that was made without them is not given them unasked.
+    same_numbers(run(path, **larger).load(), run(**larger, paired=False))
 
 
 def test_the_very_same_run_writes_nothing(tmp_path: Path) -> None:
