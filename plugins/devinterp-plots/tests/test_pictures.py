@@ -153,7 +153,7 @@ def test_llc_without_observables():
 
 def test_broken_chains_are_refused_unless_told():
     broken = synthetic_tree(num_draws=20, diverged=[(0, 3)])
-    with pytest.raises(errors.BrokenChainsError):
+    with pytest.raises(errors.BrokenChainsError, match="restriction 'full' chain 3: diverged"):
         llc(broken)
     (ax,) = llc(broken, chains="finished").axes
     assert len(ax.lines[0].get_xdata()) == 3
