@@ -23,6 +23,7 @@ from zarr.storage import LocalStore
 import devinterp
 from devinterp.errors import OutOfMemoryError, StoreError
 from devinterp.store import keys, lock
+from devinterp.store.owner import start_time_of
 from devinterp.store.writing import thread
 from support import signal_at_step as signalled
 from support.small_models import same_numbers
@@ -101,7 +102,7 @@ def test_a_living_owner_elsewhere_is_respected_and_a_silent_one_replaced(tmp_pat
     [
         lambda: owner(host=os.uname().nodename, pid=ended_process()),
         lambda: owner(host=os.uname().nodename, pid=os.getpid(), start_time=1.0),
-        lambda: owner(host=os.uname().nodename, pid=os.getppid(), start_time=1.0),
+        lambda: owner(host=os.uname().nodename, pid=os.getppid(), start_time=start_time_of(os.getppid()) - 1000),
         lambda: {"zarr_format": 3, "node_type": "group", "attributes": {"token": ["?"]}},
     ],
     ids=["ended", "our number", "number used again", "unreadable"],
