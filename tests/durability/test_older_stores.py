@@ -20,7 +20,7 @@ import devinterp
 from devinterp.errors import BrokenChainsError, StoreMismatchError
 from devinterp.store import keys as raw
 from support.small_models import ids, same_numbers
-from support.small_runs import RESTRICTIONS, counting, crash, files, run
+from support.small_runs import RESTRICTIONS, counting, files, run
 
 UNFINISHED = Path(__file__).parents[1] / "data" / "unfinished"
 NUM_STEPS = 15
@@ -115,11 +115,11 @@ def test_it_goes_on_from_its_checkpoint(name: str, path: Path) -> None:
     stored = devinterp.open(path).load()
     saved = raw.get_attrs(LocalStore(path), STORES[name]["checkpoint"])["step"]
     assert 0 < saved < NUM_STEPS
-    resumed, fresh = counting(10**6, crash), counting(10**6, crash)
+    resumed, fresh = counting(), counting()
     tree = run(path, resumed, **STORES[name]["settings"])
     uninterrupted = run(None, fresh, **STORES[name]["settings"], **NEWER)
-    of_a_restriction = (10**6 - fresh.left) // len(RESTRICTIONS)
-    assert 10**6 - resumed.left == STORES[name]["gradients"](saved, of_a_restriction)
+    of_a_restriction = fresh.taken // len(RESTRICTIONS)
+    assert resumed.taken == STORES[name]["gradients"](saved, of_a_restriction)
     same_as_uninterrupted(tree, stored, uninterrupted)
     assert not (path / "resume").exists()
     assert not (path / "lock").exists()
