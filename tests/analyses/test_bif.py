@@ -1,3 +1,5 @@
+"""The Bayesian influence function against its definition, DevInterp 2, and in any chunks."""
+
 from __future__ import annotations
 
 import json

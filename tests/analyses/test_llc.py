@@ -1,3 +1,5 @@
+"""Local learning coefficients against their definition, DevInterp 2, and known values."""
+
 from __future__ import annotations
 
 import json

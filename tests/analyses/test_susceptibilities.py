@@ -1,3 +1,5 @@
+"""Susceptibilities against their definition and DevInterp 2, their errors, and one pass over the store."""
+
 from __future__ import annotations
 
 import json

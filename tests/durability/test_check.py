@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -182,3 +183,26 @@ def test_metadata_of_another_array(tmp_path: Path, array: str, other: str) -> No
     run(path)
     shutil.copy(path / other / "zarr.json", path / array / "zarr.json")
     assert [damage for damage in check(LocalStore(path)) if damage.path in (array, "status")]
+
+
+@pytest.mark.parametrize("array", ["status/state", "trace/init_loss"])
+def test_metadata_of_format_2_never_reach_a_decoder_of_pickles(
+    path: Path, array: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store of a stranger may hold an array of objects in Zarr's older format, whose decoder unpickles."""
+    from numcodecs.pickles import Pickle
+
+    decoded = []
+    monkeypatch.setattr(Pickle, "decode", lambda self, buf, out=None: decoded.append(buf))
+    shape = json.loads((path / array / "zarr.json").read_text())["shape"]
+    (path / array / "zarr.json").unlink()
+    forged = {
+        "zarr_format": 2, "shape": shape, "chunks": shape, "dtype": "|O", "compressor": None, "fill_value": None,
+        "order": "C", "filters": [{"id": "pickle", "protocol": 5}],
+    }  # fmt: skip
+    (path / array / ".zarray").write_text(json.dumps(forged))
+    (path / array / ".".join("0" * len(shape))).write_bytes(b"anything")
+    assert array in {damage.path for damage in check(LocalStore(path))} or array == "status/state"
+    with pytest.raises(StoreError):
+        run(path, num_draws=8)
+    assert not decoded

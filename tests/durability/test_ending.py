@@ -51,9 +51,9 @@ def test_a_signal_saves_and_ends(tmp_path: Path, number: int, code: int) -> None
     assert done == 5
     assert not (path / "lock").exists()
     # The rest is taken from the very step it stopped at.
-    model = counting(10**6, lambda: None)
+    model = counting()
     same_numbers(run(path, model, checkpoint_share=0.0).load(), run())
-    assert 10**6 - model.left == 15 - done + 2 * 15
+    assert model.taken == 15 - done + 2 * 15
 
 
 def test_two_processes(tmp_path: Path) -> None:
@@ -243,13 +243,13 @@ def test_a_store_that_was_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_out_of_memory_says_what_fits(tmp_path: Path) -> None:
-    class Large(type(counting(1, print))):  # type: ignore[misc]
+    class Large(type(counting())):  # type: ignore[misc]
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             if torch.is_grad_enabled() and len(ids) > 2:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate much")
             return super().forward(ids)
 
-    model = counting(10**6, print)
+    model = counting()
     model.__class__ = Large
     with pytest.raises(OutOfMemoryError, match=r"batch_size=8 \(CUDA out of memory\): batch_size=2 fits .*steps=4"):
         run(tmp_path / "run.zarr", model, batch_size=8)

@@ -131,6 +131,19 @@ def test_minibatch_noise_adds_what_is_stated_and_can_be_subtracted(kernel, optio
     assert (5 * error < 0.03 * expected).all()
 
 
+@pytest.mark.parametrize(("kernel", "friction"), [(SGLD, 1.0), (SGHMC, 0.1), (SGHMC, 0.5)])
+def test_minibatch_noise_does_the_same_to_kernels_with_a_bias_of_the_step(kernel, friction):
+    """Rho is a quarter of its variance times how fast the kernel moves where it is flat."""
+    rho = 0.5
+    s = math.sqrt(4 * rho * friction / LR)
+    options = {} if kernel is SGLD else {"friction": friction}
+    curvatures = X[:3] / LR
+    measured, error = variances(kernel.build(TARGET, lr=LR, **options), curvatures, gradient_noise=s / TARGET.n_beta)
+    expected = (1 + rho) / (1 - X[:3] / (4 * (2 - friction)))
+    assert ((measured - expected).abs() < 5 * error).all()
+    assert (5 * error < 0.05 * expected).all()
+
+
 def trajectories(transition, num_steps=30, seed=0):
     """Return the weights after every step on a quadratic with noisy gradients, and the last state."""
     values = quadratic(X / LR).start(3)

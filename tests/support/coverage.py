@@ -1,8 +1,8 @@
 r"""How often stated 95 % intervals hold the truth, on runs whose truth is known.
 
-Weights are stationary Gaussian, an AR(1) process :math:`w \sim N(0, \sigma^2)` in each coordinate and chain. The mean loss of row i is
-:math:`\ell_i(w) = \ell_i + b_i \cdot w + \tfrac12 h_i |w|^2`: rows differ in their level, their slope and their curvature, and those of
-high loss are steeper. Rows are used as `sample` uses them: once an epoch, each epoch replaying the first. The truth is
+Weights are stationary Gaussian, an AR(1) process :math:`w \sim N(0, \sigma^2)` in each coordinate and chain. Row i has
+the loss :math:`\ell_i(w) = \ell_i + b_i \cdot w + \tfrac12 h_i |w|^2`: rows differ in level, slope and curvature, and
+those of high loss are steeper. Rows are used as `sample` uses them: once an epoch, each epoch replaying the first. The truth is
 :math:`n\beta\,\mathrm{E}[L(w) - L(w_0)]` with L the mean over the minibatches of an epoch.
 
 ``python -m support.coverage`` (with ``tests`` on the path) prints the table of docs/errors.md.

@@ -30,6 +30,7 @@ def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
     imported: set[str] = set()
 
     def install(name: str, version: str, sources: dict[str, str]) -> Path:
+        """Write modules and metadata into a directory, and put that on the path."""
         site = tmp_path / name
         info = site / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)

@@ -43,7 +43,7 @@ def layout(
     observables: dict[str, int] | None = None,
     metrics: tuple[str, ...] = (),
 ) -> RunLayout:
-    """Return the layout of a run of which only the sizes matter."""
+    """Return the layout of a run of which only the sizes matter; its losses at the start are random."""
     rng = np.random.default_rng(0)
     start = rng.random((num_chains, positions), dtype=np.float32)
     return RunLayout(
@@ -69,11 +69,12 @@ def layout(
 
 
 def make(store, wanted=None, **sizes):
+    """Create a run without losses in a store, of that layout or of these sizes; return its group."""
     return create_run(store, layout(**sizes) if wanted is None else wanted, {"config": "{}", "provenance": "{}"})
 
 
 class FullStore(WrapperStore):
-    """A store that has no space left after so many bytes of chunks."""
+    """A store that has no space left after so many bytes of chunks, and counts what was written."""
 
     def __init__(self, store, capacity=10**9):
         super().__init__(store)

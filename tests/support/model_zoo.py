@@ -105,6 +105,7 @@ def model_class(model_type: str) -> Any:
 
 
 def _classes() -> dict[str, str]:
+    """The name of the class of each model type."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -124,6 +125,7 @@ def find_variants(model_type: str) -> tuple[str, ...]:
 
 
 def _defaults(model_type: str) -> dict[str, Any]:
+    """The default configuration of a model type."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     subconfig = EXCEPTIONS.get(model_type, {}).get("subconfig")
@@ -132,6 +134,7 @@ def _defaults(model_type: str) -> dict[str, Any]:
 
 
 def _merge(small: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Change settings in place, those of nested configurations one by one."""
     for name, value in changes.items():
         if isinstance(value, dict) and isinstance(small.get(name), dict):
             _merge(small[name], value)

@@ -1,4 +1,4 @@
-"""Small models and data that the tests of sampling share."""
+"""Small models and data of which a run takes a fraction of a second, and comparisons of trees and models."""
 
 from __future__ import annotations
 
@@ -105,6 +105,7 @@ def deep(kind: type[Deep] = Deep) -> Deep:
 
 
 def recorded() -> dict[str, np.ndarray]:
+    """Return the weights and token ids of the problem that DevInterp 2 was recorded on, by their names in the file."""
     with np.load(V2 / "tiny_problem.npz") as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -146,6 +147,7 @@ def same_numbers(a: xr.DataTree, b: xr.DataTree, *, rtol: float = 0) -> None:
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor of any dtype, for comparisons bit by bit."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 

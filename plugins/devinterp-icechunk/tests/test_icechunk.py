@@ -26,11 +26,11 @@ class Line(nn.Module):
     def __init__(self, calls: int = 10**9) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(3))
-        self.left = calls
+        self.remaining = calls
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.left -= 1
-        if self.left < 0:
+        self.remaining -= 1
+        if self.remaining < 0:
             raise RuntimeError("the process is ended here")
         return x @ self.weight
 

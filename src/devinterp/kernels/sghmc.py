@@ -8,6 +8,16 @@ r"""Stochastic gradient Hamiltonian Monte Carlo (SGHMC): Langevin dynamics with 
 
 which is equation 15 of arXiv:1402.4102 with its learning rate :math:`\eta = \epsilon / 2`, so that friction
 :math:`\alpha = 1` is SGLD with the same :math:`\epsilon`. The velocity :math:`v` starts at zero.
+
+**Law on a quadratic** with second derivative :math:`a` of :math:`U` and :math:`x = \epsilon a`: normal, with variance
+
+.. math::
+
+    \frac{1}{a}\, \frac{1 - \hat\beta / \alpha + \rho}{1 - x / (4 (2 - \alpha))}, \qquad
+    \rho = \frac{\epsilon s^2}{4 \alpha},
+
+with :math:`s^2` the variance that minibatches give :math:`\nabla U`; stable iff :math:`x < 4 (2 - \alpha)`. With
+:math:`\hat\beta = \epsilon s^2 / 4` minibatch noise is made up for exactly.
 """
 
 from __future__ import annotations
@@ -28,10 +38,8 @@ if TYPE_CHECKING:
 def build(target: Target, *, lr: float, friction: float = 0.1, gradient_noise: float = 0.0) -> Transition:
     r"""Build SGHMC [1]_.
 
-    On a quadratic with second derivative :math:`a` of :math:`U` the stationary law of the discretised chain is exactly
-    normal, with variance :math:`1 / (a (1 - \epsilon a / (4 (2 - \alpha))))`; it is stable iff
-    :math:`\epsilon a < 4 (2 - \alpha)`. Its bias is that of SGLD divided by :math:`2 - \alpha`, and it forgets where it was
-    about :math:`1 / \alpha` times as fast, as long as :math:`\alpha \ge \sqrt{2 \epsilon a}`.
+    The bias of its step size is that of SGLD divided by :math:`2 - \alpha`, and it forgets its start about
+    :math:`1 / \alpha` times as fast, as long as :math:`\alpha \ge \sqrt{2 \epsilon a}`.
 
     Parameters
     ----------
@@ -42,8 +50,8 @@ def build(target: Target, *, lr: float, friction: float = 0.1, gradient_noise: f
     friction : float, default: 0.1
         :math:`\alpha`, what a step takes away of the velocity; above 0, at most 1. The momentum of SGD is one minus it.
     gradient_noise : float, default: 0.0
-        :math:`\hat\beta`, an estimate of what the noise of minibatch gradients adds to the diffusion, taken off the noise
-        that is added; from 0 to less than `friction`.
+        :math:`\hat\beta`, an estimate of :math:`\epsilon s^2 / 4`, what minibatch gradients add to the diffusion; it is
+        subtracted from the variance of the added noise. From 0 to less than `friction`.
 
     Returns
     -------

@@ -3,6 +3,13 @@ r"""Stochastic gradient Langevin dynamics (SGLD).
 .. math:: w \leftarrow w - \tfrac{\epsilon}{2} \nabla U(w) + \sqrt{\epsilon}\, \xi, \qquad \xi \sim N(0, \sigma^2)
 
 with :math:`U` the local tempered posterior of `devinterp.Target`, its gradient estimated on a minibatch (arXiv 2308.12108).
+
+**Law on a quadratic** with second derivative :math:`a` of :math:`U` and :math:`x = \epsilon a`: each coordinate is an
+autoregression with coefficient :math:`1 - x/2` and variance
+
+.. math:: \frac{1}{a}\, \frac{1 + \rho}{1 - x / 4}, \qquad \rho = \tfrac{\epsilon}{4} s^2,
+
+with :math:`s^2` the variance that minibatches give :math:`\nabla U`; stable iff :math:`x < 4`.
 """
 
 from __future__ import annotations

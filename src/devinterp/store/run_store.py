@@ -13,6 +13,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import MemoryStore
 
+from devinterp.errors import StoreError, first_line
 from devinterp.store import keys
 from devinterp.store.arrays.create import create_run, grow_run, is_empty
 from devinterp.store.arrays.layout import RunLayout
@@ -95,8 +96,20 @@ class RunStore:
         return keys.get(self.store, keys.metadata_key(path)) is not None
 
     def read_array(self, path: str) -> np.ndarray:
-        """Return all values of the array at a path."""
-        return np.asarray(zarr.open_array(self.store, path=path, mode="r")[...])
+        """Return all values of the array at a path.
+
+        Raises
+        ------
+        StoreError
+            If there is none that can be read.
+        """
+        try:
+            return np.asarray(zarr.open_array(self.store, path=path, mode="r", zarr_format=3)[...])
+        except Exception as error:  # zarr raises errors of many kinds
+            raise StoreError(
+                f"{self.name} has no readable `{path}` ({first_line(error)}): `devinterp check` says what else is damaged, and "
+                "`repair=True` measures it again."
+            ) from error
 
     def key_sizes(self) -> dict[str, int]:
         """Return the size in bytes of everything in the store, by its key: ``trace/loss/c/0/0/0/0/0``."""
@@ -148,11 +161,11 @@ class RunStore:
 
     def writer(self) -> TraceWriter:
         """Return a writer of draws; a context manager."""
-        return TraceWriter(zarr.open_group(self.store, mode="r+"))
+        return TraceWriter(zarr.open_group(self.store, mode="r+", zarr_format=3))
 
     def write_array(self, path: str, selection: Any, values: Any) -> None:
         """Write into a part of the array at a path."""
-        zarr.open_array(self.store, path=path, mode="r+")[selection] = values
+        zarr.open_array(self.store, path=path, mode="r+", zarr_format=3)[selection] = values
 
     def update_attrs(self, attrs: Mapping[str, Any], group: str = "") -> None:
         """Change some attributes of a group, in one write."""

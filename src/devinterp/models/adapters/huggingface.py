@@ -36,15 +36,11 @@ class HuggingFaceAdapter(ModelAdapter):
         """
         from devinterp.models.forward import logits_of
 
-        options = _no_cache(model)
-        if getattr(model.config, "is_encoder_decoder", False):
-            options["decoder_input_ids"] = input_ids
-            if attention_mask is not None:
-                options["decoder_attention_mask"] = attention_mask
-            return logits_of(model(input_ids=input_ids[:, :1], **options), model)
+        prefix = "decoder_" if getattr(model.config, "is_encoder_decoder", False) else ""
+        options = {"input_ids": input_ids[:, :1], **_no_cache(model), f"{prefix}input_ids": input_ids}
         if attention_mask is not None:
-            options["attention_mask"] = attention_mask
-        return logits_of(model(input_ids=input_ids, **options), model)
+            options[f"{prefix}attention_mask"] = attention_mask
+        return logits_of(model(**options), model)
 
     def vocab_size(self, model: nn.Module) -> int | None:
         """Return the number of rows of the token embedding, else ``config.vocab_size``, else None."""

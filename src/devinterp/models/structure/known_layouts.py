@@ -36,9 +36,9 @@ def _multihead_attention(module: nn.Module) -> Heads:
 
 def _xlnet(module: nn.Module) -> Heads:
     """XLNet's projections are parameters of shape (width, head, feature) in einsums: no module reads what heads return."""
-    parts = {"q": "q", "k": "k", "v": "v", "o": "o"}
     parameters = dict(module.named_parameters(recurse=False))
-    places = [(parts.get(name, "other"), name, p, 0 if p.ndim == 2 else 1, 0) for name, p in parameters.items()]
+    parts = {name: name if name in ("q", "k", "v", "o") else "other" for name in parameters}
+    places = [(parts[name], name, p, 0 if p.ndim == 2 else 1, 0) for name, p in parameters.items()]
     return _heads(parameters["q"].shape[1], 1, places)
 
 
@@ -47,8 +47,8 @@ def _reformer(module: nn.Module) -> Heads:
     attention = module.get_submodule("self_attention")
     parameters = dict(module.named_parameters())
     # Attention by hashing has one projection for queries and keys.
-    parts = {"q": "query", "k": "key", "v": "value", "q+k": "query_key"}
-    names = {f"self_attention.{name}.weight": part[0] for part, name in parts.items()}
+    parts = {"query": "q", "key": "k", "value": "v", "query_key": "q"}
+    names = {f"self_attention.{name}.weight": part for name, part in parts.items()}
     places: list[Place] = [("o", "output.dense.weight", parameters["output.dense.weight"], 1, 0)]
     places += [(part, name, parameters[name], 0, 0) for name, part in names.items() if name in parameters]
     return _heads(int(attention.num_attention_heads), int(attention.attention_head_size), places)  # type: ignore[arg-type]

@@ -136,6 +136,8 @@ class TaskRunner:
             else:
                 writer.append(reduction.reduce(record))
                 monitor.show(summarize(record, settings.num_burnin_steps))
+                if self._store.in_memory:  # there is nothing to save first
+                    monitor.raise_if_stopped()
             monitor.check_owner()
         if not self._checkpoints.keep_state and not self._store.in_memory:
             writer.remove(slots)

@@ -58,7 +58,7 @@ def create_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, gro
     consolidate(
         store, group, attrs={"schema_version": schema.SCHEMA_VERSION, "coordinates": "draw_step num_moving", **attrs}
     )
-    return zarr.open_group(store, path=group, mode="r+")
+    return zarr.open_group(store, path=group, mode="r+", zarr_format=3)
 
 
 def grow_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.Group:
@@ -81,7 +81,7 @@ def grow_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.
     zarr.Group
         The run's root.
     """
-    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
     specs = array_specs(layout)
     for name in dict.fromkeys(parent for spec in specs for parent in _parents(spec.path)):
         keys.update_attrs(store, name, _group_attrs(name, layout))
@@ -96,7 +96,7 @@ def grow_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.
                 for region in _new_regions(before, spec.shape):
                     array[region] = np.asarray(spec.data)[region]
     consolidate(store, attrs={"schema_version": schema.SCHEMA_VERSION, **attrs})
-    return zarr.open_group(store, mode="r+")
+    return zarr.open_group(store, mode="r+", zarr_format=3)
 
 
 def _new_regions(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:

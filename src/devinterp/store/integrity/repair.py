@@ -45,7 +45,7 @@ def discard(store: Store, damages: Iterable[Damage]) -> set[str]:
 
 def rewrite(store: Store, layout: RunLayout, paths: Iterable[str]) -> None:
     """Write the arrays at some paths again, whose data are known beforehand."""
-    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
     paths = set(paths)
     for spec in array_specs(layout):
         if spec.path in paths and spec.data is not None:

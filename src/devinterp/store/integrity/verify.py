@@ -106,7 +106,7 @@ def _arrays(store: Store, group: str) -> Iterator[StoredArray | Damage]:
         try:
             inspect_node(path, node)
             if node["node_type"] == "array":
-                array: zarr.Array[Any] = zarr.open_array(store, path=path, mode="r")
+                array: zarr.Array[Any] = zarr.open_array(store, path=path, mode="r", zarr_format=3)
                 yield StoredArray(store, group, below, array)
         except Exception as error:  # zarr raises errors of many kinds
             yield Damage(below, f"its metadata cannot be used: {first_line(error, 200)}")

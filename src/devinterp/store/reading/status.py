@@ -64,7 +64,7 @@ def read_status(store: Store, group: str = "") -> Status:
     for name, default in defaults.items():
         path = f"{group}/{schema.STATUS}/{name}".strip("/")
         try:
-            array = zarr.open_array(store, path=path, mode="r")
+            array = zarr.open_array(store, path=path, mode="r", zarr_format=3)
         except Exception as error:  # zarr raises errors of many kinds
             raise StoreError(f"the store has no readable `{path}`: {error}") from error
         node = keys.get_json(store, keys.metadata_key(path)) or {}
@@ -94,6 +94,6 @@ def _read_cells(array: zarr.Array[Any], default: Any, bad_chunks: set[str]) -> n
 def read_attrs(store: Store, group: str = "") -> dict[str, Any]:
     """Return the attributes of a group in any of zarr's formats; empty where there is no group."""
     try:
-        return dict(zarr.open_group(store, path=group, mode="r").attrs)
+        return dict(zarr.open_group(store, path=group, mode="r", zarr_format=3).attrs)
     except (FileNotFoundError, KeyError):
         return {}

@@ -93,7 +93,9 @@ class CheckpointSlots:
         arrays = {}
         for name, shapes in mark["shapes"].items():
             dtypes = [np.dtype(dtype) for dtype in mark["dtypes"][name]]
-            flat = np.ascontiguousarray(zarr.open_array(self._store, path=f"{path}/{name}", mode="r")[...])
+            flat = np.ascontiguousarray(
+                zarr.open_array(self._store, path=f"{path}/{name}", mode="r", zarr_format=3)[...]
+            )
             if zlib.crc32(flat.data) != mark["crc32"][name]:
                 raise ValueError(f"{path}/{name} is not what was written")
             sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)]

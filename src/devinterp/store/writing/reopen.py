@@ -24,7 +24,8 @@ def reopen(store: Store, chains: Iterable[tuple[int, int]], *, from_start: bool)
         Whether they begin at their first step, or go on after the steps that the store has.
     """
     state, steps_done, error = (
-        zarr.open_array(store, path=f"{schema.STATUS}/{name}", mode="r+") for name in ("state", "steps_done", "error")
+        zarr.open_array(store, path=f"{schema.STATUS}/{name}", mode="r+", zarr_format=3)
+        for name in ("state", "steps_done", "error")
     )
     for chain in chains:
         if from_start:
