@@ -109,7 +109,7 @@ def test_half_a_billion_parameters() -> None:
         gib_above_model=(torch.cuda.max_memory_allocated() - base) / 2**30,
         model_gib=base / 2**30,
     )
-    assert spec.paths["loss"] == "chunked"
+    assert spec.choices["loss"] == "chunked"
 
 
 def test_loss_in_chunks_against_all_logits() -> None:

@@ -5,12 +5,13 @@ orthonormal contrasts
 
 .. math:: y_{c0} = \sqrt{T}\,\bar x_c, \qquad y_{cj} = \sqrt{2/T} \sum_t \cos\!\big(\pi j (t + \tfrac12)/T\big)\, x_{ct}
 
-of a chain of T draws, every :math:`\mathrm{E}\,y_{cj}^2` with small j is the long-run variance [1]_, a sum of squares of few
-normal numbers, so that Student's t gives intervals. Fast noise cannot hide a slow signal, as it does from autocorrelation times.
+of a chain of T draws, every :math:`\mathrm{E}\,y_{cj}^2` with small j is the long-run variance [1]_. Their mean is one of
+squares of a known number of normal variables, so that Student's t gives intervals, and fast noise cannot hide a slow signal, as
+it does where autocorrelation times are estimated.
 
-Chains that are driven by the same minibatches are not independent. Their series are split into the mean over chains at each
-draw and the rest. The rest says how far chains differ. What the means at each draw vary more than that explains is common to all
-chains, and more chains do not make it smaller.
+Chains that see the same minibatches are not independent. Their series are split into the mean over chains at each draw and the
+rest. The rest says how far chains differ. What the means over chains vary beyond that is common to all chains, and more chains
+do not make it smaller.
 
 References
 ----------
@@ -95,9 +96,9 @@ def mean_error(
     draw : str, default: "draw"
         Name of the dimension along which a chain moves.
     data_share : xarray.DataArray or float, optional
-        One number, for minibatch losses of chains that share minibatches: how much of the variance of a minibatch's loss the mean over
-        all steps keeps, between 0 (whole epochs) and 1 over the number of steps (fresh data at each step). Default: the series
-        are not of minibatches.
+        One number, for losses of minibatches that chains share: how much of their variance the mean over all steps keeps,
+        from 0 (whole epochs) to 1 over the number of steps (fresh data at each step). Default: the losses are of the same data
+        at every draw.
 
     Returns
     -------
@@ -164,7 +165,8 @@ def _long_run_variance(levels: np.ndarray, waves: np.ndarray, plan: Contrasts, *
         return pooled(plan.num_waves)
     low = max(plan.num_waves, 2)
     slow = power[..., :low].mean(-1) > _SLOW * power[..., low : 3 * low].mean(-1)
-    return np.where(slow, plan.widening**2 * pooled(plan.num_waves_if_slow), pooled(plan.num_waves))
+    usual, cautious = pooled(plan.num_waves), plan.widening**2 * pooled(plan.num_waves_if_slow)
+    return np.asarray(np.where(slow, cautious, usual))
 
 
 def _common_variance(centred: np.ndarray) -> np.ndarray:
@@ -172,7 +174,7 @@ def _common_variance(centred: np.ndarray) -> np.ndarray:
     num_chains, num_draws = centred.shape[-2:]
     common = centred.mean(-2, keepdims=True)
     own = ((centred - common) ** 2).sum((-1, -2)) / ((num_chains - 1) * (num_draws - 1))
-    return np.maximum((common[..., 0, :] ** 2).sum(-1) / (num_draws - 1) - own / num_chains, 0)
+    return np.asarray(np.maximum((common[..., 0, :] ** 2).sum(-1) / (num_draws - 1) - own / num_chains, 0))
 
 
 @lru_cache(maxsize=16)

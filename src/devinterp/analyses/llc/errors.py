@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import xarray as xr
 
 from devinterp.analyses.common.mean_error import half_width, mean_error
-from devinterp.analyses.common.mean_losses import MOMENT, ratio, share_minibatches, sums, trace_start, trace_start_error
+from devinterp.analyses.common.mean_losses import ratio, share_minibatches, sums, trace_start, trace_start_error
 from devinterp.analyses.common.run_data import losses
-from devinterp.analyses.llc.row_losses import RowLosses, StepLosses, mean_of_minibatches, minibatches_per_step
+from devinterp.analyses.llc.row_losses import RowLosses, StepLosses
 from devinterp.analyses.llc.schedule import data_shares
 from devinterp.runs import settings
 from devinterp.schema import BATCH, CHAIN, POSITION, STEP, TRACE
@@ -59,32 +60,28 @@ def error_without_rows(run: xr.DataTree, trace: xr.DataArray, burnin: int) -> xr
 def widened(error: xr.DataArray) -> xr.DataArray:
     """Return a standard error so large that 1.96 of it are the 95 % interval that Student's distribution gives."""
     factor = half_width(error.attrs["degrees_of_freedom"]) / half_width(math.inf)
-    return (error * factor).assign_attrs({name: value for name, value in error.attrs.items() if name == "reason"})
+    result = error * factor
+    result.attrs = {name: value for name, value in error.attrs.items() if name == "reason"}
+    return result
 
 
 def _joined(error: xr.DataArray, further_variance: xr.DataArray) -> xr.DataArray:
     monte_carlo = widened(error)
     joined: xr.DataArray = (monte_carlo**2 + further_variance) ** 0.5
-    return joined.assign_attrs(monte_carlo.attrs)
+    joined.attrs = monte_carlo.attrs
+    return joined
 
 
 def _ratio_bias(run: xr.DataTree, kept: xr.DataArray, burnin: int) -> tuple[xr.DataArray | float, bool]:
-    """Return how far the mean of `trace_means` is from the kind of mean that L(w0) is, and whether that may be unknown.
+    """Return how far a mean over steps may be from the kind of mean that L(w0) is, and whether that may be unknown.
 
-    Runs of schema version 1 measured L(w0) as one mean over all unmasked losses, later ones as the mean of minibatch means.
+    Earlier versions measured L(w0) as one mean over all unmasked losses. The mean over minibatches of each one's mean is no
+    further from the mean over steps.
     """
-    version, record = int(run.attrs.get("schema_version", 1)), settings(run).get("record", "token")
-    if record == "token":
+    if settings(run).get("record", "token") == "token":
         totals = sums(losses(run, TRACE).isel({STEP: slice(burnin, None)}))
-        if version == 1:
-            reference = ratio(totals.sum([CHAIN, STEP, BATCH]))
-        else:
-            total, count = totals.isel({MOMENT: 0}), totals.isel({MOMENT: 1})
-            reference = mean_of_minibatches(total, count, minibatches_per_step(run)).mean([CHAIN, STEP])
-        return kept.mean([CHAIN, STEP]) - reference, False
-    if record == "moments" and version > 1 and minibatches_per_step(run) == 1:
-        return 0.0, False
+        return kept.mean([CHAIN, STEP]) - ratio(totals.sum([CHAIN, STEP, BATCH])), False
     start = trace_start(run)
-    other = losses(run, TRACE, "init_loss").astype(np.float64).mean([CHAIN, POSITION])
-    bias: xr.DataArray = xr.zeros_like(start).where(abs(start - other) <= _ROUNDING * abs(start))
-    return bias, True
+    of_positions = losses(run, TRACE, "init_loss").astype(np.float64).mean([CHAIN, POSITION])
+    is_padded = abs(start - of_positions) > _ROUNDING * abs(start)
+    return xr.zeros_like(start).where(~is_padded), True

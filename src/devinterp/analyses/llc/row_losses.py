@@ -42,7 +42,7 @@ class RowLosses:
         loss = trace["row_loss"].variable
         if "row_count" in trace:
             count = trace["row_count"].variable.astype(np.float64)
-            total = xr.where(count > 0, loss * count, 0)
+            total = (loss * count).where(count > 0, 0)
             totals = xr.concat([xr.DataArray(total), xr.DataArray(count)], MOMENT).transpose(ROW, MOMENT)
         else:
             totals = sums(xr.DataArray(loss.data.reshape(loss.shape[0], -1), dims=(ROW, POSITION)))

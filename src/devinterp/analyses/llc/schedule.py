@@ -50,7 +50,7 @@ def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.DataArray | float, xr
     if rows.chunks is not None:
         rows = rows.chunk(-1)
     shares: xr.DataArray = xr.apply_ufunc(
-        _shares,
+        shares_of_rows,
         rows,
         input_core_dims=[[CHAIN, STEP, BATCH]],
         output_core_dims=[["share"]],
@@ -67,7 +67,7 @@ def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.DataArray | float, xr
     return shares.isel(share=0), shares.isel(share=1)
 
 
-def _shares(
+def shares_of_rows(
     rows: np.ndarray, *, burnin: int, num_minibatches: int, num_initial: int | None, population: int | None
 ) -> np.ndarray:
     """Return both shares from the rows ``(chain, step, batch)`` of each step."""
