@@ -175,7 +175,7 @@ def test_components_are_listed(run: Run, model: Path) -> None:
     ("arguments", "message"),
     [
         (["l9h1"], "no layer of LlamaForCausalLM with number 9"),
-        (["l0 brain"], "'brain' is nothing of a layer"),
+        (["l0 brain"], "'brain' is no part of a layer"),
         (["--kind", "brain"], 'Invalid value "brain" for --kind'),
     ],
 )
