@@ -170,18 +170,19 @@ class Estimates:
         return float(np.median(self.error) / (self.value - self.truth).std())
 
 
-def llc_estimates(cell: Cell, replicas: list[Replica]) -> dict[str, Estimates]:
+def llc_estimates(cell: Cell, replicas: Iterable[Replica]) -> dict[str, Estimates]:
     """Return ``paired_llc`` and ``llc`` of runs, by the functions that `compute_llc` uses."""
-    at_w, at_w0 = (np.stack(each) for each in zip(*(replica.series() for replica in replicas), strict=True))
     options = {"burnin": NUM_BURNIN, "num_minibatches": 1, "num_initial": NUM_INITIAL}
-    shares = np.array([shares_of_rows(r.rows, population=len(r.start), **options) for r in replicas])
+    parts = []
+    for one in replicas:  # which are large: only what is needed of each is kept
+        shares = shares_of_rows(one.rows, population=len(one.start), **options)
+        initial = float(mean(one.start, one.count, one.initial).mean())
+        parts.append((*one.series(), shares, one.row_variance(), initial, one.truth))
+    at_w, at_w0, shares, row_variance, initial, truth = (np.stack(each) for each in zip(*parts, strict=True))
     variance = mean_variance(at_w - at_w0, shared=cell.shared, data_share=shares[:, 0])
-    initial = np.array([mean(r.start, r.count, r.initial).mean() for r in replicas])
-    truth = np.array([replica.truth for replica in replicas])
     reach = half_width(contrasts(cell.num_chains, cell.num_draws, cell.shared).degrees_of_freedom)
-    noise = shares[:, 1] * [replica.row_variance() for replica in replicas]
     usual = half_width(math.inf)
-    unpaired_error = np.sqrt(variance * (reach / usual) ** 2 + noise)
+    unpaired_error = np.sqrt(variance * (reach / usual) ** 2 + shares[:, 1] * row_variance)
     return {
         "paired_llc": Estimates(N_BETA * (at_w - at_w0).mean((1, 2)), N_BETA * np.sqrt(variance), reach, truth),
         "llc": Estimates(N_BETA * (at_w.mean((1, 2)) - initial), N_BETA * unpaired_error, usual, truth),
@@ -224,10 +225,10 @@ def fixed_data_estimates(
 def measure(cell: Cell, num_replicas: int, seed: int = 0) -> dict[str, Estimates]:
     """Return all estimates of a cell: of the run, and of an observable and a token."""
     rng = np.random.default_rng([seed, *(int(1000 * value) for value in asdict(cell).values())])
-    found = llc_estimates(cell, [Replica.of(cell, rng) for _ in range(num_replicas)])
+    estimates = llc_estimates(cell, (Replica.of(cell, rng) for _ in range(num_replicas)))
     for name, linear in (("observable_llc", False), ("token llc", True)):
-        found[name] = fixed_data_estimates(rng, cell, num_replicas, linear=linear)
-    return found
+        estimates[name] = fixed_data_estimates(rng, cell, num_replicas, linear=linear)
+    return estimates
 
 
 def print_table(grid: Iterable[Cell] | None = None, num_replicas: int = 200) -> list[tuple[Cell, dict[str, Estimates]]]:
