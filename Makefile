@@ -62,7 +62,7 @@ test: lint
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "$(FAST)" $(ARGS)
 
 # The slow ones too: every variant of every model type, runs killed twenty times, ten thousand damaged stores. An hour. What is
-# measured against the clock, and the accuracy suite, is `make bench`.
+# measured against the clock is `make bench`, the accuracy suite `make bench ARGS=plugins/devinterp-bench/tests`.
 test-all: lint
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not benchmark" $(ARGS)
 

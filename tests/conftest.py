@@ -14,7 +14,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 from jaxtyping import install_import_hook
 
-# Annotations of functions and dataclasses of this package, jaxtyping's shapes among them, are checked at every call;
+# Annotations of functions and dataclasses of these packages, jaxtyping's shapes among them, are checked at every call;
 # not in benchmarks, which would measure the checks.
 if os.environ.get("DEVINTERP_TYPECHECK", "1") != "0":
-    install_import_hook("devinterp", "support.typecheck.check")
+    install_import_hook(["devinterp", "devinterp_bench"], "support.typecheck.check")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
@@ -14,7 +15,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "devinterp"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+MODULES = {path.name for folder in (SOURCE, ROOT / "tests") for path in folder.rglob("*.py")}
+#: A path in backticks that begins with one of these is one of ours; others are paths in a store.
+TOP_FOLDERS = {"src", "tests", "docs", "plugins", "news", "devinterp"} | {
+    p.name for p in SOURCE.iterdir() if p.is_dir()
+}
 #: Blocks of these languages are no code.
 PROSE = {"", "text", "bibtex"}
 FENCE = re.compile(
@@ -74,6 +81,10 @@ def run_shell(block: Block, directory: Path) -> None:
                 case ["pip", "install", *options]:
                     paths = [word.split("[")[0] for word in options if not word.startswith("-")]
                     assert all((ROOT / path / "pyproject.toml").exists() or "/" not in path for path in paths), command
+                case [".venv/bin/python", "-m", "pytest", *options]:
+                    for path, _, test in (word.partition("::") for word in options if "/" in word):
+                        assert (ROOT / path).exists(), command
+                        assert not test or f"def {test}(" in (ROOT / path).read_text(), command
                 case ["git" | "cd", *_] | [".venv/bin/pre-commit", "install"]:
                     pass
                 case _:
@@ -142,6 +153,53 @@ def test_every_page_can_be_reached_from_the_index():
     index = (ROOT / "docs" / "index.md").read_text()
     for page in sorted((ROOT / "docs").glob("*.md")):
         assert page.name == "index.md" or f"({page.name})" in index, f"docs/index.md does not mention {page.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_and_modules_that_a_page_names_exist(page):
+    prose = FENCE.sub("", page.read_text())
+    for path in re.findall(r"`([\w./-]+/[\w-]*(?:\.\w+)?)`", prose):
+        if path.split("/")[0] in TOP_FOLDERS:
+            assert any((root / path).exists() for root in (ROOT, ROOT / "src", SOURCE)), f"{page.name} names {path}"
+    titles = {block.title for block in blocks(page)}
+    for name in re.findall(r"`(\w+\.py)`", prose):
+        assert name in MODULES | titles, f"{page.name} names {name}"
+    for name in re.findall(r"`(devinterp(?:\.\w+)+)(?:\([^`]*\))?`", prose):
+        assert resolves(name), f"{page.name} names {name}"
+
+
+def test_the_map_of_rooms_is_right():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = re.findall(r"^\| (?:at the top of )?`([\w/]+)/` \| [^|]+ \| ([^|]+) \|$", text, re.MULTILINE)
+    for room, files in rooms:
+        for name in re.findall(r"`(\w+\.py)`", files):
+            assert (SOURCE / room / name).exists(), f"the map has {name} in {room}/, where it is not"
+    packages = {path.parent.relative_to(SOURCE).as_posix() for path in SOURCE.glob("*/**/__init__.py")}
+    on_the_map = {room for room, _ in rooms} | set(re.findall(r"`(\w+)`", text[: text.index("### ")]))
+    assert packages <= on_the_map, f"add {packages - on_the_map} to the map"
+
+
+def test_the_contracts_of_the_page_are_those_that_are_checked():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    text = text[text.index("## Contracts") :]
+    assert re.findall(r"^\| \*(.+)\* \|", text, re.MULTILINE) == [contract["name"] for contract in contracts]
+
+
+def resolves(name: str) -> bool:
+    """Say whether a dotted name is a module, or an attribute of one."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
 
 
 def test_the_readme_fits_a_page():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -155,3 +156,13 @@ def test_docstrings_describe_parameters_that_exist():
         if errors:
             wrong[path] = errors
     assert not wrong
+
+
+def test_no_module_imports_a_private_name_of_another() -> None:
+    private = []
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "plugins").glob("*/src/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("devinterp"):
+                names = [alias.name for alias in node.names if re.match(r"_[^_]", alias.name)]
+                private += [f"{path.relative_to(ROOT)}: {node.module}.{name}" for name in names]
+    assert not private

@@ -21,9 +21,10 @@ from devinterp.errors import (
     StoreMismatchError,
 )
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Analysis, Draw, Kernel, ModelAdapter, Plot, Target
+from devinterp.types import Analysis, Command, Draw, Kernel, ModelAdapter, Plot, StepInputs, Target
 
 if TYPE_CHECKING:
+    from devinterp.sampling.options import RunOptions
     from devinterp.slt.sampling import sample
     from devinterp.slt.weight_restrictions import create_param_masks, restrictions
     from devinterp.store.reading.open import open as open  # noqa: A004  # the name users expect: devinterp.open(path)
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Analysis",
     "BrokenChainsError",
+    "Command",
     "DevinterpError",
     "Draw",
     "InvalidInputError",
@@ -43,6 +45,8 @@ __all__ = [
     "Plot",
     "PluginError",
     "PluginWarning",
+    "RunOptions",
+    "StepInputs",
     "StoreError",
     "StoreMismatchError",
     "Target",
@@ -55,6 +59,7 @@ __all__ = [
 
 #: What is imported on first use, because it needs torch or zarr, and the module it is in.
 _LAZY = {
+    "RunOptions": "devinterp.sampling.options",
     "create_param_masks": "devinterp.slt.weight_restrictions",
     "open": "devinterp.store.reading.open",
     "restrictions": "devinterp.slt.weight_restrictions",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pluggy
 
-from devinterp.types import Analysis, Kernel, ModelAdapter, Plot
+from devinterp.types import Analysis, Command, Kernel, ModelAdapter, Plot
 
 PROJECT = "devinterp"
 
@@ -37,3 +37,8 @@ def devinterp_kernels() -> Sequence[Kernel]:  # type: ignore[empty-body]
 @hookspec
 def devinterp_plots() -> Sequence[Plot]:  # type: ignore[empty-body]
     """Return plots: pictures of a tree, offered as ``tree.slt.plot.<name>()``."""
+
+
+@hookspec
+def devinterp_commands() -> Sequence[Command]:  # type: ignore[empty-body]
+    """Return commands of the command line, offered as ``devinterp <name>``."""

@@ -1,10 +1,10 @@
-"""The main job from end to end, as a newcomer sees it: sample a language model, and look at what came out."""
+"""The whole path once, for a newcomer: sample a language model, estimate its learning coefficient, draw pictures."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from devinterp import sources
 from devinterp.errors import InvalidInputError
+from devinterp.tiny_model import tiny_model
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings that give a healthy trace on one kind of model, and how much of it to sample.
+    """Settings that give a healthy trace on one kind of model, and the amount of data.
 
     Parameters
     ----------
@@ -36,8 +37,13 @@ class Recipe:
     num_sequences: int
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
+    def changed(self, length: int | None, **sampling: Any) -> Recipe:
+        """Return the recipe with another length and other arguments, where these are not None."""
+        changes = {name: value for name, value in sampling.items() if value is not None}
+        return replace(self, length=self.length if length is None else length, sampling={**self.sampling, **changes})
 
-#: Found by the grid of docs/quickstart.md: the trace rises at once, levels off before the first draw, and chains agree.
+
+#: Found by trying a grid of settings: the trace rises at once, levels off before the first draw, and chains agree.
 PRETRAINED = Recipe(
     length=128,
     num_sequences=512,
@@ -89,7 +95,7 @@ def quickstart(
     column: str = "text",
     progress: bool | None = None,
 ) -> xr.DataTree:
-    """Sample a language model around its weights, print its learning coefficient, and draw what was found.
+    """Sample a language model around its weights, print its learning coefficient, and draw pictures of the run.
 
     Parameters
     ----------
@@ -119,44 +125,37 @@ def quickstart(
     xarray.DataTree
         The run, lazy.
     """
-    import torch
-
-    console = Console()
-    began = time.monotonic()
-    recipe = TINY if tiny else PRETRAINED
-    chosen = {
-        "num_chains": num_chains,
-        "num_draws": num_draws,
-        "lr": lr,
-        "n_beta": n_beta,
-        "localization": localization,
-    }
-    sampling = {**recipe.sampling, **{name: value for name, value in chosen.items() if value is not None}}
-    length = recipe.length if length is None else length
-
-    with console.status("loading the model") as status:
-        if tiny:
-            status.update("training a small model")
-            # Tensors this small gain nothing from threads that wait for each other.
-            torch.set_num_threads(1)
-            network, tokenizer = tiny_model(length=length)
-        else:
-            network, tokenizer = sources.load_model(model)
-        status.update("tokenizing the texts")
+    console, began = Console(), time.monotonic()
+    recipe = (TINY if tiny else PRETRAINED).changed(
+        length, num_chains=num_chains, num_draws=num_draws, lr=lr, n_beta=n_beta, localization=localization
+    )
+    with console.status("training a small model" if tiny else "loading the model"):
+        network, tokenizer = _trained_here(recipe.length) if tiny else sources.load_model(model)
+    with console.status("tokenizing the texts"):
         texts = {
-            name: sources.load_sequences(name, tokenizer, length=length, limit=recipe.num_sequences, column=column)
+            name: sources.load_sequences(
+                name, tokenizer, length=recipe.length, limit=recipe.num_sequences, column=column
+            )
             for name in dict.fromkeys((dataset, *observables))
         }
     num_parameters = sum(p.numel() for p in network.parameters())
     console.print(f"[bold]{'a small model' if tiny else model}[/bold]: {num_parameters:,} parameters")
-    console.print(_plan(dataset, observables, sampling, length))
-    tree = _sample(network, texts, dataset, observables, sampling, output, progress)
+    console.print(_plan(dataset, observables, recipe))
+    tree = _sample(network, texts, dataset, observables, recipe.sampling, output, progress)
     report(console, tree, tokenizer, output)
     console.print(f"Done in {time.monotonic() - began:.0f} s. To go on in Python:\n")
     console.print(
         next_steps(output / "run.zarr", _label(observables[-1])), highlight=False, markup=False, soft_wrap=True
     )
     return tree
+
+
+def _trained_here(length: int) -> tuple[Any, Any]:
+    """Return a small model and its tokenizer; from here on torch uses one thread in this process."""
+    import torch
+
+    torch.set_num_threads(1)  # tensors this small gain nothing from threads that wait for each other
+    return tiny_model(length=length)
 
 
 def _sample(
@@ -189,25 +188,25 @@ def _label(name: str) -> str:
 
 def report(console: Console, tree: xr.DataTree, tokenizer: Any, output: Path) -> None:
     """Print the learning coefficients of a run and draw its pictures, where the plots plugin is installed."""
-    found = tree.slt.llc().compute()
+    llc = tree.slt.llc().compute()
     table = Table(title="local learning coefficient, with its standard error")
     for column in ("", "LLC", "over chains"):
         table.add_column(column, justify="left" if not column else "right")
-    table.add_row("minibatches", f"{found.llc_mean:.1f} ± {found.llc_se:.1f}", f"± {found.llc_std:.1f}")
-    for name in found.observable.values.tolist():
-        one = found.sel(observable=name)
+    table.add_row("minibatches", f"{llc.llc_mean:.1f} ± {llc.llc_se:.1f}", f"± {llc.llc_std:.1f}")
+    for name in llc.observable.values.tolist():
+        one = llc.sel(observable=name)
         table.add_row(
             name, f"{one.observable_llc_mean:.1f} ± {one.observable_llc_mcse:.1f}", f"± {one.observable_llc_std:.1f}"
         )
     console.print(table)
-    console.print(f"R-hat {found.rhat:.2f}, effective draws {found.ess:.0f}")
+    console.print(f"R-hat {llc.rhat:.2f}, effective draws {llc.ess:.0f}")
     from devinterp import plugins
 
     if not {"trace", "tokens"} <= set(plugins.plots()):
         console.print("No pictures: install devinterp-plots.")
         return
     tree.slt.plot.trace().savefig(output / "trace.png")
-    name = found.observable.values.tolist()[-1]
+    name = llc.observable.values.tolist()[-1]
     tree.slt.plot.tokens(observable=name, tokenizer=tokenizer).savefig(output / "tokens.png")
     console.print(f"Store:    {output / 'run.zarr'}\nPictures: {output / 'trace.png'}, {output / 'tokens.png'}")
 
@@ -221,66 +220,12 @@ def next_steps(path: Path, observable: str) -> str:
     )
 
 
-def _plan(dataset: str, observables: tuple[str, ...], sampling: Mapping[str, Any], length: int) -> str:
+def _plan(dataset: str, observables: tuple[str, ...], recipe: Recipe) -> str:
+    sampling = recipe.sampling
     steps = sampling["num_burnin_steps"] + sampling["num_draws"]
     return (
         f"Sampling on {dataset!r} with {sampling['sampling_method']}: {sampling['num_chains']} chains of {steps} steps "
-        f"({sampling['num_burnin_steps']} of burn-in), {sampling['batch_size']} x {length} tokens each; at every draw the "
-        f"losses on {', '.join(map(repr, observables))}.\n"
+        f"({sampling['num_burnin_steps']} of burn-in), {sampling['batch_size']} x {recipe.length} tokens each; at every draw "
+        f"the losses on {', '.join(map(repr, observables))}.\n"
         f"lr {sampling['lr']:g}, n_beta {sampling['n_beta']:g}, localization {sampling['localization']:g}"
-    )
-
-
-def tiny_model(*, length: int, num_steps: int = 200, seed: int = 0) -> tuple[Any, Any]:
-    """Return a small byte-level language model, trained on the prose for a few seconds, and its tokenizer.
-
-    Parameters
-    ----------
-    length : int
-        Tokens (bytes) of a training sequence.
-    num_steps : int, default: 200
-        Training steps.
-    seed : int, default: 0
-        Of the weights and the data order.
-    """
-    import torch
-
-    transformers = sources.require("transformers", "huggingface")
-    tokenizer = byte_tokenizer()
-    config = transformers.GPTNeoXConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=max(256, length),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    with torch.random.fork_rng(devices=[]):  # models draw their first weights from the global generator
-        torch.manual_seed(seed)
-        model = transformers.GPTNeoXForCausalLM(config)
-    data = sources.load_sequences(sources.PROSE, tokenizer, length=length, limit=2048)
-    tokens = torch.as_tensor(data.with_format("torch")["input_ids"][:])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(num_steps):
-        batch = tokens[torch.randint(len(tokens), (32,), generator=generator)]
-        model(input_ids=batch, labels=batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model.eval(), tokenizer
-
-
-def byte_tokenizer() -> Any:
-    """Return a tokenizer whose tokens are bytes; it needs no files."""
-    transformers = sources.require("transformers", "huggingface")
-    tokenizers = sources.require("tokenizers", "huggingface")
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {character: number for number, character in enumerate([*alphabet, "<|endoftext|>"])}
-    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = tokenizers.decoders.ByteLevel()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
     )

@@ -1,4 +1,4 @@
-"""The names in a tree: groups, variables, dimensions, and what their presence means (schema version 1).
+"""The names in a tree: groups, variables, dimensions, and what their presence means (schema version 2).
 
 This is the only place that spells them. ``docs/schema.md`` explains them to users.
 """
@@ -13,15 +13,32 @@ import xarray as xr
 
 from devinterp.errors import InvalidInputError, MissingDataError
 
-SCHEMA_VERSION = 1
+#: Version 2 adds the losses at w0 of a run's rows; everything of version 1 is where it was.
+SCHEMA_VERSION, READABLE_VERSIONS = 2, (1, 2)
 
 RESTRICTION, CHAIN, STEP, DRAW = "restriction", "chain", "step", "draw"
-BATCH, SEQUENCE, TOKEN, POSITION = "batch", "sequence", "token", "position"
+BATCH, SEQUENCE, TOKEN, POSITION, ROW = "batch", "sequence", "token", "position", "row"
 
 TRACE, OBSERVABLES, METRICS, STATUS = "trace", "observables", "metrics", "status"
 
 #: Variables of runs that keep moments instead of losses.
 MEAN_LOSS, LOSS_MEAN, LOSS_COMOMENT, TASK = "mean_loss", "loss_mean", "loss_comoment", "task"
+
+#: Metrics of every step that ``save_metrics=True`` records: norms of the parts of a step, the dot products between them, and
+#: the distance from the initial weights before it.
+STEP_METRICS = (
+    "distance",
+    "unscaled_grad",
+    "scaled_grad",
+    "localization",
+    "weight_decay",
+    "noise",
+    "dot_grad_prior",
+    "dot_grad_noise",
+    "dot_prior_noise",
+)
+#: A metric that is recorded only when named, because it costs a second gradient.
+MALA_ACCEPTANCE = "mala_acceptance"
 
 #: States of a chain, in ``status/state``.
 PENDING, RUNNING, FINISHED, DIVERGED, INTERRUPTED = "pending", "running", "finished", "diverged", "interrupted"
@@ -37,6 +54,13 @@ DIMS: dict[str, tuple[str, ...]] = {
     "trace/init_loss_se": (CHAIN, POSITION),
     "trace/init_loss_mean": (CHAIN,),
     "trace/init_loss_mean_se": (CHAIN,),
+    "trace/row_id": (ROW,),
+    "trace/row_loss": (ROW, POSITION),
+    "trace/row_count": (ROW,),
+    "trace/w0_loss": (CHAIN, POSITION),
+    "trace/w0_loss_se": (CHAIN, POSITION),
+    "trace/w0_loss_mean": (CHAIN,),
+    "trace/w0_loss_mean_se": (CHAIN,),
     "trace/mean_loss": (RESTRICTION, CHAIN, STEP),
     "observables/*/mean_loss": (RESTRICTION, CHAIN, DRAW),
     "observables/*/loss_mean": (RESTRICTION, CHAIN, SEQUENCE, POSITION),

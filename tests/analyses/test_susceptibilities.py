@@ -1,3 +1,5 @@
+"""Susceptibilities against their definition and DevInterp 2, their errors, and one pass over the store."""
+
 from __future__ import annotations
 
 import json
@@ -103,7 +105,7 @@ def test_initial_loss_is_paired_where_it_can_be():
     for option, used, path in (
         ("auto", "paired", "observables/train/init_loss"),
         ("paired", "paired", "observables/train/init_loss"),
-        ("trace", "trace", "trace/init_loss"),
+        ("trace", "trace", "trace/init_loss_mean"),
     ):
         result = compute_susceptibilities(tree, "train", initial_loss=option)
         assert result.attrs["initial_loss"] == used
@@ -131,7 +133,7 @@ def test_the_error_of_the_initial_loss_is_part_of_the_stated_error(transform, sh
 
     def values(tree, error):
         moved = tree.copy(deep=True)
-        moved["trace/init_loss"] = moved["trace/init_loss"] + error
+        moved["trace/init_loss_mean"] = moved["trace/init_loss_mean"] + error
         result = compute_susceptibilities(moved, "train", standard_errors="none", **options)
         return result["labelled/susceptibility"].to_numpy()
 
@@ -240,7 +242,7 @@ def test_what_is_wrong_is_said():
         compute_susceptibilities(synthetic_tree(observables={"train": (3, 4)}))
     with pytest.raises(InvalidInputError, match=r"`full` \(='all'\); the restrictions are \['full', 'part1'\]"):
         compute_susceptibilities(tree, "train", full="all")
-    with pytest.raises(BrokenChainsError):
+    with pytest.raises(BrokenChainsError, match="`susceptibilities` needs finished chains"):
         compute_susceptibilities(synthetic_tree(diverged=[(0, 1)]), "train")
     one = compute_susceptibilities(synthetic_tree(diverged=[(0, 1)]), "train", chains="finished")
     assert one.attrs["chains_used"] == [0, 2, 3]

@@ -18,7 +18,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from devinterp import schema
-from devinterp.store.arrays.create import consolidate, create
+from devinterp.store.arrays.create import consolidate, create_run
 from devinterp.store.arrays.layout import ObservableLayout, RunLayout
 
 LIMIT = 2 * 2**30
@@ -61,7 +61,7 @@ def write(path: str, gigabytes: str) -> None:
     num_sequences = int(float(gigabytes) * 1e9 / (4 * RESTRICTIONS * CHAINS * DRAWS * (TOKENS - 1)))
     store = LocalStore(path)
     layout = _layout(RESTRICTIONS, CHAINS, DRAWS, {"train": (64, TOKENS), "pool": (num_sequences, TOKENS)})
-    root = create(store, layout, {"config": json.dumps(SETTINGS), "provenance": "{}"})
+    root = create_run(store, layout, {"config": json.dumps(SETTINGS), "provenance": "{}"})
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((RESTRICTIONS, CHAINS, DRAWS, 4), np.float32)
     noise = rng.standard_normal((2**22,), np.float32) * 0.1
@@ -86,7 +86,7 @@ def write_many(path: str) -> None:
     """Make a store with 400 restrictions and 10 observables, all of them tiny."""
     store = LocalStore(path)
     observables = {f"observable{n}": (2, 4) for n in range(10)}
-    root = create(store, _layout(400, 4, 2, observables), {"config": json.dumps(SETTINGS), "provenance": "{}"})
+    root = create_run(store, _layout(400, 4, 2, observables), {"config": json.dumps(SETTINGS), "provenance": "{}"})
     _finish(store, root)
 
 

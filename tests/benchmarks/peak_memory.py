@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from devinterp import sources
-from devinterp.models.masks import as_param_masks
+from devinterp.models.restrictions import as_param_masks
 from devinterp.slt.sampling import sample
 
 

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from benchmarks import plain_loop
 from devinterp import sources
-from devinterp.models.masks import as_param_masks
+from devinterp.models.restrictions import as_param_masks
+from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.engines.prefix_check import in_place_engine
 from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.prepare import prepare
@@ -114,16 +115,16 @@ def test_small_model_end_to_end(tmp_path: Path) -> None:
 
     settings = Settings(num_chains=1, num_draws=draws, batch_size=batch, **SGLD)
     masks = as_param_masks(model, None)
-    spec, _ = prepare(model, data, {n: (d, 2) for n, d in watched.items()}, settings, restrictions={"full": masks})
+    spec = prepare(model, data, {n: (d, 2) for n, d in watched.items()}, settings, restrictions={"full": masks})
 
     def bare() -> None:
         with borrowed(model, masks) as weights:
-            group, _ = in_place_engine(spec, weights)
+            engine = in_place_engine(spec, weights, SharedPrefix())
             for rows in (data.split(batch) * 5)[:draws]:
                 spec.loss.mean(model, rows, None)[0].backward()
                 weights.gradients()
                 for name in watched:
-                    group.evaluate(name)
+                    engine.evaluate(name)
 
     ours_s, plain_s, bare_s = least_time(ours, plain, bare, repeats=2)
     report("2-layer 256-wide GPT-NeoX", speedup=plain_s / ours_s, over_bare=ours_s / bare_s, seconds=ours_s)
@@ -258,15 +259,15 @@ def test_kernel_overhead_of_a_large_model(tmp_path: Path) -> None:
     data, draws, batch = tokens(64), 2, 32
     settings = Settings(num_chains=1, num_draws=draws, batch_size=batch, **SGLD)
     masks = as_param_masks(model, None)
-    spec, _ = prepare(model, data, {}, settings, restrictions={"full": masks})
+    spec = prepare(model, data, {}, settings, restrictions={"full": masks})
 
     from devinterp.sampling.chains.loop import run_chains
 
     with borrowed(model, masks) as weights:
-        group, _ = in_place_engine(spec, weights)
+        engine = in_place_engine(spec, weights, SharedPrefix())
 
         def ours() -> None:
-            for _ in run_chains(group, restriction=0, chains=[0]):
+            for _ in run_chains(engine, restriction=0, chains=[0]):
                 pass
 
         def bare() -> None:

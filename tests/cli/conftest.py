@@ -1,3 +1,5 @@
+"""Runs commands in this process, on small stores."""
+
 from __future__ import annotations
 
 import json
@@ -33,6 +35,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def write(tree: xr.DataTree, path: Path) -> Path:
+    """Write a tree as xarray does; return where."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata|.*does not have a Zarr V3 specification")
         tree.to_zarr(path)

@@ -129,20 +129,20 @@ def test_restrictions_by_name(run: Run, model: Path, text: Path, tmp_path: Path)
         (["--dataset", "{folder}/none.npy"], "cannot read token ids from"),
         (["--model", "{folder}/none"], "cannot load the model"),
         (["--sampling-method", "sgdl"], "did you mean 'sgld'?"),
-        (["--lr", "-1"], "lr"),
+        (["--lr", "-1"], "`lr` (=-1.0) must be positive"),
         (["--lr", "fast"], 'unable to convert "fast" into float'),
-        (["--batch-size", "100"], "100"),
+        (["--batch-size", "100"], "rows, fewer than `batch_size` (=100)"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused_before_anything_is_written(
     run: Run, model: Path, text: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
-    given = {"--model": model, "--dataset": text, "-o": tmp_path / "run.zarr"}
-    given.update(zip(SMALL[::2], SMALL[1::2], strict=True))
+    arguments = {"--model": model, "--dataset": text, "-o": tmp_path / "run.zarr"}
+    arguments.update(zip(SMALL[::2], SMALL[1::2], strict=True))
     rest = [each.format(folder=tmp_path) for each in options]
-    if len(rest) == 2 and rest[0] in given:
-        given[rest[0]], rest = rest[1], []
-    code, _, err = run("sample", *(word for pair in given.items() for word in pair), *rest)
+    if len(rest) == 2 and rest[0] in arguments:
+        arguments[rest[0]], rest = rest[1], []
+    code, _, err = run("sample", *(word for pair in arguments.items() for word in pair), *rest)
     assert code == 2, err
     assert message in err
     assert not (tmp_path / "run.zarr").exists()
@@ -175,8 +175,8 @@ def test_components_are_listed(run: Run, model: Path) -> None:
     ("arguments", "message"),
     [
         (["l9h1"], "no layer of LlamaForCausalLM with number 9"),
-        (["l0 brain"], "brain"),
-        (["--kind", "brain"], "--kind"),
+        (["l0 brain"], "'brain' is nothing of a layer"),
+        (["--kind", "brain"], 'Invalid value "brain" for --kind'),
     ],
 )
 def test_masks_that_cannot_be(run: Run, model: Path, arguments: list[str], message: str) -> None:
@@ -208,8 +208,8 @@ def test_quickstart_is_a_command(run: Run) -> None:
 
 def test_a_dry_run_says_what_it_would_cost(run: Run, model: Path, text: Path, tmp_path: Path) -> None:
     store = tmp_path / "run.zarr"
-    where = ["--model", str(model), "--dataset", str(text), "--observable", f"a={text}", "-o", str(store)]
-    code, out, _ = run("sample", *where, *SMALL, "--dry-run")
+    paths = ["--model", str(model), "--dataset", str(text), "--observable", f"a={text}", "-o", str(store)]
+    code, out, _ = run("sample", *paths, *SMALL, "--dry-run")
     assert code == 0
     assert "observables/a/loss" in out
     assert "6 gradients" in out  # two chains of three steps

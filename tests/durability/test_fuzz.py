@@ -18,7 +18,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 import devinterp
 from devinterp.errors import DevinterpError, StoreError
-from devinterp.store import keys as raw
+from devinterp.store import keys
 from devinterp.store.integrity.verify import check
 from devinterp.store.writing.checkpoints import CheckpointSlots
 from support.small_models import same_numbers
@@ -197,5 +197,5 @@ def test_a_hostile_plan_is_not_followed(tmp_path: Path) -> None:
     run(path)
     store = LocalStore(path)
     groups = [{"chains": [10**9], "vectorized": True, "why": ""}, {"chains": [0, 0, 1], "vectorized": True, "why": ""}]
-    raw.update_attrs(store, "status", {"plan": {"full": groups, "mix": "x"}})
+    keys.update_attrs(store, "status", {"plan": {"full": groups, "mix": "x"}})
     same_numbers(run(path, num_draws=8).load(), run(num_draws=8))

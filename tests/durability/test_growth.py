@@ -27,10 +27,10 @@ def test_more_draws(tmp_path: Path, kernel: str, keep_state: bool, chains: str) 
     assert (path / "resume").exists() == keep_state
     # A step of all chains at once is one pass through the model.
     steps_of_one = 3 + 10 * 2 - (3 + 5 * 2 if keep_state else 0)
-    model = counting(10**6, crash)
+    model = counting()
     longer = run(path, model, num_draws=10, **settings)
     groups = 1 if chains == "vectorized" else 2
-    assert 10**6 - model.left == steps_of_one * groups * 2
+    assert model.taken == steps_of_one * groups * 2
     same_numbers(longer.load(), run(num_draws=10, **settings))
 
 
@@ -88,7 +88,8 @@ def test_all_at_once_and_interrupted(tmp_path: Path) -> None:
     for after in (5, 20, 40):
         with pytest.raises(Ended):
             run(path, counting(after, crash), **larger)
-    same_numbers(run(path, **larger).load(), run(**larger))
+    # A new run of this size measures the losses at w0 too; a store that was made without them is not given them unasked.
+    same_numbers(run(path, **larger).load(), run(**larger, paired=False))
 
 
 def test_the_very_same_run_writes_nothing(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_the_share_is_kept(clock: Clock, share: float, cost: float) -> None:
         if pacer.is_due(last=False):
             pacer.copied(cost / 4)
             clock.now += cost / 4  # chains wait for the copy, not for the writing
-            pacer.saved(cost * 3 / 4)
+            pacer.written(cost * 3 / 4)
             spent, saved = spent + cost, saved + 1
     # The first comes when its guessed cost fits; all others when theirs does.
     assert (spent - cost) / (clock.now - began) <= share * 1.001
@@ -49,7 +49,7 @@ def test_one_at_a_time(clock: Clock) -> None:
     pacer.copied(0.1)
     clock.now += 1000
     assert not pacer.is_due(last=False)
-    pacer.saved(0.1)
+    pacer.written(0.1)
     clock.now += 0.5
     assert pacer.is_due(last=False)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import devinterp
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.execution import local_processes as workers
 from durability.test_killed import LONGER, kill_repeatedly
-from support.small_models import ids, make, same_numbers
+from support.small_models import deep, same_numbers
 from support.small_runs import run
 
 
@@ -46,21 +49,30 @@ def test_a_killed_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(workers, "_Worker", Watched)
     path, settings = tmp_path / "run.zarr", {**LONGER, "num_draws": 150}
-    killer = threading.Thread(target=lambda: _kill_when_busy(path, started))
-    killer.start()
-    found = run(path, workers=2, **settings)
-    killer.join()
+    with _killed_when_busy(path, started):
+        tree = run(path, workers=2, **settings)
     assert len(started) == 4
-    same_numbers(found.load(), run(**settings))
+    same_numbers(tree.load(), run(**settings))
 
 
-def _kill_when_busy(path: Path, started: list[int]) -> None:
-    """Kill both first workers once some chain has a saved state."""
-    end = time.monotonic() + 120
-    while not list(path.glob("resume/*/slot*/values/c/*")) and time.monotonic() < end:
-        time.sleep(0.01)
-    for pid in started[:2]:
-        os.kill(pid, signal.SIGKILL)
+@contextmanager
+def _killed_when_busy(path: Path, started: list[int]) -> Iterator[None]:
+    """Kill both first workers once some chain of the run inside has a saved state, which it has until its end."""
+    busy = []
+
+    def kill() -> None:
+        end = time.monotonic() + 120
+        while not (saved := list(path.glob("resume/*/slot*/values/c/*"))) and time.monotonic() < end:
+            time.sleep(0.01)
+        for pid in started[:2]:
+            os.kill(pid, signal.SIGKILL)
+        busy.append(bool(saved))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    yield
+    killer.join()
+    assert busy == [True]
 
 
 def test_an_error_in_a_worker_is_raised_here(tmp_path: Path) -> None:
@@ -75,7 +87,7 @@ def test_an_error_in_a_worker_is_raised_here(tmp_path: Path) -> None:
     with pytest.raises(ArithmeticError, match="no more"):
         run(tmp_path / "run.zarr", loss_fn=failing, workers=1)
     states = set(np.asarray(devinterp.open(tmp_path / "run.zarr")["status/state"]).ravel())
-    assert states <= {"interrupted", "pending", "finished"}
+    assert {"interrupted", "pending"} <= states <= {"interrupted", "pending", "finished"}
 
 
 @pytest.mark.slow
@@ -98,27 +110,36 @@ def test_a_cluster(tmp_path: Path) -> None:
         distributed.Client(cluster) as client,
     ):
         first = client.run(os.getpid)
-        killer = threading.Thread(target=lambda: _kill_when_busy(path, list(first.values())[:1]))
-        killer.start()
-        found = run(path, client=client, **settings)
-        killer.join()
-    same_numbers(found.load(), run(**settings))
+        with _killed_when_busy(path, list(first.values())[:1]):
+            tree = run(path, client=client, **settings)
+    same_numbers(tree.load(), run(**settings))
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="pass only one"):
         run(tmp_path / "run.zarr", workers=2, client=object())
-    with pytest.raises(InvalidInputError, match="`workers`"):
+    with pytest.raises(InvalidInputError, match=r"`workers` \(=-1\) must be a whole number of processes"):
         run(tmp_path / "run.zarr", workers=-1)
     with pytest.raises(InvalidInputError, match="`output_path` must be a path"):
         run(client=object())
-    with pytest.raises(InvalidInputError, match="memory"):
+    with pytest.raises(InvalidInputError, match="other processes cannot write into this one's memory"):
         run("memory://somewhere/run.zarr", workers=2)
 
 
 def test_prefixes_do_not_depend_on_earlier_chains(tmp_path: Path) -> None:
     """With batches of its own, a chain alone equals the same chain after others."""
-    settings = {"match_sampling_input_ids_across_chains": False, "weight_restrictions": None, "num_draws": 12}
-    whole = run(None, make(), ids(), **settings)
-    run(tmp_path / "run.zarr", num_chains=1, **{k: v for k, v in settings.items() if k != "num_chains"})
-    same_numbers(run(tmp_path / "run.zarr", **settings).load(), whole)
+    last = {"last": {"layers.2.mix.weight": None}}
+    settings = {"match_sampling_input_ids_across_chains": False, "weight_restrictions": last, "num_draws": 12}
+    whole = run(None, deep(), **settings)
+    assert json.loads(whole.attrs["provenance"])["paths"]["prefix/last"] == "2 layers reused"
+    run(tmp_path / "run.zarr", deep(), num_chains=1, **settings)
+    same_numbers(run(tmp_path / "run.zarr", deep(), **settings).load(), whole)
+
+
+def test_what_a_worker_chose_is_in_the_provenance(tmp_path: Path) -> None:
+    settings = {"weight_restrictions": {"head": {"head.bias": None}, "full": None}}
+    here = run(tmp_path / "here.zarr", **settings)
+    there = run(tmp_path / "there.zarr", workers=2, **settings)
+    choices = [json.loads(tree.attrs["provenance"])["paths"] for tree in (here, there)]
+    assert choices[0] == choices[1]
+    assert set(choices[1]) == {"loss", "chains/head", "prefix/head", "chains/full", "prefix/full"}

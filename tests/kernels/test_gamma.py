@@ -13,28 +13,32 @@ from devinterp import plugins
 from devinterp.errors import InvalidInputError
 from devinterp.kernels import correction
 from devinterp.testing import KernelTests
-from devinterp.types import Target
+from devinterp.types import StepInputs, Target
 
 RMSPROP = plugins.kernel("rmsprop_sgld")
 N_BETA, EPS = 10.0, 0.1
 
 
 class TestWithGamma(KernelTests):
-    """At the default decay, and a bias four times smaller than without: steps are small and few weights move."""
+    """At the default decay the formula of Γ is approximate; without it means are off by 0.07, variances by 8 %."""
 
     kernel = RMSPROP
     options: ClassVar = {"gamma": True}
-    lr = 1e-3
-    num_steps = 1500
-    bias = 0.04
+    bias = 0.025
+
+
+class TestWithGammaAsPublished(TestWithGamma):
+    options: ClassVar = {"gamma": True, "bias_correction": True}
 
 
 class TestWithGammaWithoutMemory(KernelTests):
+    """Exact in the limit of small steps."""
+
     kernel = RMSPROP
     options: ClassVar = {"gamma": True, "alpha": 0.0, "eps": 5.0}
-    lr = 5e-3
-    num_steps = 1500
-    bias = 0.03
+    lr = 4e-2
+    num_steps = 200
+    bias = 0.005  # Γ jumps where the gradient changes its sign, so that the bias is not linear in the step
 
 
 def llc(*, alpha, gamma, scaled_step, steps, chains=4000):
@@ -47,12 +51,12 @@ def llc(*, alpha, gamma, scaled_step, steps, chains=4000):
         Target(n_beta=N_BETA), lr=scaled_step / (typical * N_BETA), alpha=alpha, eps=EPS, gamma=gamma
     )
     generator = torch.Generator().manual_seed(1)
-    origin = [torch.zeros(chains, 1, dtype=torch.float64)]
-    values = [origin[0].clone()]
+    initial_weights = [torch.zeros(chains, 1, dtype=torch.float64)]
+    values = [initial_weights[0].clone()]
     state, total = transition.init(values), torch.zeros(chains, dtype=torch.float64)
     for step in range(2 * steps):
         noise = torch.randn(chains, 1, generator=generator, dtype=torch.float64)
-        transition.update(values, [values[0].clone()], origin, state, [noise])
+        transition.update(StepInputs(values, [values[0].clone()], initial_weights, state, [noise]))
         if step >= steps:
             total += N_BETA * values[0][:, 0] ** 2 / steps
     return float(total.mean()), float(total.std() / chains**0.5)

@@ -10,11 +10,11 @@ def pytest_terminal_summary(terminalreporter):
     table = defaultdict(dict)
     for outcome in ("passed", "failed", "skipped", "error"):
         for report in terminalreporter.stats.get(outcome, []):
-            found = NODE.search(getattr(report, "nodeid", ""))
-            if found and (outcome != "passed" or report.when == "call"):
+            node = NODE.search(getattr(report, "nodeid", ""))
+            if node and (outcome != "passed" or report.when == "call"):
                 heads = dict(report.user_properties).get("heads")
                 cell = {"passed": "no heads" if heads == 0 else "right", "skipped": ""}.get(outcome, "WRONG")
-                table[found[1]][found[2]] = cell
+                table[node[1]][node[2]] = cell
     if len(table) < 2:
         return
     variants = list(dict.fromkeys(variant for row in table.values() for variant in row))

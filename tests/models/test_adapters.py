@@ -1,4 +1,4 @@
-"""The two built-in adapters: running a model, its vocabulary, its unembedding."""
+"""The two built-in adapters: running a model, and its vocabulary."""
 
 import subprocess
 import sys
@@ -9,25 +9,24 @@ import torch
 from torch import nn
 
 from devinterp.errors import InvalidInputError
-from devinterp.models.adapters.huggingface import HuggingFaceAdapter
-from devinterp.models.adapters.torch_module import TorchModuleAdapter
+from devinterp.models.adapters import HuggingFaceAdapter, TorchModuleAdapter
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
 
 
 class Plain(nn.Module):
-    def __init__(self, wrap=lambda logits: logits, scale=1.0):
+    def __init__(self, wrap=lambda logits: logits):
         super().__init__()
         self.embed = nn.Embedding(11, 4)
         self.position = nn.Embedding(8, 4)
         self.head = nn.Linear(4, 11)
         self.dropout = nn.Dropout(0.5)
-        self.wrap, self.scale = wrap, scale
+        self.wrap = wrap
 
     def forward(self, ids):
         x = self.position(torch.arange(ids.shape[1])) + self.embed(ids)
-        return self.wrap(self.head(self.dropout(x)) * self.scale)
+        return self.wrap(self.head(self.dropout(x)))
 
 
 @pytest.mark.parametrize(
@@ -46,12 +45,11 @@ def test_a_module_may_return_logits_in_any_usual_form(wrap):
     assert torch.equal(adapter.logits(model, ids), expected)
     assert torch.equal(adapter.logits(model, ids, torch.ones_like(ids)), expected)
     assert adapter.vocab_size(model) == 11
-    assert adapter.unembedding(model) == "head"
 
 
-def test_the_unembedding_must_return_the_logits_themselves():
-    model = Plain(scale=0.5)
-    assert TorchModuleAdapter().unembedding(model) is None
+def test_looking_for_the_vocabulary_leaves_the_model_as_it_was():
+    model = Plain()
+    assert TorchModuleAdapter().vocab_size(model) == 11
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -79,14 +77,6 @@ def test_a_huggingface_model():
     mask = torch.tensor([[0, 1, 1]])
     assert torch.equal(adapter.logits(model, ids, mask), model(input_ids=ids, attention_mask=mask).logits)
     assert adapter.vocab_size(model) == 31
-    assert adapter.unembedding(model) == "lm_head"
-
-
-def test_soft_capped_logits_have_no_unembedding():
-    config = transformers.Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=4, query_pre_attn_scalar=4)
-    model = transformers.Gemma2ForCausalLM(config)
-    assert HuggingFaceAdapter().unembedding(model) is None
-    assert HuggingFaceAdapter().vocab_size(model) == 31
 
 
 def test_no_token_of_an_encoder_decoder_sees_a_later_one():

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from devinterp.models.adapters.huggingface import HuggingFaceAdapter
-from devinterp.models.adapters.torch_module import TorchModuleAdapter
-from devinterp.models.masks.mask import Mask
+from devinterp.models.adapters import HuggingFaceAdapter, TorchModuleAdapter
+from devinterp.models.masks import Mask
 from devinterp.models.structure import Attention, Head, Layer, Structure
 from devinterp.testing import ModelAdapterTests
 
@@ -70,8 +69,8 @@ def test_a_wrong_structure_fails_the_suite():
                     heads = []
                     for i in range(8):
                         masks = {
-                            part: {n: Mask.block(m.shape, {d: [2 * i, 2 * i + 1]}) for n, m in found.items()}
-                            for part, d, found in (
+                            part: {n: Mask.block(m.shape, {d: [2 * i, 2 * i + 1]}) for n, m in whole.items()}
+                            for part, d, whole in (
                                 ("q", 0, layer.heads()[0].parts["q"]),
                                 ("o", 1, layer.heads()[0].parts["o"]),
                             )

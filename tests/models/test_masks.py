@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from torch import nn
 
 from devinterp.errors import InvalidInputError
-from devinterp.models.masks import Mask, ParamMasks, as_param_masks, full_masks
+from devinterp.models.masks import Mask, ParamMasks, full_masks
+from devinterp.models.restrictions import as_param_masks
 
 
 @st.composite

@@ -9,11 +9,10 @@ from hypothesis import given, settings
 from torch import nn
 
 from devinterp.errors import InvalidInputError
-from devinterp.models.masks import as_param_masks
-from devinterp.models.masks.preview import preview_weight_restriction
-from devinterp.models.restrictions import create_param_masks, restrictions
+from devinterp.models.masks import difference, union
+from devinterp.models.restrictions import as_param_masks, create_param_masks, restrictions
 from devinterp.models.restrictions.grammar import parse
-from devinterp.models.structure.types import difference, union
+from devinterp.slt.weight_restrictions import preview_weight_restriction
 
 transformers = pytest.importorskip("transformers")
 
@@ -92,7 +91,7 @@ def test_tied_embeddings_are_one_tensor_with_a_note(gpt2):
         ("l0h9", r"head of layer 0 with number 9: they are 0\.\.3"),
         ("l0g2", r"group of layer 0 with number 2: they are 0\.\.1"),
         ("l0e4", r"expert of layer 0 with number 4: they are 0\.\.3"),
-        ("l0 attm", r"'attm' is nothing of a layer.*Did you mean 'attn'\?"),
+        ("l0 attm", r"'attm' is no part of a layer.*Did you mean 'attn'\?"),
         ("l0h1 z", "'z' is no part of a head"),
         ("l0h1 gate", "no part 'gate'; they have q, k, v, o"),
         ("l0 shared", "has no shared; it has attn, mlp, norm, router"),
@@ -107,7 +106,7 @@ def test_tied_embeddings_are_one_tensor_with_a_note(gpt2):
         ("l0h3-1", "range 3-1 is empty"),
         ("l0h1 l0h2", "combine terms by '\\+'"),
         ("full l0", "nothing can follow 'full'"),
-        ("l0h", r"'h' is nothing of a layer"),
+        ("l0h", r"'h' is no part of a layer"),
         ("l0 - full", "selects no weights"),
     ],
 )
@@ -209,7 +208,11 @@ def test_cross_attention_of_torch_itself():
 def test_encoder_and_decoder_of_one_model():
     config = transformers.T5Config(vocab_size=61, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4)
     model = transformers.T5ForConditionalGeneration(config)
-    assert all("encoder" in name for name in create_param_masks(model, "enc l0h1") if "block.0" in name)
+    for name, stack in (("enc l0h1", "encoder.block.0"), ("l0h1", "decoder.block.0")):
+        parts = [
+            f"{stack}.layer.0.SelfAttention.{part}.weight" for part in ("q", "k", "v", "o", "relative_attention_bias")
+        ]
+        assert set(create_param_masks(model, name)) == set(parts)
     assert all("decoder" in name for name in create_param_masks(model, "l1h1"))
     assert any("EncDecAttention" in name for name in create_param_masks(model, "l0 cross h1"))
     # The table of relative positions has a column for each head.

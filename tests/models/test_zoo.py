@@ -6,6 +6,7 @@ output must then be non-zero exactly on the head's mask, beside weights that all
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 
@@ -13,14 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from devinterp.models.adapters.huggingface import HuggingFaceAdapter, _probing_run
-from devinterp.models.masks import canonical_names
+from devinterp.models.adapters.huggingface import HuggingFaceAdapter, complete_forward
+from devinterp.models.masks import canonical_names, union
 from devinterp.models.restrictions import create_param_masks, restrictions
-from devinterp.models.structure.types import union
 from support import model_zoo as zoo
 
 pytest.importorskip("transformers")
-TYPES = [t for t in zoo.model_types() if "skip" not in zoo.EXCEPTIONS.get(t, {})]
 # What other people's code warns of is not what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -28,8 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def prepared(model_type, variant):
     """A model with no zero and no saturated weights, and norms that do not couple heads by their statistics."""
     model = zoo.build(model_type, variant)
-    if model is None:
-        pytest.skip("no such variant")
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
@@ -72,7 +69,7 @@ def without_statistics(model, names):
 
 def run(model, watch):
     """Outputs of the modules in `watch` at their first call, on seven tokens."""
-    seen, calls, forward = {}, {}, _probing_run(HuggingFaceAdapter(), model)
+    seen, calls, forward = {}, {}, complete_forward(HuggingFaceAdapter(), model)
 
     def record(name):
         def hook(module, args, kwargs, output):
@@ -135,17 +132,17 @@ def check_attention(model, attention, expected, outside):
     finally:
         for module in frozen:
             del module.forward
-    for index, (head, found) in enumerate(zip(attention.heads, supports, strict=True)):
+    for index, (head, reached) in enumerate(zip(attention.heads, supports, strict=True)):
         masks = head.masks
         for name in names:
-            mine = masks[name].to_bool() if name in masks else torch.zeros_like(found[name])
+            mine = masks[name].to_bool() if name in masks else torch.zeros_like(reached[name])
             of_heads = torch.zeros_like(mine)
             for other in attention.heads:
                 if name in other.masks:
                     of_heads |= other.masks[name].to_bool()
             if name in columns:
-                found[name] = found[name] & mine  # the zeroed columns still have gradients of their own
-            extra = found[name] & ~mine
+                reached[name] = reached[name] & mine  # the zeroed columns still have gradients of their own
+            extra = reached[name] & ~mine
             if any(known in name for known in outside):
                 continue
             # Outside of its mask a head depends only on what belongs to no head, and then all heads depend on it.
@@ -158,14 +155,14 @@ def check_attention(model, attention, expected, outside):
             assert not (extra & ~in_all).any(), (
                 f"head {index} of {attention.name} alone depends on {name} outside its mask"
             )
-            missing = mine & ~found[name]
-            if missing.any() and not harmless(name, parameters[name], mine, found[name], attention):
+            missing = mine & ~reached[name]
+            if missing.any() and not harmless(name, parameters[name], mine, reached[name], attention):
                 raise AssertionError(
                     f"head {index} of {attention.name} does not depend on {name}: {int(missing.sum())}"
                 )
 
 
-def harmless(name, parameter, mine, found, attention):
+def harmless(name, parameter, mine, reached, attention):
     """Weights of a head that this input does not reach: a key's bias, which shifts all scores alike; distances and
     experts that no token visits."""
     if parameter.ndim == 1 and "bias" in name:
@@ -174,7 +171,7 @@ def harmless(name, parameter, mine, found, attention):
     if "r_s_bias" in name or "seg_embed" in name:
         return True  # XLNet's segments: the input has none
     if "relative" in name or "rel_" in name or parameter.ndim == 3:
-        return bool(found.any())
+        return bool(reached.any())
     return False
 
 
@@ -202,8 +199,8 @@ def check_experts(model, layer, top_k):
     seen, _ = run(model, [layer.name])
     out = seen[layer.name].flatten(0, -2)[-1:]
     names = sorted({name for expert in layer.experts for name in expert})
-    found = support(out, model, names)
-    used = [any(bool((found[n] & m.to_bool()).any()) for n, m in expert.items()) for expert in layer.experts]
+    reached = support(out, model, names)
+    used = [any(bool((reached[n] & m.to_bool()).any()) for n, m in expert.items()) for expert in layer.experts]
     assert sum(used) == top_k, f"{layer.name}: {sum(used)} of {len(used)} experts used by a token, not {top_k}"
     total = union(layer.experts)
     assert sum(m.num_elements for e in layer.experts for m in e.values()) == sum(m.num_elements for m in total.values())
@@ -225,10 +222,10 @@ def check_neurons(model, layer):
         with torch.no_grad():  # leave this neuron's column alone
             parameters[down] *= masks[down].to_bool()
         seen, _ = run(model, [layer.name])
-        found = support(seen[layer.name], model, [n for n in layer.mlp if n != down])
+        reached = support(seen[layer.name], model, [n for n in layer.mlp if n != down])
         with torch.no_grad():
             parameters[down].copy_(saved)
-        for name, hit in found.items():
+        for name, hit in reached.items():
             mine = masks[name].to_bool() if name in masks else torch.zeros_like(hit)
             if ("bias" in name or hit.numel() == 1) and not mine.any():
                 continue  # biases behind the output projection, and numbers that all neurons share, are of no neuron
@@ -258,23 +255,37 @@ def check_whole_model(model, structure, variant):
         assert create_param_masks(model, name).num_elements > 0
     for index, layer in enumerate(structure.layers):
         queries = {group: [] for group in (head.group for head in layer.heads())}
-        for head, found in enumerate(layer.heads()):
-            queries[found.group].append(f"l{index}h{head}")
+        for number, head in enumerate(layer.heads()):
+            queries[head.group].append(f"l{index}h{number}")
         if len(layer.attentions) == 1:
             for group, heads in queries.items():
                 assert create_param_masks(model, f"l{index}g{group}") == create_param_masks(model, heads)
 
 
-@pytest.mark.parametrize("model_type", [t for t in zoo.model_types() if t not in TYPES])
-def test_types_left_out_have_a_reason(model_type):
-    pytest.skip(zoo.EXCEPTIONS[model_type]["skip"])
+@pytest.mark.parametrize("model_type", zoo.left_out())
+def test_types_left_out_cannot_be_run_on_tokens_alone(model_type):
+    """For want of a package, or of what another model would give them."""
+    special = zoo.EXCEPTIONS[model_type]
+    if "package" in special:
+        with pytest.raises(ImportError, match=f"requires the {special['package']} library"):
+            zoo.build(model_type)
+    else:
+        assert special["argument"] in inspect.signature(zoo.model_class(model_type).forward).parameters
+
+
+def test_the_table_of_variants_is_that_of_the_configurations():
+    assert zoo.variants() == {model_type: zoo.find_variants(model_type) for model_type in zoo.model_types()}
 
 
 SLOW = ("biased", "tied")
+CASES = [
+    pytest.param(model_type, variant, marks=pytest.mark.slow if variant in SLOW else (), id=f"{model_type}-{variant}")
+    for model_type in zoo.model_types()
+    for variant in zoo.variants().get(model_type, ("plain",))
+]
 
 
-@pytest.mark.parametrize("variant", [pytest.param(v, marks=pytest.mark.slow) if v in SLOW else v for v in zoo.VARIANTS])
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize(("model_type", "variant"), CASES)
 def test_masks_are_what_gradients_say(model_type, variant, record_property):
     model = prepared(model_type, variant)
     special = zoo.EXCEPTIONS.get(model_type, {})

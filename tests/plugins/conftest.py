@@ -1,3 +1,5 @@
+"""Plugins that are installed for one test."""
+
 from __future__ import annotations
 
 import pytest

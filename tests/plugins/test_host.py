@@ -10,7 +10,7 @@ from torch import nn
 from devinterp import hookspecs, plugins
 from devinterp.errors import InvalidInputError, PluginError, PluginWarning
 from devinterp.plugins.host import HOOKS
-from devinterp.types import ModelAdapter
+from devinterp.types import Command, ModelAdapter
 from support.installed import Install, adapter, analysis, plugin
 
 BROKEN = "raise RuntimeError('no such luck')\n"
@@ -30,9 +30,9 @@ def test_builtins_come_through_the_same_door(monkeypatch: pytest.MonkeyPatch) ->
     assert {"llc", "bif", "susceptibilities"} <= set(plugins.analyses())
     assert {"sgld", "rmsprop_sgld"} <= set(plugins.kernels())
     assert {"huggingface", "torch"} <= set(plugins.adapters())
-    found = plugins.provider(plugins.analyses()["llc"])
-    assert found is not None
-    assert found.distribution == "devinterp"
+    provider = plugins.provider(plugins.analyses()["llc"])
+    assert provider is not None
+    assert provider.distribution == "devinterp"
 
 
 def test_an_analysis_of_a_stranger(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +69,29 @@ def test_an_adapter_of_a_stranger(install: Install, monkeypatch: pytest.MonkeyPa
     install("adapter-plugin", "1.0", {"adapter_plugin": adapter("mine")})
     only(monkeypatch, "adapter-plugin")
     assert plugins.adapter_for(nn.Linear(1, 1)) is plugins.adapters()["mine"]
+
+
+def test_a_command_of_a_stranger(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = plugin('Command("greet", "no_such_module:greet", "Say hello.")', hook="devinterp_commands")
+    install("command-plugin", "1.0", {"command_plugin": source})
+    only(monkeypatch, "command-plugin")
+    assert [command.summary for command in plugins.commands().values()] == ["Say hello."]  # and nothing is imported
+    assert str(plugins.provider(plugins.commands()["greet"])) == "command-plugin 1.0"
+    [row] = [row for row in plugins.listing() if row.provider.distribution == "command-plugin"]
+    assert row.provides == {"commands": ("greet",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "message"),
+    [
+        ("not-a-name", "a:b", "command name 'not-a-name' must be a public Python identifier"),
+        ("name", "a.b", r"`function` \(='a.b'\) of the command 'name' must be an import path such as"),
+        ("name", "a:b.c", "must be an import path"),
+    ],
+)
+def test_a_command_that_cannot_be(name: str, function: str, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        Command(name, function, "summary")
 
 
 def test_fallback_adapters_are_asked_last(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,15 +154,15 @@ def test_a_broken_plugin_is_left_out_and_the_rest_work(
     install: Install, monkeypatch: pytest.MonkeyPatch, source: str, reason: str
 ) -> None:
     install("a-broken", "0.3", {"a_broken": source})
-    install("b-sound", "1.0", {"b_sound": analysis("mean")})
-    only(monkeypatch, "a-broken", "b-sound")
+    install("b-working", "1.0", {"b_working": analysis("mean")})
+    only(monkeypatch, "a-broken", "b-working")
     with pytest.warns(PluginWarning, match=r"plugin 'a_broken' \(a_broken\) of a-broken 0\.3") as caught:
         assert list(plugins.analyses()) == ["mean"]
     assert len(caught) == 1
     assert reason in str(caught[0].message)
     assert list(plugins.analyses()) == ["mean"]  # and no second warning, which would be an error here
     rows = {row.provider.distribution: row for row in plugins.listing()}
-    assert (rows["a-broken"].status, rows["b-sound"].status) == (plugins.BROKEN, plugins.LOADED)
+    assert (rows["a-broken"].status, rows["b-working"].status) == (plugins.BROKEN, plugins.LOADED)
     assert rows["a-broken"].error
 
     plugins.reset()
@@ -150,21 +173,21 @@ def test_a_broken_plugin_is_left_out_and_the_rest_work(
 
 def test_a_misspelt_hook_is_an_error(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("typo-plugin", "0.1", {"typo_plugin": plugin(hook="devinterp_analysis")})
-    install("b-sound", "1.0", {"b_sound": analysis("mean")})
-    only(monkeypatch, "typo-plugin", "b-sound")
+    install("b-working", "1.0", {"b_working": analysis("mean")})
+    only(monkeypatch, "typo-plugin", "b-working")
     with pytest.raises(PluginError) as caught:
         plugins.analyses()
     assert str(caught.value) == (
         "plugin 'typo_plugin' (typo_plugin) of typo-plugin 0.1 implements `devinterp_analysis`, which is no hook; the "
-        "hooks are devinterp_analyses, devinterp_plots, devinterp_kernels, devinterp_model_adapters. To go on without it, "
-        "set DEVINTERP_LOAD_PLUGINS=-typo-plugin."
+        "hooks are devinterp_analyses, devinterp_plots, devinterp_kernels, devinterp_model_adapters, devinterp_commands. "
+        "To go on without it, set DEVINTERP_LOAD_PLUGINS=-typo-plugin."
     )
     [row] = [row for row in plugins.listing() if row.provider.distribution == "typo-plugin"]
     assert row.status == plugins.BROKEN
     assert "devinterp_analysis" in str(row.error)
 
     plugins.reset()
-    only(monkeypatch, "b-sound", "-typo-plugin")
+    only(monkeypatch, "b-working", "-typo-plugin")
     assert list(plugins.analyses()) == ["mean"]
 
 
@@ -175,6 +198,7 @@ def test_a_misspelt_hook_is_an_error(install: Install, monkeypatch: pytest.Monke
         ("Plot('same', mean_loss)", "Plot('same', mean_loss)", "devinterp_plots", "plots"),
         ("Kernel('same', mean_loss)", "Kernel('other', mean_loss, ('same',))", "devinterp_kernels", "kernels"),
         ("Kernel('one', mean_loss, ('same',))", "Kernel('same', mean_loss)", "devinterp_kernels", "kernels"),
+        ("Command('same', 'a:b', '')", "Command('same', 'c:d', '')", "devinterp_commands", "commands"),
     ],
 )
 def test_duplicates_name_both_distributions(
@@ -200,13 +224,40 @@ def test_duplicate_adapters(install: Install, monkeypatch: pytest.MonkeyPatch) -
         plugins.adapters()
 
 
+def test_an_analysis_and_a_command_of_one_name(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = plugin("Command('same', 'a:b', '')", hook="devinterp_commands")
+    install("a-plugin", "1.0", {"a_plugin": source})
+    install("b-plugin", "2.0", {"b_plugin": analysis("same")})
+    only(monkeypatch, "a-plugin", "b-plugin")
+    message = r"an analysis and a command are named 'same': one of b-plugin 2\.0 .* and one of a-plugin 1\.0"
+    with pytest.raises(PluginError, match=message):
+        plugins.commands()
+    assert list(plugins.analyses()) == ["same"]  # the tree has no commands
+
+    plugins.reset()
+    only(monkeypatch, "a-plugin", "b-plugin", "-b-plugin:b_plugin")  # the remedy that the message gives
+    assert list(plugins.commands()) == ["same"]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "owner"),
+    [
+        (analysis("plot"), "analyses", "an analysis named 'plot', which is where plots are, `tree.slt.plot`"),
+        (analysis("sample"), "analyses", r"an analysis named 'sample', which is the command .* of devinterp \d"),
+        (
+            plugin("Command('sample', 'a:b', '')", hook="devinterp_commands"),
+            "commands",
+            r"a command named 'sample', which is the command `devinterp sample` of devinterp \d",
+        ),
+    ],
+)
 def test_a_name_of_the_accessor_or_the_command_line_is_refused(
-    install: Install, monkeypatch: pytest.MonkeyPatch
+    install: Install, monkeypatch: pytest.MonkeyPatch, source: str, kind: str, owner: str
 ) -> None:
-    install("a-plugin", "1.0", {"a_plugin": analysis("plot")})
+    install("a-plugin", "1.0", {"a_plugin": source})
     only(monkeypatch, "a-plugin")
-    with pytest.raises(PluginError, match=r"a-plugin 1\.0.*'plot'.* another name"):
-        plugins.analyses()
+    with pytest.raises(PluginError, match=rf"a-plugin 1\.0.* has {owner}.* another name"):
+        getattr(plugins, kind)()
 
 
 @pytest.mark.parametrize(
@@ -242,14 +293,14 @@ def test_kinds_do_not_trouble_each_other(install: Install, monkeypatch: pytest.M
 
 def test_one_distribution_with_several_entry_points(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("two-plugins", "1.0", {"two_a": analysis("a"), "two_b": analysis("b")})
-    for wanted, names in {
+    for listed, names in {
         "two-plugins": ["a", "b"],
         "Two_Plugins": ["a", "b"],  # packaging tools take these for one name
         "two_b": ["b"],
         "two-plugins:two_a": ["a"],
         "two-plugins, -two_a": ["b"],
     }.items():
-        only(monkeypatch, wanted)
+        only(monkeypatch, listed)
         plugins.reset()
         assert list(plugins.analyses()) == names
         blocked = {row.provider.entry_point for row in plugins.listing() if row.status == plugins.BLOCKED}
@@ -259,7 +310,7 @@ def test_one_distribution_with_several_entry_points(install: Install, monkeypatc
 
 def test_everything_but_one(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("a-broken", "1.0", {"a_broken": BROKEN})
-    install("b-sound", "1.0", {"b_sound": analysis("mean")})
+    install("b-working", "1.0", {"b_working": analysis("mean")})
     only(monkeypatch, "-a-broken", "-not-installed-here")
     assert {"mean", "llc"} <= set(plugins.analyses())
 
@@ -276,7 +327,8 @@ def test_a_builtin_can_be_replaced(install: Install, monkeypatch: pytest.MonkeyP
 def test_asking_for_a_plugin_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, "devinterp", "no-such-plugin")
     with pytest.raises(
-        PluginError, match=r"DEVINTERP_LOAD_PLUGINS names 'no-such-plugin', .* Installed: devinterp:bif"
+        PluginError,
+        match=r"DEVINTERP_LOAD_PLUGINS names 'no-such-plugin', .* Installed: devinterp:baoab, devinterp:bif",
     ):
         plugins.analyses()
 
@@ -301,14 +353,14 @@ def test_threads_get_the_same_objects(install: Install, monkeypatch: pytest.Monk
     source = "import time\ntime.sleep(0.2)\n" + analysis("mean")
     install("slow-plugin", "1.0", {"slow_plugin": source})
     only(monkeypatch, "slow-plugin")
-    found: list[object] = []
-    threads = [threading.Thread(target=lambda: found.append(plugins.analyses()["mean"])) for _ in range(4)]
+    results: list[object] = []
+    threads = [threading.Thread(target=lambda: results.append(plugins.analyses()["mean"])) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4
-    assert len({id(each) for each in found}) == 1
+    assert len(results) == 4
+    assert len({id(each) for each in results}) == 1
 
 
 def test_what_a_caller_does_to_the_result_stays_there(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

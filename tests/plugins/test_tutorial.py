@@ -16,7 +16,7 @@ import torch
 
 from devinterp import hookspecs
 from devinterp.testing import synthetic_tree
-from devinterp.types import Target
+from devinterp.types import StepInputs, Target
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"
 BLOCK = re.compile(r"^```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -43,7 +43,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def with_plugin(site: Path) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("DEVINTERP_")}
-    return {**environment, "PYTHONPATH": str(site), "DEVINTERP_STRICT_PLUGINS": "1", "COLUMNS": "160"}
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**environment, "PYTHONPATH": path, "DEVINTERP_STRICT_PLUGINS": "1", "COLUMNS": "160"}
 
 
 def run(site: Path, *command: object, folder: Path) -> str:
@@ -94,19 +95,27 @@ def test_the_commands_are_true(site: Path, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata|.*does not have a Zarr V3 specification")
         tree.to_zarr(tmp_path / "run.zarr")
+    [(_, title, source), *_] = BLOCKS
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / title).write_text(source)
     commands = [line[2:] for _, _, source in BLOCKS for line in source.splitlines() if line.startswith("$ ")]
-    assert len(commands) >= 3
+    assert len(commands) >= 5
     printed = {}
     for command in commands:
         program, *options = command.split()
-        printed[command] = run(site, Path(sys.executable).with_name(program), *options, folder=tmp_path)
-    assert f"{64 * float(tree['trace/loss'].mean()):.5g}" in printed["devinterp wbic run.zarr --num-samples 64"]
+        path = tmp_path if "--plugins-dir" in options else site  # there, the file is tried before it is packaged
+        printed[command] = run(path, Path(sys.executable).with_name(program), *options, folder=tmp_path)
+    wbic = f"{64 * float(tree['trace/loss'].mean()):.5g}"
+    assert wbic in printed["devinterp wbic run.zarr --num-samples 64"]
+    assert wbic in printed["devinterp --plugins-dir plugins wbic run.zarr --num-samples 64"]
+    assert printed["devinterp compare run.zarr run.zarr --burnin 5"].count("run.zarr: ") == 2
     assert (tmp_path / "wbic.zarr").is_dir()
     for word in (
         "slt-extras",
         "0.1",
         "analyses: wbic",
         "plots: histogram",
+        "commands: compare",
         "kernels: tutorial_sghmc",
         "adapters: pairs",
     ):
@@ -154,16 +163,16 @@ def test_the_kernel_of_the_page_follows_its_exact_law(lr: float, friction: float
     mean = np.linalg.solve(np.eye(2) - matrix, lr * target.localization * start * np.ones(2))
 
     generator = torch.Generator().manual_seed(0)
-    weights, origin = [torch.zeros(chains, 1)], [torch.full((chains, 1), start)]
+    weights, initial_weights = [torch.zeros(chains, 1)], [torch.full((chains, 1), start)]
     state = kernel.init(weights)
     for _ in range(300):
         noise = [torch.randn(chains, 1, generator=generator)]
-        gradients = [weights[0].clone()]
-        parts = kernel.terms(weights, gradients, origin, state, noise)
+        step = StepInputs(weights, [weights[0].clone()], initial_weights, state, noise)
+        parts = kernel.terms(step)
         before = weights[0].clone()
-        kernel.update(weights, gradients, origin, state, iter(noise))
+        kernel.update(step)
         torch.testing.assert_close(weights[0] - before, sum(values[0] for values in parts.values()))
-    found = torch.stack([state["velocity"][0].squeeze(), weights[0].squeeze()]).double().numpy()
+    samples = torch.stack([state["velocity"][0].squeeze(), weights[0].squeeze()]).double().numpy()
     error = np.sqrt((covariance**2 + np.outer(covariance.diagonal(), covariance.diagonal())) / chains)
-    assert (np.abs(np.cov(found) - covariance) < 4 * error).all()
-    assert (np.abs(found.mean(1) - mean) < 4 * np.sqrt(covariance.diagonal() / chains)).all()
+    assert (np.abs(np.cov(samples) - covariance) < 4 * error).all()
+    assert (np.abs(samples.mean(1) - mean) < 4 * np.sqrt(covariance.diagonal() / chains)).all()

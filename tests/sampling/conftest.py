@@ -1,3 +1,5 @@
+"""Switches the run-time type checker off for a test."""
+
 from __future__ import annotations
 
 import jaxtyping

@@ -172,9 +172,10 @@ def test_padding_and_accumulation_do_not_matter_to_it():
     assert float(tree["metrics"][NAME].min()) > 0.99
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("metrics", ["distance", [], ["distance", "distance"], ["speed"], 3])
 def test_names_are_checked(metrics):
-    with pytest.raises(Exception, match=r"save_metrics"):
+    with pytest.raises(InvalidInputError, match=r"`save_metrics` \(=.*\) must"):
         sampled(metrics=metrics)
 
 
@@ -189,9 +190,14 @@ def test_steps_that_are_no_proposals_are_refused(changes):
     [
         ("sgld", {}, True),
         ("rmsprop_sgld", {}, True),
+        ("rmsprop_sgld", {"bias_correction": True}, True),
         ("rmsprop_sgld", {"gamma": True}, False),
         ("sghmc", {}, False),
         ("sgnht", {}, False),
+        ("leimkuhler_matthews", {}, False),
+        ("baoab", {}, False),
+        ("rmsprop_leimkuhler_matthews", {}, False),
+        ("rmsprop_baoab", {}, False),
     ],
 )
 def test_only_langevin_steps_have_one(kernel, options, langevin):

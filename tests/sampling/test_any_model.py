@@ -318,6 +318,7 @@ def test_padding_is_ignored_by_analyses():
 
 def test_one_call_works_too():
     x, y = table()
-    settings = {name: value for name, value in SHORT.items() if name != "chains"}
-    found = llc(nn.Linear(5, 2), (x, y), loss_fn=regression, loss_dims=("output",), progress=False, **settings)
-    assert np.isfinite(float(found["llc_mean"]))
+    model, settings = nn.Linear(5, 2), {name: value for name, value in SHORT.items() if name != "chains"}
+    found = llc(model, (x, y), loss_fn=regression, loss_dims=("output",), progress=False, **settings)
+    tree = run(model, (x, y), regression, loss_dims=("output",))
+    np.testing.assert_allclose(found["llc_mean"], tree.slt.llc()["llc_mean"], rtol=1e-4)

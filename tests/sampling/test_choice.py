@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from devinterp.models.masks import as_param_masks
-from devinterp.sampling.engines import vectorization as choice
+from devinterp.models.restrictions import as_param_masks
+from devinterp.sampling.engines import vectorization
 from devinterp.sampling.engines.plan import plan
 from devinterp.sampling.prepare import prepare
 from devinterp.sampling.settings import Settings
@@ -18,8 +18,7 @@ from support.small_models import SHORT, ids, make, run, same_numbers
 def prepared(model, **changes):
     names = ("lr", "n_beta", "localization", "num_chains", "num_draws", "batch_size")
     settings = Settings(**{**{name: SHORT[name] for name in names}, **changes})
-    spec, _ = prepare(model, ids(), None, settings, restrictions={"full": as_param_masks(model, None)})
-    return spec
+    return prepare(model, ids(), None, settings, restrictions={"full": as_param_masks(model, None)})
 
 
 def paths(tree):
@@ -29,8 +28,8 @@ def paths(tree):
 def test_memory_of_a_chain_is_that_of_its_step():
     spec = prepared(make())
     masks = spec.restrictions["full"]
-    small = choice._bytes_of_chain(spec, masks)
-    large = choice._bytes_of_chain(prepared(make(), batch_size=16), masks)
+    small = vectorization.bytes_of_chain(spec, masks)
+    large = vectorization.bytes_of_chain(prepared(make(), batch_size=16), masks)
     logits = 4 * 12 * 8 * 23  # bytes of float32, by which a batch of 16 has more than one of 4
     assert large - small > 2 * logits
     assert large < 4.5 * small
@@ -40,7 +39,7 @@ def test_memory_of_a_chain_is_that_of_its_step():
 def test_as_many_as_fit_run_together(fit, groups, monkeypatch):
     spec = prepared(make(), num_chains=7)
     masks = spec.restrictions["full"]
-    monkeypatch.setattr(choice, "_HOST_BUDGET", int(fit * choice._bytes_of_chain(spec, masks)))
+    monkeypatch.setattr(vectorization, "_HOST_BUDGET", int(fit * vectorization.bytes_of_chain(spec, masks)))
     found = plan(spec, masks, range(7), "vectorized")
     assert [len(group.chains) for group in found] == groups
     assert [chain for group in found for chain in group.chains] == list(range(7))
@@ -51,8 +50,8 @@ def test_as_many_as_fit_run_together(fit, groups, monkeypatch):
 def test_groups_of_chains_give_the_same(monkeypatch, tmp_path):
     expected = run(num_chains=5, chains="sequential")
     spec = prepared(make())
-    size = choice._bytes_of_chain(spec, spec.restrictions["full"])
-    monkeypatch.setattr(choice, "_HOST_BUDGET", 2 * size)
+    size = vectorization.bytes_of_chain(spec, spec.restrictions["full"])
+    monkeypatch.setattr(vectorization, "_HOST_BUDGET", 2 * size)
     found = run(num_chains=5, chains="vectorized", output_path=tmp_path / "run.zarr")
     np.testing.assert_allclose(found["trace/loss"], expected["trace/loss"], rtol=1e-5)
     assert paths(found)["chains/full"] == "vectorized: asked for, 2 at a time for their memory"
@@ -61,6 +60,6 @@ def test_groups_of_chains_give_the_same(monkeypatch, tmp_path):
 
 
 def test_chains_that_do_not_fit_run_one_after_the_other(monkeypatch):
-    monkeypatch.setattr(choice, "_HOST_BUDGET", 1)
+    monkeypatch.setattr(vectorization, "_HOST_BUDGET", 1)
     tree = run(chains="auto")
     assert paths(tree)["chains/full"] == "sequential: two chains side by side take too much memory"

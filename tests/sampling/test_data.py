@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.data.schedule import epoch_batches, init_loss_rows, observable_rows, step_rows
+from devinterp.sampling.data.schedule import Schedule, epoch_batches, observable_rows
 from devinterp.sampling.settings import Settings
 from support.small_models import TinyModel, ids, make, run, same_numbers
 
@@ -161,10 +161,10 @@ def test_later_epochs_replay_the_first(num_rows, num_steps, accumulate, match, c
         match_sampling_input_ids_across_chains=match,
     )
     epoch = epoch_batches(num_rows, 4, seed=100 + (0 if match else chain), shuffle=True)
-    flat = step_rows(chosen, num_rows, chain).reshape(-1, 4)
+    flat = np.stack(Schedule(chosen, num_rows).steps(chain)).reshape(-1, 4)
     assert flat.shape == (num_steps * accumulate, 4)
     assert all((batch == epoch[n % len(epoch)]).all() for n, batch in enumerate(flat))
-    start = init_loss_rows(chosen, num_rows, chain)
+    start = Schedule(chosen, num_rows).initial_batches(chain)
     assert (start[: min(len(epoch), len(start))] == epoch[: len(start)]).all()
 
 

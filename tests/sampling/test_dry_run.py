@@ -70,7 +70,8 @@ def test_passes_through_the_model_are_counted() -> None:
     assert planned.gradients == 2 * 12 * 2
     # On top of what is counted, a few rows try whether the loss depends on what moves, its shape, and constant layers.
     assert 0 <= calls["gradient"] - planned.gradients <= 2
-    assert planned.evaluations == 6 + 3 * (1 + 2 * 6)
+    # The loss before the first step, observables at w0 and at every draw, and every row at w0 in batches of 4.
+    assert planned.evaluations == 6 + 3 * (1 + 2 * 6) + 32 // 4
     assert 0 <= calls["evaluation"] - planned.evaluations <= 8
 
 

@@ -16,6 +16,7 @@ from devinterp import sample, sources
 from devinterp.errors import InvalidInputError
 from devinterp.slt.llc import compute_llc, llc
 from devinterp.slt.sampler import sample_single_chain
+from devinterp.tiny_model import byte_tokenizer
 from devinterp.utils import default_nbeta, pack_texts, tokenize_and_concatenate
 from support.small_models import SHORT, WithLogits, ids, make, run, snapshot
 
@@ -210,7 +211,7 @@ TEXTS = ["one two", "three", "a much longer text than these"]
 @pytest.mark.parametrize("add_bos_token", [True, False])
 @pytest.mark.parametrize("streaming", [True, False])
 def test_tokenize_and_concatenate(add_bos_token, streaming):
-    tokenizer = quick.byte_tokenizer()
+    tokenizer = byte_tokenizer()
     table = datasets.Dataset.from_dict({"text": TEXTS, "other": [1, 2, 3]})
     if streaming:
         table = table.to_iterable_dataset()
@@ -230,7 +231,7 @@ def test_tokenize_and_concatenate(add_bos_token, streaming):
 
 
 def test_tokenize_and_concatenate_refuses():
-    tokenizer = quick.byte_tokenizer()
+    tokenizer = byte_tokenizer()
     table = datasets.Dataset.from_dict({"text": TEXTS})
     with pytest.raises(InvalidInputError, match=r"the dataset has no column 'content'; it has text"):
         tokenize_and_concatenate(table, tokenizer, column_name="content")
@@ -248,7 +249,7 @@ def test_tokenize_and_concatenate_refuses():
 
 
 def test_texts_that_are_on_every_machine():
-    tokenizer = quick.byte_tokenizer()
+    tokenizer = byte_tokenizer()
     for name in (sources.PROSE, sources.CODE):
         rows = sources.load_sequences(name, tokenizer, length=16, limit=20)
         assert len(rows) == 20
@@ -257,7 +258,7 @@ def test_texts_that_are_on_every_machine():
 
 
 def test_texts_in_files(tmp_path):
-    tokenizer = quick.byte_tokenizer()
+    tokenizer = byte_tokenizer()
     (tmp_path / "a.txt").write_text("hello there " * 10, encoding="utf-8")
     (tmp_path / "b.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n', encoding="utf-8")
     assert list(sources.load_texts(str(tmp_path / "a.txt"))) == ["hello there " * 10]
@@ -284,7 +285,7 @@ def test_names_that_lead_nowhere():
 
 def test_a_model_in_a_directory(tmp_path, llama):
     llama.save_pretrained(tmp_path)
-    quick.byte_tokenizer().save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
     model, tokenizer = sources.load_model(str(tmp_path))
     assert not model.training
     assert len(tokenizer) == 257
@@ -295,7 +296,7 @@ def test_a_model_in_a_directory(tmp_path, llama):
 
 
 def test_the_byte_tokenizer_loses_nothing():
-    tokenizer = quick.byte_tokenizer()
+    tokenizer = byte_tokenizer()
     text = "naïve 日本語 \n\t code()"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 

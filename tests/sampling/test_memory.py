@@ -14,11 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from devinterp.models.adapters.torch_module import TorchModuleAdapter
 from devinterp.sampling.engines import malloc_trim as heap
-from devinterp.sampling.losses.loss import NextTokenLoss, fastest_loss
+from devinterp.sampling.engines.chunked_check import choose_loss
+from devinterp.sampling.losses.loss import NextTokenLoss
 from devinterp.sampling.losses.tied_embedding import tied_embeddings
 from devinterp.sampling.losses.unembedding import Unembedding
 from devinterp.sampling.model_guard import unchanged
-from support.small_models import ids, make, run, snapshot
+from support.small_models import ids, make, run, same_numbers, snapshot
 
 VOCABULARY, WIDTH = 400, 8
 
@@ -56,7 +57,7 @@ def tokens():
 
 def plain_and_fast(model, batch):
     plain = NextTokenLoss(TorchModuleAdapter())
-    fast, note = fastest_loss(plain, model, batch, None)
+    fast, note = choose_loss(plain, model, batch, None)
     assert note == "chunked"
     return plain, fast
 
@@ -150,7 +151,7 @@ def test_a_run_of_a_tied_model_is_that_of_the_plain_path(monkeypatch):
     data = tokens()
     found = run(model, data, batch_size=2)
     assert snapshot(model) == before
-    monkeypatch.setattr("devinterp.sampling.prepare.fastest_loss", lambda plain, *_: (plain, "plain"))
+    monkeypatch.setattr("devinterp.sampling.prepare.choose_loss", lambda plain, *_: (plain, "plain"))
     expected = run(copy.deepcopy(model), data, batch_size=2)
     difference = found["trace/loss"] - expected["trace/loss"]
     assert float(abs(difference).max()) < 1e-5 * float(expected["trace/loss"].max())
@@ -189,9 +190,15 @@ def test_only_large_gradients_are_trimmed_for(smallest, trims, monkeypatch):
 
 
 def test_without_glibc_nothing_is_done(monkeypatch):
+    expected = run(make(), ids())
     monkeypatch.setattr(heap, "_MIN_GRADIENT_BYTES", 0)
     monkeypatch.setattr(heap, "_glibc", lambda: None)
-    run(make(), ids())
+    model = make()
+    with heap.trimmed(model, list(model.parameters())):
+        assert not model._forward_hooks
+        assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+    heap._trim()  # neither fails
+    same_numbers(run(model, ids()), expected)
 
 
 def _resident():

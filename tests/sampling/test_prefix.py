@@ -10,46 +10,14 @@ import torch
 from torch import nn
 
 from devinterp import sample
-from devinterp.sampling.engines import prefix_check as reuse
+from devinterp.sampling.engines import prefix_cache
 from devinterp.sampling.engines.prefix_cache import PrefixCache, find_prefixes
 from support import model_zoo as zoo
-from support.engines import assert_close, chain_of, last_layer, measured, paths_of, spec_of, zoo_params
-from support.small_models import SHORT, VOCABULARY, ids, same_numbers, snapshot
+from support.engines import assert_close, chain_of, last_layer, measured, paths_of, reuse_note, spec_of, zoo_params
+from support.small_models import SHORT, WIDTH, Deep, Layer, deep, ids, same_numbers, snapshot
 
-WIDTH = 6
 #: What moves in the tests that do not say so: the last of the layers.
 LAST = "layers.2.mix.weight"
-
-
-class Layer(nn.Module):
-    """Adds to each token something of the tokens so far."""
-
-    def __init__(self):
-        super().__init__()
-        self.mix = nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, hidden):
-        return hidden + torch.tanh(self.mix(hidden.cumsum(1)))
-
-
-class Deep(nn.Module):
-    """A language model of three layers."""
-
-    Block = Layer
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Embedding(VOCABULARY, WIDTH)
-        self.layers = nn.ModuleList([self.Block() for _ in range(3)])
-        self.head = nn.Linear(WIDTH, VOCABULARY)
-
-    def forward(self, ids):
-        return self.head(self.body(self.embed(ids)))
-
-    def body(self, hidden):
-        for layer in self.layers:
-            hidden = layer(hidden)
-        return hidden
 
 
 class WithNone(Deep):
@@ -256,15 +224,9 @@ class Copies(Deep):
         return super().body(torch.stack([hidden * n for n in range(1, 5)])).sum(0)
 
 
-def build(kind=Deep):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return kind().eval()
-
-
 def note_of(kind, *, moving=LAST, data=None, tie=False):
     """Check that reuse changes no number; return what is recorded of it."""
-    model = build(kind)
+    model = deep(kind)
     if tie:
         model.head.weight = model.embed.weight
     data = ids() if data is None else data
@@ -272,7 +234,7 @@ def note_of(kind, *, moving=LAST, data=None, tie=False):
     before = snapshot(model)
     assert_close(measured(spec, "some", reuse=True), measured(spec, "some"), num_losses=3)
     assert snapshot(model) == before
-    return spec.paths["prefix/some"]
+    return reuse_note(spec, "some")
 
 
 @pytest.mark.parametrize("kind", [Deep, WithNone, ByKeyword, Nested, WithStacksInside])
@@ -303,11 +265,11 @@ def test_nothing_of_stacks_that_are_no_chain_of_hidden_states(kind, moving):
 
 @pytest.mark.parametrize(("kind", "kept"), [(WithWeights, 1), (WithState, 2)])
 def test_of_what_layers_return_that_is_kept_which_is_used(kind, kept):
-    model = build(kind)
+    model = deep(kind)
     spec = spec_of(model, ids(), {"last": {LAST: True}}, observables={"code": ids("code")})
     found, expected = measured(spec, "last", reuse=True), measured(spec, "last")
     assert_close(found, expected, num_losses=3)
-    assert spec.paths["prefix/last"] == "2 layers reused"
+    assert reuse_note(spec, "last") == "2 layers reused"
     with chain_of(spec, "last") as chain:
         assert len(chain.prefix._kept["dataset"][0]) == kept
 
@@ -322,8 +284,8 @@ def test_what_every_layer_adds_is_not_kept():
 
 
 def test_too_little_memory_for_anything_is_said(monkeypatch):
-    monkeypatch.setattr(reuse, "PrefixCache", partial(PrefixCache, budget=100))
-    assert note_of(Deep) == "nothing reused: what layers give takes more than 1e-07 GB for each data set"
+    monkeypatch.setattr(prefix_cache, "PrefixCache", partial(PrefixCache, budget=100))
+    assert note_of(Deep) == "nothing reused: the activations take more than 1e-07 GB for each data set"
 
 
 @pytest.mark.parametrize("kind", [Parallel, Skipping, Remembering, Counting, Borrowing])
@@ -343,7 +305,7 @@ def test_activations_that_are_not_ordered_by_row(kind, length):
 
 
 def test_nothing_in_train_mode():
-    model = build()
+    model = deep()
     run = partial(model, ids())
     moving = {LAST: None}
     assert len(find_prefixes(model, moving, run)[0].layers) == 2
@@ -365,7 +327,7 @@ class Counted:
 
 def counted(num_draws, restrictions=(LAST,), **changes):
     """Return the rows that each layer computed in a run over all rows, and its tree."""
-    model = build()
+    model = deep()
     seen = Counted(model)
     settings = {**SHORT, "num_draws": num_draws, "progress": False, **changes}
     named = {name: {name: torch.ones_like(model.get_parameter(name), dtype=torch.bool)} for name in restrictions}
@@ -392,7 +354,7 @@ def test_each_chain_with_batches_of_its_own_runs_them_once():
 
 def test_beyond_the_budget_they_are_run_every_time(monkeypatch):
     expected = counted(12)[1]
-    monkeypatch.setattr(reuse, "PrefixCache", partial(PrefixCache, budget=100))
+    monkeypatch.setattr(prefix_cache, "PrefixCache", partial(PrefixCache, budget=100))
     few, tree = counted(12)
     many = counted(24)[0]
     assert many[0] - few[0] == many[2] - few[2]
@@ -403,7 +365,7 @@ def test_a_budget_for_some_data_keeps_that(monkeypatch):
     """The observable's activations, which every draw needs, come before those of the dataset."""
     expected = counted(12)[1]
     size = 4 * ids()[:, :].numel() * WIDTH
-    monkeypatch.setattr(reuse, "PrefixCache", partial(PrefixCache, budget=size))
+    monkeypatch.setattr(prefix_cache, "PrefixCache", partial(PrefixCache, budget=size))
     few, tree = counted(12)
     many = counted(24)[0]
     assert many[0] - few[0] == (many[2] - few[2]) / 2
@@ -421,7 +383,7 @@ def test_restrictions_of_one_run_do_not_disturb_each_other(matched, monkeypatch)
         alone = counted(12, (name,), **options)[1]
         np.testing.assert_array_equal(together["trace/loss"][n], alone["trace/loss"][0])
         np.testing.assert_array_equal(together["observables/code/loss"][n], alone["observables/code/loss"][0])
-    monkeypatch.setattr(reuse, "find_prefixes", lambda *_: [])
+    monkeypatch.setattr(prefix_cache, "find_prefixes", lambda *_: [])
     plain = counted(12, names, **options)[1]
     assert paths_of(plain)[f"prefix/{LAST}"] == "nothing to reuse"
     same_numbers(together, plain, rtol=1e-5)
@@ -439,18 +401,18 @@ class StopError(Exception):
 
 
 def test_a_model_is_as_it_was_after_an_error_behind_its_prefix():
-    model = build()
+    model = deep()
     before = snapshot(model)
     calls = iter(range(100))
 
     def loss_fn(model, batch):
         logits = model(batch)
         if next(calls) == 20:
-            raise StopError
+            raise StopError("as a test")
         return nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), batch[:, 1:], reduction="none")
 
     mask = {LAST: torch.ones(WIDTH, WIDTH, dtype=torch.bool)}
-    with pytest.raises(StopError):
+    with pytest.raises(StopError, match="as a test"):
         sample(model, ids(), loss_fn=loss_fn, param_masks=mask, progress=False, **{**SHORT, "num_draws": 30})
     assert snapshot(model) == before
 
@@ -474,18 +436,9 @@ def test_every_model_type_below_its_last_layer(model_type):
     spec = spec_of(model, restrictions={"last": masks})
     found, expected = measured(spec, "last", reuse=True), measured(spec, "last")
     assert_close(found, expected, num_losses=3)
-    note = spec.paths["prefix/last"]
+    note = reuse_note(spec, "last")
     assert (
         note.startswith(NOTHING[model_type])
         if model_type in NOTHING
         else note == f"{EARLIER.get(model_type, num - 1)} layers reused"
     )
-
-
-@pytest.mark.parametrize(
-    ("found", "expected", "difference"),
-    [([1, 2], [1, 4], 0.5), ([7, 2], [np.nan, 2], 0), ([np.nan, 2], [1, 2], np.inf), ([0, 0], [0, 0], 0)],
-)
-def test_differences_leave_out_padding_and_nothing_else(found, expected, difference):
-    numbers = [torch.tensor(values, dtype=torch.float32) for values in (found, expected)]
-    assert reuse._difference(*numbers) == difference

@@ -1,4 +1,4 @@
-"""Restrictions as a dimension, divergence, and where a run is written."""
+"""Restrictions as a dimension, the prior, divergence, and where a run is written."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import torch
 import xarray as xr
 from torch import nn
+from torch.torch_version import TorchVersion
 from zarr.storage import MemoryStore
 
 import devinterp
@@ -26,6 +27,7 @@ from devinterp.errors import (
     StoreMismatchError,
 )
 from devinterp.slt.llc import llc
+from support.layouts import AT_W0, MOMENTS, paths_of_schema
 from support.small_models import Noisy, TinyModel, WithLogits, ids, make, run, same_numbers
 
 
@@ -106,32 +108,87 @@ def test_a_bounding_box_holds():
     assert max(furthest) == pytest.approx(0.05, rel=1e-5)
 
 
-def test_a_parameter_the_loss_does_not_use_follows_its_prior():
-    class Unused(TinyModel):
-        def __init__(self):
-            super().__init__()
-            self.spare = nn.Parameter(torch.zeros(10))
+# -- the prior --------------------------------------------------------------------------------------------------------
 
+
+class Unused(TinyModel):
+    """With weights that its output does not depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.spare = nn.Parameter(torch.linspace(-1, 1, 3000))
+
+
+def with_unused():
     model = Unused()
     model.load_state_dict(make().state_dict(), strict=False)
-    tree = run(model.eval(), save_metrics=True, param_masks={"spare": None, "mix.bias": None}, num_draws=3)
-    assert np.isfinite(tree["trace/loss"]).all()
+    return model.eval()
+
+
+def weights_along_the_chains(model, names, *, loss_scale=1.0, **changes):
+    """Return the weights of these names before each step of a run, ``(chain, step, weight)``, and at its start."""
+    seen, options = [], {"num_chains": 2, "num_draws": 30, **changes}
+
+    def watching(model, batch):
+        if is_step(batch):
+            seen.append(torch.cat([model.get_parameter(name).detach().flatten() for name in names]))
+        return loss_scale * loss_fn(model, batch)
+
+    start = torch.cat([model.get_parameter(name).detach().flatten().clone() for name in names])
+    run(model, loss_fn=watching, chains="sequential", **options)
+    return torch.stack(seen).view(options["num_chains"], options["num_draws"], -1).double(), start.double()
+
+
+def follows_the_prior(weights, start, *, lr, localization, weight_decay):
+    """Assert mean, variance and autocovariance at every step within five standard errors of the law without a gradient.
+
+    Each weight is then an autoregression of coefficient ``1 - lr a / 2`` around the prior's mean, with
+    ``a = localization + weight_decay``: from its start its variance grows to ``1 / (a (1 - lr a / 4))``.
+    """
+    a = localization + weight_decay
+    rho, mean = 1 - lr * a / 2, start * localization / a
+    steps = torch.arange(weights.shape[1], dtype=torch.float64)
+    variance = (1 - rho ** (2 * steps)) / (a * (1 - lr * a / 4))
+    residual = weights - mean - rho ** steps[:, None] * (start - mean)  # (chain, step, weight), of mean zero
+    num = residual.shape[0] * residual.shape[2]
+    tolerance = 5 * (2 / num) ** 0.5 * variance + 1e-12  # at the start all is exact but for rounding
+    for along in (torch.ones_like(start), start):  # a pull to elsewhere shows along the start
+        error = (variance * along.square().mean() / num).sqrt()
+        assert ((residual * along).mean((0, 2)).abs() <= 5 * error + 1e-6).all()
+    assert ((residual.square().mean((0, 2)) - variance).abs() <= tolerance).all()
+    autocovariance = (residual[:, 1:] * residual[:, :-1]).mean((0, 2))
+    assert ((autocovariance - rho * variance[:-1]).abs() <= tolerance[1:]).all()
+
+
+@pytest.mark.parametrize(("kernel", "scale"), [("sgld", 1.0), ("rmsprop_sgld", 0.1)])
+@pytest.mark.parametrize("weight_decay", [0.0, 3.0])
+def test_a_parameter_the_loss_does_not_use_follows_its_prior(kernel, scale, weight_decay):
+    """Also beside one that it uses. Without a gradient RMSprop's preconditioner is ``1 / eps``."""
+    weights, start = weights_along_the_chains(
+        with_unused(), ["spare"], param_masks={"spare": None, "mix.bias": None}, lr=0.1 * scale, localization=5.0, n_beta=1.0,
+        llc_weight_decay=weight_decay, sampling_method=kernel,
+    )  # fmt: skip
+    follows_the_prior(weights, start, lr=0.1, localization=5.0, weight_decay=weight_decay)
+
+
+def test_zero_temperature_samples_the_prior():
+    """At ``n_beta = 0`` the loss has no part in it, although it depends on every weight."""
+    model = make()
+    names = [name for name, _ in model.named_parameters()]
+    settings = {"n_beta": 0.0, "lr": 0.1, "localization": 5.0, "num_chains": 40, "num_draws": 16}
+    weights, start = weights_along_the_chains(model, names, loss_scale=1e3, **settings)
+    follows_the_prior(weights, start, lr=0.1, localization=5.0, weight_decay=0.0)
 
 
 @pytest.mark.parametrize("chains", ["sequential", "vectorized"])
 def test_a_restriction_the_loss_does_not_use_at_all(chains):
     """Its gradient is zero: the chain follows the prior, and no loss moves."""
-
-    class Unused(TinyModel):
-        def __init__(self):
-            super().__init__()
-            self.spare = nn.Parameter(torch.zeros(10))
-
-    model = Unused()
-    model.load_state_dict(make().state_dict(), strict=False)
-    tree = run(model.eval(), save_metrics=True, param_masks={"spare": None}, num_draws=3, chains=chains)
+    tree = run(with_unused(), save_metrics=True, param_masks={"spare": None}, num_draws=3, chains=chains)
     assert (tree["metrics/unscaled_grad"] == 0).all()
     assert (tree["metrics/distance"][..., 1:] > 0).all()
+    rows, losses = tree["trace/sequence_id"].to_numpy(), tree["trace/loss"][0].to_numpy()
+    expected = loss_fn(make(), ids()).detach().numpy()[rows]
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
 # -- divergence -------------------------------------------------------------------------------------------------------
@@ -176,7 +233,7 @@ def test_a_diverged_chain_is_recorded_and_the_others_finish(output, tmp_path):
 
 @pytest.mark.parametrize("chains", ["sequential", "vectorized"])
 def test_weights_that_explode(chains):
-    with pytest.warns(DivergenceWarning):
+    with pytest.warns(DivergenceWarning, match="2 of 2 chains diverged"):
         tree = run(lr=1e4, localization=1e6, num_draws=60, observables={"code": ids("code")}, chains=chains)
     assert set(tree["status/state"].to_numpy().ravel()) == {"diverged"}
     for chain, done in enumerate(tree["status/steps_done"].to_numpy()[0]):
@@ -199,7 +256,10 @@ def test_an_observable_that_diverges_names_itself():
 
 
 def test_one_call_refuses_too():
-    with pytest.warns(DivergenceWarning), pytest.raises(BrokenChainsError):
+    with (
+        pytest.warns(DivergenceWarning, match="4 of 4 chains diverged"),
+        pytest.raises(BrokenChainsError, match="chain 0: diverged"),
+    ):
         llc(make(), ids(), lr=1e4, n_beta=1.0, localization=1e6, num_draws=60, batch_size=4)
 
 
@@ -243,10 +303,7 @@ def test_plain_xarray_reads_it(tmp_path):
     tree = run(**OPTIONS, output_path=tmp_path / "run.zarr")
     plain = xr.open_datatree(tmp_path / "run.zarr", engine="zarr", chunks={})
     same_numbers(plain, tree)
-    for path in schema.variable_paths(plain):
-        patterns = [p for p in schema.DIMS if len(p.split("/")) == len(path.split("/"))]
-        known = next((p for p in patterns if schema.fnmatchcase(path, p)), None)
-        assert known is None or plain[path].dims == schema.DIMS[known], path
+    assert paths_of_schema(plain) == set(schema.DIMS) - MOMENTS - AT_W0
     assert set(plain["trace"].coords) >= {"restriction", "chain", "step", "position"}
     code = """
 import sys
@@ -284,7 +341,7 @@ def test_a_finished_run_is_returned_without_sampling(tmp_path):
 
 def test_a_diverged_run_is_returned_too(tmp_path):
     options = {"lr": 1e4, "localization": 1e6, "num_draws": 40, "output_path": tmp_path / "run.zarr"}
-    with pytest.warns(DivergenceWarning):
+    with pytest.warns(DivergenceWarning, match="2 of 2 chains diverged"):
         first = run(**options)
     with pytest.warns(DivergenceWarning, match="2 of 2 chains diverged"):
         same_numbers(run(**options), first)
@@ -464,7 +521,7 @@ def test_another_run_is_refused_and_the_store_left_alone(name, written):
 
 
 def test_only_what_differs_is_named(written):
-    with pytest.raises(StoreMismatchError) as caught:
+    with pytest.raises(StoreMismatchError, match=r"config\.lr") as caught:
         run(observables={"code": ids("code")}, output_path=written, lr=2e-3)
     assert len(str(caught.value).splitlines()) == 2
 
@@ -477,15 +534,19 @@ def test_the_mode_of_the_model_is_part_of_the_run(tmp_path):
         run(in_train_mode(), output_path=tmp_path / "run.zarr")
 
 
-def test_an_alias_of_the_kernel_is_the_same_run(written):
-    run(observables={"code": ids("code")}, output_path=written, sampling_method="sgmcmc_sgld")
-    run(observables={"code": ids("code")}, output_path=written, sampling_method="sgld")
+@pytest.mark.parametrize("name", ["sgmcmc_sgld", "sgld"])
+def test_an_alias_of_the_kernel_is_the_same_run(name, written):
+    before = contents(written)
+    run(observables={"code": ids("code")}, output_path=written, sampling_method=name)
+    assert contents(written) == before
 
 
-def test_progress_and_format_are_no_part_of_the_run(written, capsys):
+def test_progress_and_format_are_no_part_of_the_run(written):
     datasets = pytest.importorskip("datasets")
     table = datasets.Dataset.from_dict({"input_ids": ids().tolist()})
+    before = contents(written)
     run(dataset=table, observables={"code": ids("code").numpy()}, output_path=written, progress=True)
+    assert contents(written) == before
 
 
 def test_a_file_a_foreign_directory_and_no_permission(tmp_path, monkeypatch):
@@ -512,7 +573,9 @@ def test_a_file_a_foreign_directory_and_no_permission(tmp_path, monkeypatch):
     run(output_path=tmp_path / "empty")
 
 
-def test_what_a_run_says_of_itself():
+def test_what_a_run_says_of_itself(monkeypatch):
+    # As a CUDA build says of itself, while its metadata have the number alone.
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.13.0+cu130"))
     tree = run(**OPTIONS, sampling_method="rmsprop_sgld", rmsprop_eps=0.2)
     config = json.loads(tree.attrs["config"])
     assert config["lr"] == 1e-3
@@ -520,7 +583,9 @@ def test_what_a_run_says_of_itself():
     assert config["sampling_method_kwargs"] == {"eps": 0.2}
     assert config["observables"] == {"code": 8, "naïve name.v2": 4}
     provenance = json.loads(tree.attrs["provenance"])
-    assert provenance["packages"]["torch"] == torch.__version__
+    assert provenance["packages"]["torch"] == "2.13.0+cu130"
+    assert {"devinterp", "numpy", "xarray", "zarr"} <= set(provenance["packages"])
+    assert provenance["packages"]["numpy"] == np.__version__
     assert schema.observable_names(tree) == ["code", "naïve name.v2"]
 
 
@@ -537,6 +602,6 @@ def test_progress_bars(capsys):
 
 
 def test_nothing_to_be_done_with_bad_input(tmp_path):
-    with pytest.raises(InvalidInputError):
+    with pytest.raises(InvalidInputError, match=r"`lr` \(=-1\.0\) must be positive"):
         run(lr=-1.0, output_path=tmp_path / "a" / "run.zarr")
     assert list(tmp_path.iterdir()) == []

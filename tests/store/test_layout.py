@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 from devinterp import schema
-from devinterp.store.arrays.layout import MAX_BUFFER_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, array_specs, loss_chunks
+from devinterp.store.arrays.specs import MAX_BUFFER_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, array_specs, loss_chunks
 from devinterp.store.reading.open import open as open_store
-from support.layouts import layout, make
+from support.layouts import AT_W0, MOMENTS, layout, make, paths_of_schema
 
 
 @settings(max_examples=500, deadline=None)
@@ -77,10 +77,9 @@ def test_a_new_store_has_the_schema(num_restrictions, num_chains, num_steps, bat
     )
     store = MemoryStore()
     make(store, wanted)
-    moments = (schema.MEAN_LOSS, schema.LOSS_MEAN, schema.LOSS_COMOMENT, schema.TASK)  # kept instead of the losses
-    paths = [path for path in schema.DIMS if path.split("/")[-1] not in moments and (metrics or path != "metrics/*")]
+    paths = set(schema.DIMS) - MOMENTS - AT_W0 - (set() if metrics else {"metrics/*"})
     for tree in (open_store(store), xr.open_datatree(store, engine="zarr", chunks={})):
-        assert schema.missing(tree, paths) == []
+        assert paths_of_schema(tree) == paths
         assert schema.observable_names(tree) == ["code", "日本 語.v2"]
         sizes = {"restriction": num_restrictions, "chain": num_chains, "step": num_steps, "batch": batch}
         assert tree["trace/loss"].sizes == {**sizes, "position": positions}
@@ -96,16 +95,16 @@ def test_a_new_store_has_the_schema(num_restrictions, num_chains, num_steps, bat
 
 
 def test_no_two_chains_share_a_chunk():
-    for spec in array_specs(layout(num_restrictions=3, metrics=("noise",))):
-        if spec.dims[:2] == ("restriction", "chain"):
-            assert spec.chunks[:2] == (1, 1), spec.path
+    specs = array_specs(layout(num_restrictions=3, metrics=("noise",)))
+    chunks = {spec.path: spec.chunks[:2] for spec in specs if spec.dims[:2] == ("restriction", "chain")}
+    assert chunks.keys() >= {"trace/loss", "observables/code/loss", "metrics/noise", "status/state"}
+    assert set(chunks.values()) == {(1, 1)}
 
 
 def test_every_array_carries_its_units():
-    specs = {spec.path: spec for spec in array_specs(layout())}
-    for path, spec in specs.items():
-        if "loss" in path:
-            assert spec.attrs["units"] == "nats", path
+    units = {spec.path: spec.attrs.get("units") for spec in array_specs(layout()) if "loss" in spec.path}
+    assert units.keys() >= {"trace/loss", "trace/init_loss", "observables/code/loss", "observables/code/init_loss"}
+    assert set(units.values()) == {"nats"}
 
 
 def test_losses_without_dims_of_their_own():

@@ -1,3 +1,5 @@
+"""Stores of DevInterp 2 are read as trees of this package, and written back."""
+
 from __future__ import annotations
 
 import json
@@ -6,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from zarr.storage import LocalStore, MemoryStore
 
 import devinterp.store.reading.open as opening
@@ -14,26 +17,70 @@ from devinterp.analyses.llc import compute_llc
 from devinterp.errors import BrokenChainsError, InvalidInputError, StoreError
 from devinterp.store.reading.v2 import from_v2, is_v2, open_v2, to_v2
 from devinterp.testing import synthetic_tree
+from support.layouts import AT_W0, MOMENTS, paths_of_schema
 from support.v2_results import V2, results
 
 STORE = V2 / "v2_store.zarr"
 
 
+SAMPLER = {"metadata": {"config": {"sampler": {}}}}
+
+
+def group_of(attributes: dict, *, losses: bool, zarr_format: int = 3) -> MemoryStore:
+    store = MemoryStore()
+    root = zarr.open_group(store, mode="w", attributes=attributes, zarr_format=zarr_format)
+    if losses:
+        names = ("chain", "step", "batch", "token_pos") if zarr_format == 3 else None
+        root.create_array("sampling_loss_micro", shape=(1, 1, 1, 1), dtype="f4", dimension_names=names)
+    return store
+
+
 def test_recognised():
     assert is_v2(LocalStore(STORE))
+    assert is_v2(group_of(SAMPLER, losses=False)), "by its sampler"
+    assert is_v2(group_of({"metadata": {"config": {}}}, losses=True)), "by its losses"
+    assert is_v2(group_of(SAMPLER, losses=True, zarr_format=2))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "losses"),
+    [
+        ({}, True),
+        ({"metadata": {}}, True),
+        ({"metadata": {"config": {}}}, False),
+        ({"metadata": {"config": "sampler"}}, True),
+        ({"metadata": "config sampler"}, True),
+        ({**SAMPLER, "schema_version": 1}, True),
+    ],
+)
+def test_not_recognised(attributes, losses):
+    assert not is_v2(group_of(attributes, losses=losses))
+
+
+def test_no_store_is_recognised(tmp_path):
     assert not is_v2(MemoryStore())
+    assert not is_v2(LocalStore(tmp_path / "nowhere"))
+    zarr.create_array(tmp_path / "array.zarr", shape=(2,), dtype="f4")
+    assert not is_v2(LocalStore(tmp_path / "array.zarr"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_what_an_incomplete_store_lacks_is_said():
+    with pytest.raises(StoreError, match="must have sampling_loss_micro, init_loss"):
+        opening.open(group_of(SAMPLER, losses=False))
+    store = group_of({"metadata": {"config": {}}}, losses=True)
+    zarr.create_array(store, name="init_loss", shape=(1, 1), dtype="f4", dimension_names=("chain", "token_pos"))
+    with pytest.raises(StoreError, match="must have its attribute metadata.config.sampler"):
+        opening.open(store)
 
 
 def test_opens_lazily_as_a_complete_tree():
     tree = opening.open(STORE)
     assert schema.is_run(tree)
     assert schema.observable_names(tree) == ["code", "train"]
-    for path in schema.variable_paths(tree):
-        pattern = next(
-            (p for p in schema.DIMS if len(p.split("/")) == len(path.split("/")) and schema.fnmatchcase(path, p)), None
-        )
-        if pattern:
-            assert tree[path].dims == schema.DIMS[pattern], path
+    absent = {"init_loss_se", "init_loss_mean", "init_loss_mean_se", "sequence_id"}  # v2 stores none of these
+    absent = {path for path in schema.DIMS if path.split("/")[-1] in absent} | {"observables/*/init_loss"}
+    assert paths_of_schema(tree) == set(schema.DIMS) - MOMENTS - AT_W0 - absent
     assert tree["trace/loss"].chunks is not None
     np.testing.assert_array_equal(tree["trace/loss"][0], results()["sgld_metrics/sampling_loss_micro"])
     np.testing.assert_array_equal(tree["observables/code/loss"][0], results()["sgld_metrics/loss_code"])
@@ -43,8 +90,8 @@ def test_opens_lazily_as_a_complete_tree():
 
 
 def test_analyses_run_on_it():
-    found = compute_llc(opening.open(STORE))
-    np.testing.assert_allclose(found["llc_mean"], results()["sgld_metrics/llc/llc_mean"], rtol=1e-5)
+    llc = compute_llc(opening.open(STORE))
+    np.testing.assert_allclose(llc["llc_mean"], results()["sgld_metrics/llc/llc_mean"], rtol=1e-5)
 
 
 def test_chunks_can_be_chosen():

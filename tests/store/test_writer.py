@@ -65,7 +65,7 @@ def test_any_pattern_gives_the_same_arrays(data):
     sizes = {"num_restrictions": 2, "num_steps": num_steps, "draw_steps": tuple(draw_steps), "metrics": ("noise",)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "devinterp.store.arrays.layout.loss_chunks", lambda rows, samples, size: (min(chunk, rows), min(2, samples))
+            "devinterp.store.arrays.specs.loss_chunks", lambda rows, samples, size: (min(chunk, rows), min(2, samples))
         )
         root = make(store, layout(**sizes))
     # All is drawn before the writer's thread runs: checks of types at run time draw random numbers too.
@@ -144,8 +144,6 @@ def test_steps_come_in_order():
         w.append(Draw(restriction=0, chain=0, first_step=2, loss=numbers(1, 3, 4)))
 
 
-# -- failures ---------------------------------------------------------------------------------------------------------
-
 LONG = {"num_steps": 400, "draw_steps": (399,), "positions": 16}
 
 
@@ -217,7 +215,7 @@ def test_the_error_that_ended_the_run_is_the_one_shown():
 def test_no_thread_stays_behind():
     store, root = full_store(**LONG)
     store.capacity = 0
-    with pytest.raises(StoreError), TraceWriter(root) as writer:
+    with pytest.raises(StoreError, match="No space left"), TraceWriter(root) as writer:
         writer.append(Draw(restriction=0, chain=0, first_step=0, loss=numbers(1, 3, 16)))
     assert not [t for t in threading.enumerate() if t.name == "devinterp-writer" and t.is_alive()]
 
@@ -265,9 +263,6 @@ def test_what_does_not_pass_ends_the_run(monkeypatch):
         write()
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
-
-
 def test_a_slow_store_makes_sampling_wait():
     """At most `max_pending` chunks wait, one is being written, and one more makes `append` wait."""
     gate, entered = threading.Event(), threading.Event()
@@ -283,7 +278,7 @@ def test_a_slow_store_makes_sampling_wait():
 
     store = Slow(MemoryStore())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("devinterp.store.arrays.layout.loss_chunks", lambda rows, samples, size: (1, samples))
+        patch.setattr("devinterp.store.arrays.specs.loss_chunks", lambda rows, samples, size: (1, samples))
         root = make(store, num_steps=50, draw_steps=(49,))
     writer = TraceWriter(root, max_pending=2)
     loss = numbers(50, 3, 4)
@@ -321,7 +316,7 @@ def test_whole_chunks_are_written_once():
     """Chunks are never written in parts, but for the last one of a chain."""
     store = FullStore(MemoryStore())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("devinterp.store.arrays.layout.loss_chunks", lambda rows, samples, size: (10, samples))
+        patch.setattr("devinterp.store.arrays.specs.loss_chunks", lambda rows, samples, size: (10, samples))
         root = make(store, num_steps=60, draw_steps=(59,), num_chains=1, observables={})
     before = store.writes
     with TraceWriter(root) as writer:

@@ -1,4 +1,4 @@
-"""Count which pieces of an observable's losses are read."""
+"""Count which pieces of an observable's losses an analysis reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import xarray as xr
 
 
 class CountingReads:
-    """An array that records what was read of it."""
+    """An array for Dask that keeps the indices at which it was read, in `read`."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values, self.read = values, []
@@ -21,9 +21,9 @@ class CountingReads:
 
 def counted(tree: xr.DataTree, path: str, chunks: tuple[int, ...]) -> CountingReads:
     """Make a variable of a tree lazy, with these chunks, and return what records its reads."""
-    found = tree[path]
-    source = CountingReads(found.to_numpy())
+    array = tree[path]
+    source = CountingReads(array.to_numpy())
     lazy = da.from_array(source, chunks=chunks, asarray=False, fancy=False)
     source.read.clear()  # Dask looks at an empty piece
-    tree[path] = xr.DataArray(lazy, dims=found.dims)
+    tree[path] = xr.DataArray(lazy, dims=array.dims)
     return source

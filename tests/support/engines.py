@@ -1,4 +1,4 @@
-"""What the tests of the engine's short cuts share: prepared problems, and losses and gradients as a chain gets them."""
+"""Prepared runs, and losses and gradients as a chain gets them, for the tests of fast paths."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import xarray as xr
 from torch import Tensor, nn
 
 from devinterp.models.adapters.huggingface import HuggingFaceAdapter
-from devinterp.models.masks import as_param_masks
+from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.engines.in_place import InPlaceEngine
-from devinterp.sampling.engines.plan import Group, set_up
+from devinterp.sampling.engines.plan import ChainBatch, engines_of
+from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.losses.loss import NextTokenLoss
 from devinterp.sampling.prepare import prepare
 from devinterp.sampling.settings import Settings
@@ -33,9 +34,9 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def zoo_params(few: Sequence[str] = FEW) -> list[Any]:
-    """Return every type that transformers can build, all but a few of them slow."""
-    types = [t for t in zoo.model_types() if "skip" not in zoo.EXCEPTIONS.get(t, {})]
+def zoo_params(few: Sequence[str] = FEW, *, variant: str = "plain") -> list[Any]:
+    """Return every type that transformers can build and that has this variant, all but a few of them slow."""
+    types = [t for t in zoo.model_types() if variant in zoo.variants().get(t, ("plain",))]
     return [pytest.param(t, marks=() if t in few else pytest.mark.slow) for t in types]
 
 
@@ -47,7 +48,7 @@ def spec_of(
     loss_fn = changes.pop("loss_fn", None)
     settings = Settings(**{**SETTINGS, **changes})
     named = {name: as_param_masks(model, masks) for name, masks in (restrictions or {"full": None}).items()}
-    return prepare(model, data, observables, settings, restrictions=named, loss_fn=loss_fn)[0]
+    return prepare(model, data, observables, settings, restrictions=named, loss_fn=loss_fn)
 
 
 def plain(spec: RunSpec) -> RunSpec:
@@ -79,17 +80,23 @@ def measured(spec: RunSpec, name: str = "full", *, reuse: bool = False, level: f
         chain.weights.add(chain.weights.noise([torch.Generator().manual_seed(3)], level))
         chain.add_gradient([rows[:4]])
         chain.weights.gradients()
-        found = [chain.evaluate(observable)[0] for observable in [*spec.observables] * 2]
-        found.append(chain.add_gradient([rows[[2, 0, 3, 1]]])[0])
-        return [*found, *(g.clone() for g in chain.weights.gradients())]
+        losses = [chain.evaluate(observable)[0] for observable in [*spec.observables] * 2]
+        losses.append(chain.add_gradient([rows[[2, 0, 3, 1]]])[0])
+        return [*losses, *(g.clone() for g in chain.weights.gradients())]
 
 
 @contextmanager
 def chain_of(spec: RunSpec, name: str) -> Iterator[InPlaceEngine]:
     """Set up a chain of a restriction as a run does."""
-    groups = set_up(spec, name, spec.restrictions[name], [Group((0,), False, "as a test")])
-    with closing(groups):
-        yield next(groups)[0]
+    engines = engines_of(spec, spec.restrictions[name], [ChainBatch((0,), False, "as a test")], SharedPrefix())
+    with closing(engines):
+        yield next(engines)[0]
+
+
+def reuse_note(spec: RunSpec, name: str) -> str:
+    """Return how much of the model is reused under a restriction, as it is recorded."""
+    with chain_of(spec, name) as engine:
+        return engine.note
 
 
 def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], *, num_losses: int, tolerance: float = 1e-5):

@@ -15,8 +15,8 @@ Install = Callable[[str, str, dict[str, str]], Path]
 
 def clean_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Find the plugins anew for a test, and leave none of its own behind."""
-    monkeypatch.delenv("DEVINTERP_LOAD_PLUGINS", raising=False)
-    monkeypatch.delenv("DEVINTERP_STRICT_PLUGINS", raising=False)
+    for name in ("DEVINTERP_LOAD_PLUGINS", "DEVINTERP_STRICT_PLUGINS", "DEVINTERP_PLUGINS_DIR"):
+        monkeypatch.delenv(name, raising=False)
     plugins.reset()
     yield
     plugins.reset()
@@ -30,6 +30,7 @@ def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
     imported: set[str] = set()
 
     def install(name: str, version: str, sources: dict[str, str]) -> Path:
+        """Write modules and metadata into a directory, and put that on the path."""
         site = tmp_path / name
         info = site / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
@@ -52,7 +53,7 @@ def plugin(objects: str = "", *, hook: str = "devinterp_analyses", before: str =
     """Return the source of a plugin whose hook returns a list of `objects`; ``mean_loss`` is there to be used."""
     return f'''
 import xarray as xr
-from devinterp import Analysis, Kernel, ModelAdapter, Plot, hookimpl
+from devinterp import Analysis, Command, Kernel, ModelAdapter, Plot, hookimpl
 {before}
 
 def mean_loss(tree: xr.DataTree, scale: float = 1.0, *, over: str = "chain") -> xr.Dataset:

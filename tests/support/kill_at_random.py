@@ -18,6 +18,7 @@ from support.small_runs import in_child, run, wait  # noqa: E402
 
 
 def main(path: str, settings: dict[str, object], kills: int, longest: float, seed: int) -> None:
+    """Start the same run again and again, kill it so many times within so many seconds each, and print how it ended."""
     instants = random.Random(seed)
     killed = 0
     while True:

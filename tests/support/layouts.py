@@ -1,14 +1,35 @@
-"""Layouts of runs, and stores that fail, for the tests of the store."""
+"""Layouts of runs, stores that fail, and the dims of the schema, for tests of what a store holds."""
 
 from __future__ import annotations
 
 import errno
+from fnmatch import fnmatchcase
 
 import numpy as np
+import xarray as xr
 from zarr.storage import MemoryStore, WrapperStore
 
-from devinterp.store.arrays.create import create
+from devinterp import schema
+from devinterp.store.arrays.create import create_run
 from devinterp.store.arrays.layout import ObservableLayout, RunLayout
+
+#: Paths of the schema that only runs with ``record="moments"`` have, instead of losses.
+MOMENTS = {
+    path for path in schema.DIMS if path.split("/")[-1] in (schema.MEAN_LOSS, schema.LOSS_MEAN, schema.LOSS_COMOMENT)
+}
+#: Paths that only some runs have: losses at w0 of their rows, and those of ``init_noise``.
+AT_W0 = {path for path in schema.DIMS if path.split("/")[-1].startswith(("row_", "w0_"))}
+
+
+def paths_of_schema(tree: xr.DataTree) -> set[str]:
+    """Assert that every variable has the dims that the schema gives it; return which paths of the schema there are."""
+    paths = set()
+    for path in schema.variable_paths(tree):
+        known = [p for p in schema.DIMS if p.count("/") == path.count("/") and fnmatchcase(path, p)]
+        for pattern in known[:1]:
+            assert tree[path].dims == schema.DIMS[pattern], path
+            paths.add(pattern)
+    return paths
 
 
 def layout(
@@ -22,7 +43,7 @@ def layout(
     observables: dict[str, int] | None = None,
     metrics: tuple[str, ...] = (),
 ) -> RunLayout:
-    """Return the layout of a run of which only the sizes matter."""
+    """Return the layout of a run of which only the sizes matter; its losses at the start are random."""
     rng = np.random.default_rng(0)
     start = rng.random((num_chains, positions), dtype=np.float32)
     return RunLayout(
@@ -48,11 +69,12 @@ def layout(
 
 
 def make(store, wanted=None, **sizes):
-    return create(store, layout(**sizes) if wanted is None else wanted, {"config": "{}", "provenance": "{}"})
+    """Create a run without losses in a store, of that layout or of these sizes; return its group."""
+    return create_run(store, layout(**sizes) if wanted is None else wanted, {"config": "{}", "provenance": "{}"})
 
 
 class FullStore(WrapperStore):
-    """A store that has no space left after so many bytes of chunks."""
+    """A store that has no space left after so many bytes of chunks, and counts what was written."""
 
     def __init__(self, store, capacity=10**9):
         super().__init__(store)

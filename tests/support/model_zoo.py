@@ -1,4 +1,9 @@
-"""Tiny models of every causal language model that transformers can build, in several variants."""
+"""Tiny models of every causal language model that transformers can build, in several variants.
+
+What a type needs beside the usual settings stands in ``model_zoo.json``. Which variants a type has is told by its default
+configuration; asking for all of these takes seconds, so that the answer is kept in ``model_zoo_variants.json``. With another
+version of transformers: ``PYTHONPATH=tests python -m support.model_zoo`` writes it anew.
+"""
 
 from __future__ import annotations
 
@@ -78,16 +83,49 @@ BIASES = (
 GROUPS = ("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads")
 WIDTHS = ("head_dim", "swa_head_dim")
 EXCEPTIONS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "model_zoo.json").read_text())
+#: Model types by the variants they have, which are joined by spaces.
+_TABLE = Path(__file__).with_name("model_zoo_variants.json")
 
 
 def model_types() -> list[str]:
-    """Every causal-LM model type that the installed transformers knows."""
+    """Every causal-LM model type that the installed transformers knows and that can be run on tokens."""
+    return [model_type for model_type in _classes() if "skip" not in EXCEPTIONS.get(model_type, {})]
+
+
+def left_out() -> list[str]:
+    """Those that cannot; ``skip`` in ``model_zoo.json`` says why."""
+    return [model_type for model_type in _classes() if "skip" in EXCEPTIONS.get(model_type, {})]
+
+
+def model_class(model_type: str) -> Any:
+    """The class of a model type's models."""
+    import transformers
+
+    return getattr(transformers, _classes()[model_type])
+
+
+def _classes() -> dict[str, str]:
+    """The name of the class of each model type."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    return list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+
+@functools.cache
+def variants() -> dict[str, tuple[str, ...]]:
+    """The variants of every model type in the table, in the order of `VARIANTS`."""
+    table = json.loads(_TABLE.read_text())
+    return {model_type: tuple(names.split()) for names, types in table.items() for model_type in types}
+
+
+def find_variants(model_type: str) -> tuple[str, ...]:
+    """The variants of a model type, from its default configuration."""
+    defaults = _defaults(model_type)
+    return tuple(variant for variant in VARIANTS if _settings(model_type, variant, defaults) is not None)
 
 
 def _defaults(model_type: str) -> dict[str, Any]:
+    """The default configuration of a model type."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     subconfig = EXCEPTIONS.get(model_type, {}).get("subconfig")
@@ -96,6 +134,7 @@ def _defaults(model_type: str) -> dict[str, Any]:
 
 
 def _merge(small: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Change settings in place, those of nested configurations one by one."""
     for name, value in changes.items():
         if isinstance(value, dict) and isinstance(small.get(name), dict):
             _merge(small[name], value)
@@ -139,27 +178,38 @@ def _vary(small: dict[str, Any], defaults: dict[str, Any], variant: str) -> bool
     return changed
 
 
-@functools.lru_cache(maxsize=1)
-def build(model_type: str, variant: str = "plain") -> Any:
-    """A tiny model of random weights, or None where the type has no such variant."""
-    import transformers
-    from transformers import AutoModelForCausalLM
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    defaults = _defaults(model_type)
-    small = _small(defaults)
-    special = EXCEPTIONS.get(model_type, {})
+def _settings(model_type: str, variant: str, defaults: dict[str, Any]) -> dict[str, Any] | None:
+    """Tiny values for the settings of a variant, or None where the type has no such variant."""
+    small, special = _small(defaults), EXCEPTIONS.get(model_type, {})
     _merge(small, special.get("config", {}))
     if variant not in special.get("variants", VARIANTS) or not (_vary(small, defaults, variant) or variant in special):
         return None
     _merge(small, special.get(variant, {}))
+    return small
+
+
+@functools.lru_cache(maxsize=1)
+def build(model_type: str, variant: str = "plain") -> Any:
+    """A tiny model of random weights; the last one asked for is kept."""
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    small, special = _settings(model_type, variant, _defaults(model_type)), EXCEPTIONS.get(model_type, {})
+    if small is None:
+        raise ValueError(f"there is no variant {variant!r} of {model_type!r}")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         if "subconfig" in special:
             # The class is registered for a configuration that it does not take.
             config = type(getattr(CONFIG_MAPPING[model_type](), special["subconfig"]))(**small)
-            model = getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])(config)
+            model = model_class(model_type)(config)
         else:
             model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[model_type](**small))
     return model.eval()
+
+
+if __name__ == "__main__":
+    table: dict[str, list[str]] = {}
+    for each in model_types():
+        table.setdefault(" ".join(find_variants(each)), []).append(each)
+    _TABLE.write_text(json.dumps({names: sorted(types) for names, types in sorted(table.items())}, indent=1) + "\n")

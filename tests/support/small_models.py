@@ -1,4 +1,4 @@
-"""Small models and data that the tests of sampling share."""
+"""Small models and data of which a run takes a fraction of a second, and comparisons of trees and models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from devinterp import sample
 
 V2 = Path(__file__).parents[1] / "data" / "v2"
-VOCABULARY = 23
+VOCABULARY, WIDTH = 23, 6
 #: A run of a fraction of a second.
 SHORT: dict[str, Any] = {
     "lr": 1e-3,
@@ -35,9 +35,9 @@ class TinyModel(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Embedding(VOCABULARY, 6)
-        self.mix = nn.Linear(6, 6)
-        self.head = nn.Linear(6, VOCABULARY)
+        self.embed = nn.Embedding(VOCABULARY, WIDTH)
+        self.mix = nn.Linear(WIDTH, WIDTH)
+        self.head = nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.head(torch.tanh(self.mix(self.embed(ids))))
@@ -65,7 +65,47 @@ class Noisy(TinyModel):
         return self.head(self.dropout(torch.tanh(hidden)))
 
 
+class Layer(nn.Module):
+    """Adds to each token something of the tokens so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, hidden: Tensor) -> Any:
+        return hidden + torch.tanh(self.mix(hidden.cumsum(1)))
+
+
+class Deep(nn.Module):
+    """A language model of three layers, of which those before the first that is sampled can be computed once."""
+
+    Block: type[nn.Module] = Layer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.ModuleList([self.Block() for _ in range(3)])
+        self.head = nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.body(self.embed(ids)))
+
+    def body(self, hidden: Tensor) -> Tensor:
+        """Return what the layers make of the embeddings."""
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return hidden
+
+
+def deep(kind: type[Deep] = Deep) -> Deep:
+    """Return a model of three layers with the same random weights every time, in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return kind().eval()
+
+
 def recorded() -> dict[str, np.ndarray]:
+    """Return the weights and token ids of the problem that DevInterp 2 was recorded on, by their names in the file."""
     with np.load(V2 / "tiny_problem.npz") as archive:
         return {name: archive[name] for name in archive.files}
 
@@ -107,6 +147,7 @@ def same_numbers(a: xr.DataTree, b: xr.DataTree, *, rtol: float = 0) -> None:
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor of any dtype, for comparisons bit by bit."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 

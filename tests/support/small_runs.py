@@ -55,31 +55,37 @@ class Ended(Exception):  # noqa: N818  # no error: what the test wants
 
 
 class Countdown(TinyModel):
-    """The same model, which calls something in so many steps."""
+    """The same model, which counts its gradients and calls a function at one of them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.left, self.action = -1, lambda: None
+        self.taken, self.at, self.action = 0, -1, lambda: None
+
+    def count(self) -> None:
+        """Count a pass through the model, if it is one for a gradient, and call the function when it is due."""
+        if torch.is_grad_enabled():
+            self.taken += 1
+            if self.taken == self.at:
+                self.action()
 
     def forward(self, ids: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            self.left -= 1
-            if self.left == 0:
-                self.action()
+        self.count()
         return super().forward(ids)
 
 
 Countdown.__qualname__ = TinyModel.__qualname__  # a run is known by the class of its model, too
 
 
-def counting(left: int, action: Callable[[], None]) -> Countdown:
+def counting(at: int = -1, action: Callable[[], None] = lambda: None) -> Countdown:
+    """Return a model that counts its gradients (`taken`), and calls a function at that of this number."""
     model = make(Countdown)
     assert isinstance(model, Countdown)
-    model.left, model.action = left, action
+    model.at, model.action = at, action
     return model
 
 
 def crash() -> None:
+    """End the run, as an action of `counting`."""
     raise Ended
 
 
@@ -109,4 +115,5 @@ def wait(pid: int) -> int:
 
 
 def files(path: Path) -> dict[str, bytes]:
+    """Return what is in a directory, by path, to see that nothing of it was changed."""
     return {str(each.relative_to(path)): each.read_bytes() for each in path.rglob("*") if each.is_file()}

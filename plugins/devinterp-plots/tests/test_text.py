@@ -28,15 +28,15 @@ class WordTokenizer:
 @given(st.text(st.characters(exclude_characters="\ufffd", exclude_categories=["Cs"]), max_size=60))
 def test_pieces_of_bytes_join_to_the_text(text):
     ids = list(text.encode())
-    found = pieces(ids, ByteTokenizer())
-    assert len(found) == len(ids)
-    assert "".join(found) == text
+    texts = pieces(ids, ByteTokenizer())
+    assert len(texts) == len(ids)
+    assert "".join(texts) == text
 
 
 def test_pieces_keep_the_spaces_between_words():
-    found = pieces(list(range(3 * CONTEXT)), WordTokenizer())
-    assert found[0] == "w0"
-    assert found[1:] == [f" w{i}" for i in range(1, 3 * CONTEXT)]
+    texts = pieces(list(range(3 * CONTEXT)), WordTokenizer())
+    assert texts[0] == "w0"
+    assert texts[1:] == [f" w{i}" for i in range(1, 3 * CONTEXT)]
 
 
 TEXTS = st.lists(st.text(st.sampled_from("ab \n\t日e\u0301_"), max_size=14), min_size=1, max_size=40)

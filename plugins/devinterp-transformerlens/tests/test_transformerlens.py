@@ -58,7 +58,7 @@ def model(request, tmp_path):
     return made.eval()
 
 
-def test_the_adapter_is_found_and_gives_the_models_own_logits(model):
+def test_the_adapter_matches_and_gives_the_models_own_logits(model):
     adapter = plugins.adapter_for(model)
     assert "devinterp-transformerlens" in str(plugins.provider(adapter))
     ids = torch.tensor([[4, 2, 7, 5, 3, 1, 6]])
@@ -108,7 +108,7 @@ def test_all_components_are_there_and_cover_the_model(model):
     assert everything == {name for name, _ in model.named_parameters()}
 
 
-def test_sampling_moves_the_head_and_gives_the_weights_back(model):
+def test_sampling_a_head_gives_the_weights_back(model):
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     data = np.random.default_rng(0).integers(4, VOCAB, size=(16, 9))
     tree = sample(

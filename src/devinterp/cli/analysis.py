@@ -31,7 +31,7 @@ def command(analysis: Analysis) -> Callable[..., None]:
     Returns
     -------
     callable
-        ``run(store, **options)``, which shows the result.
+        ``run(store, **options)``, which prints the result.
     """
     options = options_of(analysis.compute, skip=1)
     taken = {option.name for option in options}

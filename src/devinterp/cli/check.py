@@ -12,8 +12,8 @@ from devinterp.cli.analysis import GROUP, STORE
 def check(store: STORE, /, *, group: GROUP = None) -> None:
     """Read all of a store and say what is damaged or missing; exit with 1 if anything is.
 
-    Metadata, every chunk, how far each chain claims to be against what is there, and that losses are finite numbers. What is
-    damaged can be sampled again with `devinterp resume --repair`, or `sample(..., repair=True)`.
+    Checked are the metadata, every chunk, that the steps each chain has recorded are there, and that losses are finite. What
+    is damaged can be sampled again with `devinterp resume --repair`, or `sample(..., repair=True)`.
     """
     from devinterp.store.integrity.verify import check as check_run
     from devinterp.store.location import resolve
@@ -22,14 +22,12 @@ def check(store: STORE, /, *, group: GROUP = None) -> None:
     console = Console()
     tree = open_store(store, group=group)
     opened = resolve(store, read_only=True)
-    found = 0
+    num_damaged = 0
     for path in schema.runs(tree):
-        where = "/".join(part for part in (group or "", "" if path == "." else path) if part)
-        for damage in check_run(opened, where):
-            found += 1
-            console.print(
-                f"[red]damaged:[/] {escape(f'{where}: ' if where else '')}{escape(str(damage))}", soft_wrap=True
-            )
-    if not found:
+        run = "/".join(part for part in (group or "", "" if path == "." else path) if part)
+        for damage in check_run(opened, run):
+            num_damaged += 1
+            console.print(f"[red]damaged:[/] {escape(f'{run}: ' if run else '')}{escape(str(damage))}", soft_wrap=True)
+    if not num_damaged:
         console.print(f"[green]{escape(store)}: everything is there and readable[/]", soft_wrap=True)
-    raise SystemExit(min(found, 1))
+    raise SystemExit(min(num_damaged, 1))

@@ -29,17 +29,17 @@ _STYLES = {
 def info(store: STORE, /, *, group: GROUP = None) -> None:
     """Show what a store holds, how far its chains are, and what can be asked of it.
 
-    Only metadata and the status are read.
+    Only metadata and the states of the chains are read.
     """
     from devinterp.store.reading.open import open as open_store
 
     console = Console()
     tree = open_store(store, group=group)
-    found = schema.runs(tree)
+    sampled = schema.runs(tree)
     on_disk = f", {_size(_bytes_below(Path(store)))} on disk" if Path(store).exists() else ""
-    count = "1 sampling run" if len(found) == 1 else f"{len(found)} sampling runs"
+    count = "1 sampling run" if len(sampled) == 1 else f"{len(sampled)} sampling runs"
     console.print(f"[bold]{escape(store)}[/]: {count}{on_disk}", soft_wrap=True)
-    for path, run in found.items():
+    for path, run in sampled.items():
         if path != ".":
             console.rule(f"[bold]{escape(path)}[/]", align="left")
         console.print(_settings(run), _contents(run), sep="\n")
@@ -63,8 +63,8 @@ def show_plugins() -> None:
             plugins.BLOCKED: "[dim]left out by DEVINTERP_LOAD_PLUGINS[/]",
             plugins.BROKEN: f"[red]broken:[/] {escape(row.error or '')}",
         }[row.status]
-        where = row.provider
-        table.add_row(where.distribution, where.version, f"{where.entry_point} = {row.module}", shown)
+        source = row.provider
+        table.add_row(source.distribution, source.version, f"{source.entry_point} = {row.module}", shown)
     Console().print(table)
 
 
@@ -84,7 +84,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _contents(run: xr.DataTree) -> Table:
-    """Return a table of the arrays, without the labels of their dims."""
+    """Return a table of the arrays; coordinates along dims are left out."""
     table = Table(title="Contents", title_justify="left")
     table.add_column("array", overflow="fold")
     table.add_column("shape")
@@ -104,7 +104,7 @@ def _type(dtype: Any) -> str:
 
 
 def _status(run: xr.DataTree) -> Iterator[Table | str]:
-    """Yield how far each chain is, restrictions as rows; then what ended those that broke."""
+    """Yield a table of the steps each chain has done, a row for each restriction; then why chains diverged."""
     needed = [
         f"{schema.STATUS}/state",
         f"{schema.STATUS}/steps_done",
@@ -122,15 +122,16 @@ def _status(run: xr.DataTree) -> Iterator[Table | str]:
     table.add_column(schema.RESTRICTION)
     for chain in range(states.shape[1]):
         table.add_column(str(chain), justify="right")
-    for name, row, steps in zip(names, states, done, strict=True):
-        cells = [f"[{_STYLES.get(str(s), 'default')}]{escape(str(s))}[/] {n}" for s, n in zip(row, steps, strict=True)]
+    for name, of_chains, steps in zip(names, states, done, strict=True):
+        pairs = zip(map(str, of_chains), steps, strict=True)
+        cells = [f"[{_STYLES.get(state, 'default')}]{escape(state)}[/] {num}" for state, num in pairs]
         table.add_row(escape(name), *cells)
     yield table
     if "error" in status:
         errors = np.asarray(status["error"]).astype(object)
-        for place in np.ndindex(*errors.shape):
-            if errors[place]:
-                yield f"[red]{escape(names[place[0]])}, chain {place[1]}:[/] {escape(str(errors[place]))}"
+        for row, chain in np.ndindex(*errors.shape):
+            if errors[row, chain]:
+                yield f"[red]{escape(names[row])}, chain {chain}:[/] {escape(str(errors[row, chain]))}"
 
 
 def _questions(tree: xr.DataTree, kind: str) -> Table | str:

@@ -10,12 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from devinterp import sources
-from devinterp.models.restrictions.resolve import Kind
+from devinterp.cli.options import MODEL
+from devinterp.models.restrictions import Kind
 from devinterp.slt.weight_restrictions import create_param_masks, preview_weight_restriction, restrictions
 
 
 def masks(
-    model: Annotated[str, Parameter(help="`smollm2`, a directory, or a model on the HuggingFace hub.")],
+    model: MODEL,
     /,
     *restriction: Annotated[
         str, Parameter(help="For example `l0h1` or `l0 mlp`; several make a union. None: list what there is.")
@@ -31,5 +32,5 @@ def masks(
     if not restriction:
         console.print(Columns([escape(name) for name in restrictions(network, kind or None)], padding=(0, 2)))
         return
-    wanted = restriction[0] if len(restriction) == 1 else list(restriction)
-    preview_weight_restriction(network, create_param_masks(network, wanted), console=console)
+    selected = restriction[0] if len(restriction) == 1 else list(restriction)
+    preview_weight_restriction(network, create_param_masks(network, selected), console=console)

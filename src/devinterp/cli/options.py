@@ -1,4 +1,4 @@
-"""Functions as commands: what of their parameters can be written on a command line, and what their docstring says of it."""
+"""Functions as commands: which of their parameters can be written on a command line, and the help from their docstring."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
+from cyclopts import Parameter
+
 from devinterp.errors import InvalidInputError
 from devinterp.overview import docstring_of
+
+#: A model by its name, of the commands that load one.
+MODEL = Annotated[str, Parameter(help="`smollm2`, a directory, or a model on the HuggingFace hub.")]
 
 _SCALARS = (bool, int, float, str, Path)
 
@@ -51,7 +56,7 @@ def as_command(
 
 
 def options_of(function: Callable[..., Any], *, skip: int) -> list[inspect.Parameter]:
-    """Return what can be written on a command line of a function's parameters, as keyword parameters with types.
+    """Return those of a function's parameters that can be written on a command line, as keyword parameters with types.
 
     Parameters
     ----------
@@ -63,17 +68,17 @@ def options_of(function: Callable[..., Any], *, skip: int) -> list[inspect.Param
     Returns
     -------
     list of inspect.Parameter
-        A required parameter of another type is taken as a word; an optional one is left out.
+        A required parameter of another type is taken as text; an optional one is left out.
     """
-    found = []
+    options = []
     for each in list(inspect.signature(function).parameters.values())[skip:]:
         if each.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
             continue
         hint = _writable(_hint(function, each))
         if hint is None and each.default is not inspect.Parameter.empty:
             continue
-        found.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=str if hint is None else hint))
-    return found
+        options.append(each.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=str if hint is None else hint))
+    return options
 
 
 def help_of(function: Callable[..., Any]) -> str:
@@ -83,7 +88,7 @@ def help_of(function: Callable[..., Any]) -> str:
     """
     entry = re.compile(r"^((?:\w+, )+\w+)( :.*\n(?:(?:[ ]{4}.*)?\n)*)", re.MULTILINE)
     return entry.sub(
-        lambda found: "".join(f"{name}{found[2]}" for name in found[1].split(", ")), docstring_of(function) + "\n"
+        lambda match: "".join(f"{name}{match[2]}" for name in match[1].split(", ")), docstring_of(function) + "\n"
     )
 
 
@@ -100,7 +105,7 @@ def _hint(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
 
 
 def _writable(hint: Any) -> Any:
-    """Return what of a type can be written on a command line, or None."""
+    """Return the part of a type that can be written on a command line, or None where there is none."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return hint if _writable(arguments[0]) is not None else None
@@ -109,8 +114,8 @@ def _writable(hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         members = [each for each in arguments if each is not types.NoneType]
         kept = [inner for each in members if (inner := _writable(each)) is not None]
-        # A union offers what of it can be written; without None, since leaving the option out means that. A sequence takes
-        # the place of its elements: one word on the command line is a sequence of one.
+        # Of a union, the members that can be written; not None, which means that the option is left out. A sequence replaces
+        # the type of its elements: one value on the command line is a sequence of one.
         kept = [each for each in kept if typing.get_args(each) and typing.get_origin(each) is not Literal] or kept
         return Union[tuple(kept)] if kept else None  # noqa: UP007  # built at run time
     if origin in (tuple, list, set, frozenset) or (isinstance(origin, type) and issubclass(origin, Sequence)):
@@ -139,7 +144,7 @@ def pairs_of(given: Sequence[str], option: str, *, alone: bool = False) -> dict[
 
 
 def value_of(text: str) -> Any:
-    """Read a number, true, false or null; anything else is a word."""
+    """Return the number, boolean or None that a JSON text stands for; any other text as it is."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""Results in a terminal, and in a store."""
+"""Results of analyses as tables in a terminal, and as Zarr stores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Result = xr.Dataset | xr.DataArray | xr.DataTree
 
 
 def show(result: Result, *, title: str, console: Console | None = None) -> None:
-    """Print a result: single numbers, then a table for each set of dims with few values, then what is larger by its shape.
+    """Print a result: variables with few values as tables, one for each set of dims, and of larger ones the shape.
 
     Only what is printed is computed.
 
@@ -35,7 +35,7 @@ def show(result: Result, *, title: str, console: Console | None = None) -> None:
     title : str
         Name of the analysis.
     console : rich.console.Console, optional
-        Where to; default: the standard output stream.
+        Where to print; default: the standard output stream.
     """
     console = console or Console()
     for path, dataset in _datasets(result, title):
@@ -59,14 +59,14 @@ def check_output(path: Path | None) -> None:
 
 
 def save(result: Result, path: Path, *, name: str) -> Result:
-    """Write a result as a Zarr store, piece by piece when it is lazy, and return it as read back.
+    """Write a result as a Zarr store, chunk by chunk when it is lazy, and return it as read back.
 
     Parameters
     ----------
     result : xarray.Dataset, xarray.DataArray or xarray.DataTree
         Anything that an analysis returned.
     path : pathlib.Path
-        Where to; nothing is there yet.
+        Path of the new store.
     name : str
         Name of the variable when the result is an array without one.
     """
@@ -118,23 +118,22 @@ def _rendered(dataset: xr.Dataset, title: str) -> Iterator[Any]:
 
 def _tables(dataset: xr.Dataset, dims: tuple[Any, ...], names: list[Any]) -> Iterator[Table]:
     """Yield tables of variables that share their dims: a column for each label where that fits, else a row."""
-    labels = [
-        [_text(label) for label in dataset[dim].to_numpy()] for dim in dims
-    ]  # the index where there are no labels
+    # A dim without labels is labelled by its index.
+    labels = [[_text(label) for label in dataset[dim].to_numpy()] for dim in dims]
     arrays = {_text(name): dataset[name].to_numpy() for name in names}
-    places = list(np.ndindex(*map(len, labels)))
-    joined = [" · ".join(each[i] for each, i in zip(labels, place, strict=True)) for place in places]
+    indices = list(np.ndindex(*map(len, labels)))
+    joined = [" · ".join(each[i] for each, i in zip(labels, index, strict=True)) for index in indices]
     heading = " · ".join(map(str, dims))
     is_matrix = len(dims) == 2 and len(labels[1]) <= MAX_COLUMNS
-    if is_matrix and (len(names) == 1 or len(places) > MAX_COLUMNS):
+    if is_matrix and (len(names) == 1 or len(indices) > MAX_COLUMNS):
         for name, array in arrays.items():
             rows = [[label, *map(_text, values)] for label, values in zip(labels[0], array, strict=True)]
             yield _table([heading, *labels[1]], rows, title=name)
-    elif len(places) <= MAX_COLUMNS:
-        rows = [[name, *(_text(array[place]) for place in places)] for name, array in arrays.items()]
+    elif len(indices) <= MAX_COLUMNS:
+        rows = [[name, *(_text(array[index]) for index in indices)] for name, array in arrays.items()]
         yield _table([heading, *joined], rows, header=bool(dims))
     else:
-        values = [[_text(array[place]) for array in arrays.values()] for place in places]
+        values = [[_text(array[index]) for array in arrays.values()] for index in indices]
         yield _table([heading, *arrays], [[label, *row] for label, row in zip(joined, values, strict=True)])
 
 

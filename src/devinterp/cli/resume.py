@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from devinterp.cli.sampling import COMMAND, _sample
+from devinterp.cli.sampling import COMMAND, sample_named
 from devinterp.errors import StoreError
 
 
@@ -32,19 +32,19 @@ def resume(
     The model and the data are loaded by the names that `devinterp sample` recorded, and compared with what the run began with.
     A run that was started from Python goes on by calling `sample` with the same arguments again.
     """
-    given = recorded(store)
+    arguments = original_arguments(store)
     changes = {"num_draws": num_draws, "num_chains": num_chains, "workers": workers, "progress": progress}
-    settings = {**given.pop("settings"), **{name: value for name, value in changes.items() if value is not None}}
-    _sample(**{**given, "output_path": store, "repair": repair, **settings})
+    settings = {**arguments.pop("settings"), **{name: value for name, value in changes.items() if value is not None}}
+    sample_named(**{**arguments, "output_path": store, "repair": repair, **settings})
 
 
-def recorded(store: Path) -> dict[str, Any]:
-    """Return the arguments of ``devinterp sample`` that began a run.
+def original_arguments(store: Path) -> dict[str, Any]:
+    """Return the arguments of the ``devinterp sample`` command that began a run.
 
     Raises
     ------
     StoreError
-        If there is no run, or it was not begun so.
+        If the store holds no run, or one that another command or Python began.
     """
     from devinterp.store.location import resolve
     from devinterp.store.reading.status import read_attrs
@@ -53,11 +53,11 @@ def recorded(store: Path) -> dict[str, Any]:
     if "provenance" not in attrs:
         raise StoreError(f"{store} holds no sampling run: there is nothing to go on with.")
     notes = json.loads(attrs["provenance"]).get("notes", {})
-    given = notes.get(COMMAND) if isinstance(notes, Mapping) else None
-    if not isinstance(given, Mapping) or not isinstance(given.get("settings"), Mapping):
+    arguments = notes.get(COMMAND) if isinstance(notes, Mapping) else None
+    if not isinstance(arguments, Mapping) or not isinstance(arguments.get("settings"), Mapping):
         raise StoreError(
             f"{store} was not begun by `devinterp sample`, so that its model and data are not known by name: call `sample` in "
             "Python with the same arguments again; it goes on where the run is."
         )
     # JSON has no tuples.
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}

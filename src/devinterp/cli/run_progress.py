@@ -1,4 +1,4 @@
-"""What ``devinterp info`` says of a run's progress: whether it is at work, dead or done, and what is missing."""
+"""The progress of a run in ``devinterp info``: steps done, the process that writes it, and how to finish it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from devinterp import schema
 
 
 def progress(store: str, run: xr.DataTree) -> Iterator[str]:
-    """Yield lines on how far a run is, how fast, who writes it, and how it goes on.
+    """Yield lines that say how many steps of a run are done, how fast, which process writes it, and how to finish it.
 
     Parameters
     ----------
     store : str
-        Where it is.
+        Path or URL of the store.
     run : xarray.DataTree
         The run.
 
@@ -37,21 +37,24 @@ def progress(store: str, run: xr.DataTree) -> Iterator[str]:
     states = np.asarray(run[f"{schema.STATUS}/state"]).astype(object)
     done = np.asarray(run[f"{schema.STATUS}/steps_done"]).astype(int)
     total = run[f"{schema.TRACE}/{schema.STEP}"].size
-    over = (states == schema.FINISHED) | (states == schema.DIVERGED)
+    ended = (states == schema.FINISHED) | (states == schema.DIVERGED)
     if owner is not None and not owner.is_dead:
         done = _with_heartbeat(done, owner.progress.get("steps"))
-    left = int(np.where(over, 0, total - done).sum())
-    yield f"{int(np.where(over, total, done).sum()):,} of {total * states.size:,} steps ({_percent(left, total * states.size)})"
+    remaining = int(np.where(ended, 0, total - done).sum())
+    all_steps = total * states.size
+    yield f"{all_steps - remaining:,} of {all_steps:,} steps ({100 * (1 - remaining / max(1, all_steps)):.3g} %)"
     if owner is not None and not owner.is_dead:
         rate = owner.progress.get("rate")
         pace = (
-            f", {rate:.3g} steps/s, about {_duration(left / rate)} left" if isinstance(rate, float) and rate > 0 else ""
+            f", {rate:.3g} steps/s, about {_duration(remaining / rate)} left"
+            if isinstance(rate, float) and rate > 0
+            else ""
         )
         yield f"[yellow]at work:[/] {escape(str(owner))}{pace}"
-    elif left:
+    elif remaining:
         if owner is not None:
             yield f"[red]dead:[/] {escape(str(owner))} ended without a word; what it saved is intact"
-        missing = int((~over).sum())
+        missing = int((~ended).sum())
         yield f"[yellow]incomplete:[/] {missing} of {states.size} chains are not at their end; {_how_to_go_on(store, run)}"
     elif (states == schema.DIVERGED).any():
         yield f"[red]{int((states == schema.DIVERGED).sum())} of {states.size} chains diverged[/]; the others are complete"
@@ -60,7 +63,7 @@ def progress(store: str, run: xr.DataTree) -> Iterator[str]:
 
 
 def _with_heartbeat(done: np.ndarray, steps: object) -> np.ndarray:
-    """Return the steps with those that the owner has taken, though they may not be in the store yet."""
+    """Return the steps done, counting those that the writing process reports and has not stored yet."""
     done = done.copy()
     for name, step in steps.items() if isinstance(steps, dict) else ():
         parts = str(name).split("/")
@@ -79,10 +82,6 @@ def _how_to_go_on(store: str, run: xr.DataTree) -> str:
     if "devinterp sample" in notes:
         return f"go on with `devinterp resume {escape(store)}`"
     return "call `sample` with the same arguments again to go on"
-
-
-def _percent(left: int, total: int) -> str:
-    return f"{100 * (1 - left / max(1, total)):.3g} %"
 
 
 def _duration(seconds: float) -> str:

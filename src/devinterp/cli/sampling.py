@@ -11,18 +11,18 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from devinterp import sources
-from devinterp.cli.options import as_command, options_of, pairs_of, value_of
+from devinterp.cli.options import MODEL, as_command, options_of, pairs_of, value_of
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.estimate import DryRun
 from devinterp.slt.sampling import sample as sample_model
 
-#: Under this name a run's provenance notes the arguments of the command that began it, for `devinterp resume`.
+#: Key of the run's notes under which the arguments of the command are kept, for `devinterp resume`.
 COMMAND = "devinterp sample"
 
-# What says how to run rather than what to run: not to be repeated when a run goes on.
-_PASSING = ("progress", "repair", "workers", "dry_run")
+# Arguments that say how to run and not what; they are not repeated when a run goes on.
+_NOT_NOTED = ("progress", "repair", "workers", "dry_run")
 
-# Arguments of `sample` that the command gives in a way of its own, or that mean something only together with an object.
+# Arguments of `sample` that are other options of the command, or that need Python objects.
 _OWN = {
     "model",
     "dataset",
@@ -37,76 +37,87 @@ _OWN = {
 }
 
 
-def _sample(
+# Types of the command's own options, with their help.
+_DATASET = Annotated[
+    str,
+    Parameter(
+        help="What to sample on: `prose`, `code`, a text or .jsonl file, a directory of text files, token ids "
+        "(sequence, token) in an .npy file, or a dataset on the HuggingFace hub (name or name:config)."
+    ),
+]
+_OUTPUT = Annotated[Path, Parameter(name=["--output-path", "-o"], help="Where the store is written.")]
+_OBSERVABLES = Annotated[
+    tuple[str, ...],
+    Parameter(
+        help="Data whose losses are recorded at every draw, as name=source or source; may be repeated.",
+        show_default=False,
+    ),
+]
+_KERNEL_OPTIONS = Annotated[
+    tuple[str, ...],
+    Parameter(help="Option of the sampling method, as name=value; may be repeated.", show_default=False),
+]
+_METRICS = Annotated[
+    tuple[str, ...],
+    Parameter(help="Record this metric of every step, such as mala_acceptance; may be repeated.", show_default=False),
+]
+
+
+def sample_named(
     *,
-    model: Annotated[str, Parameter(help="`smollm2`, a directory, or a model on the HuggingFace hub.")],
-    dataset: Annotated[
-        str,
-        Parameter(
-            help="What to sample on: `prose`, `code`, a text or .jsonl file, a directory of text files, token ids "
-            "(sequence, token) in an .npy file, or a dataset on the HuggingFace hub (name or name:config)."
-        ),
-    ],
-    output_path: Annotated[Path, Parameter(name=["--output-path", "-o"], help="Where the store is written.")],
-    observable: Annotated[
-        tuple[str, ...],
-        Parameter(
-            help="Data whose losses are recorded at every draw, as name=source or source; may be repeated.",
-            show_default=False,
-        ),
-    ] = (),
+    model: MODEL,
+    dataset: _DATASET,
+    output_path: _OUTPUT,
+    observable: _OBSERVABLES = (),
     length: Annotated[int, Parameter(help="Tokens of a sequence.")] = 128,
     num_sequences: Annotated[int, Parameter(help="Sequences to take of each source, from its start.")] = 1024,
     column: Annotated[str, Parameter(help="Where the text is, in a .jsonl file or a dataset.")] = "text",
     split: Annotated[str, Parameter(help="Split of a dataset on the hub.")] = "train",
-    kernel_option: Annotated[
-        tuple[str, ...],
-        Parameter(help="Option of the sampling method, as name=value; may be repeated.", show_default=False),
-    ] = (),
+    kernel_option: _KERNEL_OPTIONS = (),
     save_metrics: Annotated[
         bool, Parameter(help="Record norms and angles of the parts of every step.", negative=())
     ] = False,
-    metric: Annotated[
-        tuple[str, ...],
-        Parameter(
-            help="Record this metric of every step, such as mala_acceptance; may be repeated.", show_default=False
-        ),
-    ] = (),
+    metric: _METRICS = (),
     **settings: Any,
 ) -> None:
+    """Sample a model and data that are given by name, and print what to do next.
+
+    The arguments are noted in the run's provenance, so that `devinterp resume` can repeat them. `settings` are arguments of
+    `devinterp.slt.sampling.sample`; the others are documented as options of the command.
+    """
     console = Console()
     named = pairs_of(observable, "observable", alone=True)
     options = {name: value_of(text) for name, text in pairs_of(kernel_option, "kernel-option").items()}
     with console.status("loading the model"):
         network, tokenizer = sources.load_model(model)
-    read: dict[str, Any] = {}
     with console.status("reading data"):
-        for source in dict.fromkeys([dataset, *named.values()]):
-            read[source] = load_data(source, tokenizer, length=length, limit=num_sequences, column=column, split=split)
-    found = sample_model(
+        read = {
+            source: load_data(source, tokenizer, length=length, limit=num_sequences, column=column, split=split)
+            for source in dict.fromkeys([dataset, *named.values()])
+        }
+    arguments = {
+        "model": _absolute(model),
+        "dataset": _absolute(dataset),
+        "observable": [f"{name}={_absolute(source)}" for name, source in named.items()],
+        "length": length,
+        "num_sequences": num_sequences,
+        "column": column,
+        "split": split,
+        "kernel_option": list(kernel_option),
+        "settings": {name: value for name, value in settings.items() if name not in _NOT_NOTED},
+    }
+    result = sample_model(
         network,
         read[dataset],
         {name: read[source] for name, source in named.items()} or None,
         output_path=output_path,
         sampling_method_kwargs=options or None,
         save_metrics=metric or save_metrics,
-        notes={
-            COMMAND: {
-                "model": _absolute(model),
-                "dataset": _absolute(dataset),
-                "observable": [f"{name}={_absolute(source)}" for name, source in named.items()],
-                "length": length,
-                "num_sequences": num_sequences,
-                "column": column,
-                "split": split,
-                "kernel_option": list(kernel_option),
-                "settings": {name: value for name, value in settings.items() if name not in _PASSING},
-            }
-        },
+        notes={COMMAND: arguments},
         **settings,
     )
-    if isinstance(found, DryRun):
-        console.print(found)
+    if isinstance(result, DryRun):
+        console.print(result)
         return
     console.print(f"Wrote {output_path}. Go on with:", highlight=False, soft_wrap=True)
     console.print(f"  devinterp info {output_path}\n  devinterp llc {output_path}", highlight=False, soft_wrap=True)
@@ -151,16 +162,16 @@ def _absolute(source: str) -> str:
 
 def _command() -> Any:
     """Return the command: the parameters above, then those of the sampling function with their own documentation."""
-    hints = inspect.get_annotations(_sample, eval_str=True)
+    hints = inspect.get_annotations(sample_named, eval_str=True)
     own = [
         each.replace(annotation=hints[each.name])
-        for each in inspect.signature(_sample).parameters.values()
+        for each in inspect.signature(sample_named).parameters.values()
         if each.kind is not inspect.Parameter.VAR_KEYWORD
     ]
     settings = [each for each in options_of(sample_model, skip=3) if each.name not in _OWN]
     parameters = sorted([*own, *settings], key=lambda each: each.default is not inspect.Parameter.empty)
 
-    return as_command(_sample, parameters, name="sample", documented=sample_model)
+    return as_command(sample_named, parameters, name="sample", documented=sample_model)
 
 
 sample = _command()

@@ -41,7 +41,7 @@ _DECAY = 0.99
 
 
 def init(values: list[Tensor]) -> State:
-    """Return what is remembered: the last weights and gradients, and running sums of products of their changes."""
+    """Return the state: the last weights and gradients, and running sums of products of their changes."""
     empty = {
         name: [value.new_zeros(value.shape) for value in values]
         for name in ("last_gradient", "secant_product", "secant_square")
@@ -50,7 +50,7 @@ def init(values: list[Tensor]) -> State:
 
 
 def remember(state: State, n: int, value: Tensor, gradient: Tensor) -> None:
-    """Take weights and gradient of one parameter into the running sums, in place."""
+    """Add the change of weights and gradient of one parameter to the running sums, in place."""
     change = value - state["last_value"][n]
     state["secant_product"][n].mul_(_DECAY).addcmul_(gradient - state["last_gradient"][n], change)
     state["secant_square"][n].mul_(_DECAY).addcmul_(change, change)
@@ -59,7 +59,7 @@ def remember(state: State, n: int, value: Tensor, gradient: Tensor) -> None:
 
 
 def curvature(state: State, n: int) -> Tensor:
-    """Return the estimated diagonal of the Hessian of the loss for one parameter; 0 where nothing has moved yet."""
+    """Return the estimated diagonal of the Hessian of the loss for one parameter; 0 where no weight has changed yet."""
     square = state["secant_square"][n]
     return (state["secant_product"][n] / square).masked_fill_(square == 0, 0)
 
@@ -81,7 +81,7 @@ def gamma(
     Returns
     -------
     Tensor
-        ``(chain, *shape)``; 0 where the gradient has always been.
+        ``(chain, *shape)``; 0 where every gradient so far has been 0.
     """
     lag = (1 - alpha) / (1 - alpha * memory**2)
     ratio = (gradient / average.sqrt()).masked_fill_(average == 0, 0)

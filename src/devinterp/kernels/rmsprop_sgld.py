@@ -7,26 +7,36 @@ r"""SGLD preconditioned as RMSprop does (pSGLD), without or with the :math:`\Gam
     \qquad \xi \sim N(0, \sigma^2)
 
 with :math:`g` the minibatch gradient of the loss (not multiplied by ``n_beta``), :math:`V = 0` at the start, and
-:math:`\Gamma = 0` unless asked for (`devinterp.kernels.correction`).
+:math:`\Gamma = 0` unless asked for (`devinterp.kernels.correction`). That is DevInterp 2's form. In that of arXiv:2507.21449
+:math:`V = 1` at the start, and :math:`V / (1 - \alpha^t)` at step :math:`t = 1, 2, \ldots` takes the place of :math:`V` in
+:math:`G`: first steps are small, :math:`G \le \sqrt{(1 - \alpha) / \alpha}`, and the difference vanishes with :math:`\alpha^t`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
 from devinterp.kernels import correction
-from devinterp.types import Kernel, Target, Transition
+from devinterp.kernels.arithmetic import drift_terms, per_chain, slope_
+from devinterp.types import Kernel, StepInputs, Target, Transition
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def build(target: Target, *, lr: float, alpha: float = 0.99, eps: float = 0.1, gamma: bool = False) -> Transition:
+def build(
+    target: Target,
+    *,
+    lr: float,
+    alpha: float = 0.99,
+    eps: float = 0.1,
+    gamma: bool = False,
+    bias_correction: bool = False,
+) -> Transition:
     r"""Build RMSprop-preconditioned SGLD [1]_.
 
     Parameters
@@ -43,21 +53,27 @@ def build(target: Target, *, lr: float, alpha: float = 0.99, eps: float = 0.1, g
         Whether to add the drift :math:`\Gamma` that makes up for the preconditioner changing with the weights. Without it,
         and with few weights or full batches, learning coefficients come out too large: by 9 to 24 % at the default `alpha`
         on quadratics in one dimension (docs/kernels.md). Costs four more tensors of state.
+    bias_correction : bool, default: False
+        Whether the mean starts at 1 and is divided by :math:`1 - \alpha^t`, as in [2]_; otherwise it starts at 0 and is taken
+        as it is, as in DevInterp 2.
 
     Returns
     -------
     Transition
-        With state ``square_average``, and with `gamma` what `devinterp.kernels.correction` remembers.
+        With state ``square_average``, with `gamma` that of `devinterp.kernels.correction`, and with `bias_correction`
+        ``num_steps``, the steps of each chain.
 
     Raises
     ------
     InvalidInputError
-        If `alpha` or `eps` is out of range, or `gamma` is neither True nor False.
+        If `alpha` or `eps` is out of range, or `gamma` or `bias_correction` is neither True nor False.
 
     References
     ----------
     .. [1] C. Li, C. Chen, D. Carlson, L. Carin. Preconditioned stochastic gradient Langevin dynamics for deep neural
        networks. AAAI 2016. arXiv:1512.07666.
+    .. [2] R. Hitchcock, J. Hoogland. From global to local: a scalable benchmark for local posterior sampling. 2025.
+       arXiv:2507.21449.
     """
     if not 0 <= alpha < 1:
         raise InvalidInputError(f"`alpha` (={alpha}) must be at least 0 and below 1.")
@@ -65,7 +81,9 @@ def build(target: Target, *, lr: float, alpha: float = 0.99, eps: float = 0.1, g
         raise InvalidInputError(f"`eps` (={eps}) must be positive and finite.")
     if not isinstance(gamma, bool):
         raise InvalidInputError(f"`gamma` (={gamma!r}) must be True or False; for localization use `localization`.")
-    return RMSpropSGLD(target, lr, alpha, eps, gamma)
+    if not isinstance(bias_correction, bool):
+        raise InvalidInputError(f"`bias_correction` (={bias_correction!r}) must be True or False.")
+    return RMSpropSGLD(target, lr, alpha, eps, gamma, bias_correction)
 
 
 @dataclass(frozen=True)
@@ -77,75 +95,61 @@ class RMSpropSGLD:
     alpha: float
     eps: float
     gamma: bool
+    bias_correction: bool
 
     def init(self, values: list[Tensor]) -> dict[str, list[Tensor]]:
-        """Return the running mean of squared gradients, zero, and with `gamma` the secants, empty."""
-        state = {"square_average": [value.new_zeros(value.shape) for value in values]}
+        """Return the running mean of squared gradients where it starts, and with `gamma` the secants, empty."""
+        state = {"square_average": [value.new_full(value.shape, float(self.bias_correction)) for value in values]}
+        if self.bias_correction:
+            state["num_steps"] = [values[0].new_zeros(values[0].shape[:1]).long()]
         return {**state, **correction.init(values)} if self.gamma else state
 
-    def update(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: Iterable[Tensor],
-    ) -> None:
-        """Move `values` and the running means one step, in place."""
-        half, target = self.lr / 2, self.target
-        averages = state["square_average"]
-        for n, (value, gradient, start, average, xi) in enumerate(
-            zip(values, gradients, origin, averages, noise, strict=True)
-        ):
+    def update(self, step: StepInputs) -> None:
+        """Move the weights and the running means one step, in place."""
+        half, averages = self.lr / 2, step.state["square_average"]
+        parts = zip(step.values, step.gradients, step.initial_weights, averages, step.noise, strict=True)
+        for n, (value, gradient, initial, average, xi) in enumerate(parts):
             average.mul_(self.alpha).addcmul_(gradient, gradient, value=1 - self.alpha)
-            scale = average.sqrt().add_(self.eps).reciprocal_()
+            mean_square = self._mean_square(average, step.state)
+            scale = mean_square.sqrt().add_(self.eps).reciprocal_()
             extra = None
             if self.gamma:
-                correction.remember(state, n, value, gradient)
-                extra = self._correction(correction.curvature(state, n), gradient, average, scale)
-            drift = gradient.mul_(target.n_beta)
-            if target.localization or target.weight_decay:
-                drift.add_(value, alpha=target.localization + target.weight_decay)
-            if target.localization:
-                drift.sub_(start, alpha=target.localization)
-            value.addcmul_(drift, scale, value=-half)
+                correction.remember(step.state, n, value, gradient)
+                extra = self._gamma_term(correction.curvature(step.state, n), gradient, mean_square, scale)
+            value.addcmul_(slope_(self.target, value, gradient, initial), scale, value=-half)
             if extra is not None:
                 value.add_(extra, alpha=half)
             value.addcmul_(scale.sqrt_(), xi, value=math.sqrt(self.lr))
+        for count in step.state.get("num_steps", ()):
+            count.add_(1)
 
-    def terms(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: list[Tensor],
-    ) -> dict[str, list[Tensor]]:
+    def terms(self, step: StepInputs) -> dict[str, list[Tensor]]:
         """Return the preconditioned drifts and noise of the step that `update` would take."""
-        half, target = self.lr / 2, self.target
-        averages = [
-            self.alpha * v + (1 - self.alpha) * g * g for v, g in zip(state["square_average"], gradients, strict=True)
-        ]
-        scale = [1 / (v.sqrt() + self.eps) for v in averages]
+        squares = zip(step.state["square_average"], step.gradients, strict=True)
+        averages = [self._mean_square(self.alpha * v + (1 - self.alpha) * g * g, step.state) for v, g in squares]
+        scales = [1 / (v.sqrt() + self.eps) for v in averages]
         terms = {
-            "gradient": [-half * target.n_beta * s * g for s, g in zip(scale, gradients, strict=True)],
-            "localization": [
-                -half * target.localization * s * (w - w0) for s, w, w0 in zip(scale, values, origin, strict=True)
-            ],
-            "weight_decay": [-half * target.weight_decay * s * w for s, w in zip(scale, values, strict=True)],
-            "noise": [(self.lr * s).sqrt() * xi for s, xi in zip(scale, noise, strict=True)],
+            **drift_terms(self.target, step, self.lr / 2, scales),
+            "noise": [(self.lr * s).sqrt() * xi for s, xi in zip(scales, step.noise, strict=True)],
         }
         if self.gamma:
-            state = {name: [tensor.clone() for tensor in tensors] for name, tensors in state.items()}
-            for n, (value, gradient) in enumerate(zip(values, gradients, strict=True)):
+            state = {name: [tensor.clone() for tensor in tensors] for name, tensors in step.state.items()}
+            for n, (value, gradient) in enumerate(zip(step.values, step.gradients, strict=True)):
                 correction.remember(state, n, value, gradient)
             terms["gamma"] = [
-                half * self._correction(correction.curvature(state, n), *each)
-                for n, each in enumerate(zip(gradients, averages, scale, strict=True))
+                self.lr / 2 * self._gamma_term(correction.curvature(state, n), *each)
+                for n, each in enumerate(zip(step.gradients, averages, scales, strict=True))
             ]
         return terms
 
-    def _correction(self, curvature: Tensor, gradient: Tensor, average: Tensor, scale: Tensor) -> Tensor:
+    def _mean_square(self, average: Tensor, state: dict[str, list[Tensor]]) -> Tensor:
+        """Return the running mean that the preconditioner of the next step is made of."""
+        if not self.bias_correction:
+            return average
+        weight = 1 - self.alpha ** (state["num_steps"][0] + 1).double()
+        return average / per_chain(weight, average).to(average.dtype)
+
+    def _gamma_term(self, curvature: Tensor, gradient: Tensor, average: Tensor, scale: Tensor) -> Tensor:
         """Return the Γ term."""
         full = self.target.n_beta * curvature + self.target.localization + self.target.weight_decay
         memory = (1 - self.lr / 2 * scale * full).clamp_(0, 1)

@@ -8,18 +8,28 @@ r"""Stochastic gradient Hamiltonian Monte Carlo (SGHMC): Langevin dynamics with 
 
 which is equation 15 of arXiv:1402.4102 with its learning rate :math:`\eta = \epsilon / 2`, so that friction
 :math:`\alpha = 1` is SGLD with the same :math:`\epsilon`. The velocity :math:`v` starts at zero.
+
+**Law on a quadratic** with second derivative :math:`a` of :math:`U` and :math:`x = \epsilon a`: normal, with variance
+
+.. math::
+
+    \frac{1}{a}\, \frac{1 - \hat\beta / \alpha + \rho}{1 - x / (4 (2 - \alpha))}, \qquad
+    \rho = \frac{\epsilon s^2}{4 \alpha},
+
+with :math:`s^2` the variance that minibatches give :math:`\nabla U`; stable iff :math:`x < 4 (2 - \alpha)`. With
+:math:`\hat\beta = \epsilon s^2 / 4` minibatch noise is made up for exactly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Kernel, Target, Transition
+from devinterp.kernels.arithmetic import descend_, drift_terms
+from devinterp.types import Kernel, StepInputs, Target, Transition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +38,8 @@ if TYPE_CHECKING:
 def build(target: Target, *, lr: float, friction: float = 0.1, gradient_noise: float = 0.0) -> Transition:
     r"""Build SGHMC [1]_.
 
-    On a quadratic with second derivative :math:`a` of :math:`U` the stationary law of the discretised chain is exactly
-    normal, with variance :math:`1 / (a (1 - \epsilon a / (4 (2 - \alpha))))`; it is stable iff
-    :math:`\epsilon a < 4 (2 - \alpha)`. Its bias is that of SGLD divided by :math:`2 - \alpha`, and it forgets where it was
-    about :math:`1 / \alpha` times as fast, as long as :math:`\alpha \ge \sqrt{2 \epsilon a}`.
+    The bias of its step size is that of SGLD divided by :math:`2 - \alpha`, and it forgets its start about
+    :math:`1 / \alpha` times as fast, as long as :math:`\alpha \ge \sqrt{2 \epsilon a}`.
 
     Parameters
     ----------
@@ -42,8 +50,8 @@ def build(target: Target, *, lr: float, friction: float = 0.1, gradient_noise: f
     friction : float, default: 0.1
         :math:`\alpha`, what a step takes away of the velocity; above 0, at most 1. The momentum of SGD is one minus it.
     gradient_noise : float, default: 0.0
-        :math:`\hat\beta`, an estimate of what the noise of minibatch gradients adds to the diffusion, taken off the noise
-        that is added; from 0 to less than `friction`.
+        :math:`\hat\beta`, an estimate of :math:`\epsilon s^2 / 4`, what minibatch gradients add to the diffusion; it is
+        subtracted from the variance of the added noise. From 0 to less than `friction`.
 
     Returns
     -------
@@ -81,44 +89,21 @@ class SGHMC:
         """Return the velocity, zero."""
         return {"velocity": [value.new_zeros(value.shape) for value in values]}
 
-    def update(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: Iterable[Tensor],
-    ) -> None:
-        """Move the velocity and then `values` one step, in place."""
-        half, target = self.lr / 2, self.target
-        pull = target.localization + target.weight_decay
-        for value, gradient, start, velocity, xi in zip(
-            values, gradients, origin, state["velocity"], noise, strict=True
-        ):
-            velocity.mul_(1 - self.friction).add_(gradient, alpha=-half * target.n_beta)
-            if pull:
-                velocity.add_(value, alpha=-half * pull)
-            if target.localization:
-                velocity.add_(start, alpha=half * target.localization)
+    def update(self, step: StepInputs) -> None:
+        """Move the velocity and then the weights one step, in place."""
+        parts = zip(step.values, step.gradients, step.initial_weights, step.state["velocity"], step.noise, strict=True)
+        for value, gradient, initial, velocity, xi in parts:
+            velocity.mul_(1 - self.friction)
+            descend_(velocity, self.target, value, gradient, initial, self.lr / 2)
             velocity.add_(xi, alpha=self._noise_scale)
             value.add_(velocity)
 
-    def terms(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: list[Tensor],
-    ) -> dict[str, list[Tensor]]:
-        """Return what is left of the velocity, and the drifts and noise that are added to it."""
-        half, target = self.lr / 2, self.target
+    def terms(self, step: StepInputs) -> dict[str, list[Tensor]]:
+        """Return the velocity after friction, and the drifts and the noise that are added to it."""
         return {
-            "velocity": [(1 - self.friction) * v for v in state["velocity"]],
-            "gradient": [-half * target.n_beta * g for g in gradients],
-            "localization": [-half * target.localization * (w - w0) for w, w0 in zip(values, origin, strict=True)],
-            "weight_decay": [-half * target.weight_decay * w for w in values],
-            "noise": [self._noise_scale * xi for xi in noise],
+            "velocity": [(1 - self.friction) * v for v in step.state["velocity"]],
+            **drift_terms(self.target, step, self.lr / 2),
+            "noise": [self._noise_scale * xi for xi in step.noise],
         }
 
     @property

@@ -3,17 +3,24 @@ r"""Stochastic gradient Langevin dynamics (SGLD).
 .. math:: w \leftarrow w - \tfrac{\epsilon}{2} \nabla U(w) + \sqrt{\epsilon}\, \xi, \qquad \xi \sim N(0, \sigma^2)
 
 with :math:`U` the local tempered posterior of `devinterp.Target`, its gradient estimated on a minibatch (arXiv 2308.12108).
+
+**Law on a quadratic** with second derivative :math:`a` of :math:`U` and :math:`x = \epsilon a`: each coordinate is an
+autoregression with coefficient :math:`1 - x/2` and variance
+
+.. math:: \frac{1}{a}\, \frac{1 + \rho}{1 - x / 4}, \qquad \rho = \tfrac{\epsilon}{4} s^2,
+
+with :math:`s^2` the variance that minibatches give :math:`\nabla U`; stable iff :math:`x < 4`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Kernel, Target, Transition
+from devinterp.kernels.arithmetic import drift_terms
+from devinterp.types import Kernel, StepInputs, Target, Transition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,41 +59,23 @@ class SGLD:
         """Return no state: SGLD is memoryless."""
         return {}
 
-    def update(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: Iterable[Tensor],
-    ) -> None:
-        """Move `values` one step, in place."""
+    def update(self, step: StepInputs) -> None:
+        """Move the weights one step, in place."""
         half, target = self.lr / 2, self.target
         shrink = 1 - half * (target.localization + target.weight_decay)
-        for value, gradient, start, xi in zip(values, gradients, origin, noise, strict=True):
+        parts = zip(step.values, step.gradients, step.initial_weights, step.noise, strict=True)
+        for value, gradient, initial, xi in parts:
             if shrink != 1:
                 value.mul_(shrink)
             if target.localization:
-                value.add_(start, alpha=half * target.localization)
+                value.add_(initial, alpha=half * target.localization)
             value.add_(gradient, alpha=-half * target.n_beta)
             value.add_(xi, alpha=math.sqrt(self.lr))
 
-    def terms(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: list[Tensor],
-    ) -> dict[str, list[Tensor]]:
+    def terms(self, step: StepInputs) -> dict[str, list[Tensor]]:
         """Return the drift of loss, localization and weight decay, and the noise, of the step that `update` would take."""
-        half, target = self.lr / 2, self.target
-        return {
-            "gradient": [-half * target.n_beta * g for g in gradients],
-            "localization": [-half * target.localization * (w - w0) for w, w0 in zip(values, origin, strict=True)],
-            "weight_decay": [-half * target.weight_decay * w for w in values],
-            "noise": [math.sqrt(self.lr) * xi for xi in noise],
-        }
+        drift = drift_terms(self.target, step, self.lr / 2)
+        return {**drift, "noise": [math.sqrt(self.lr) * xi for xi in step.noise]}
 
 
 @hookimpl

@@ -5,24 +5,33 @@ r"""The stochastic gradient Nosé-Hoover thermostat (SGNHT): SGHMC that finds it
     v &\leftarrow (1 - \alpha) v - \tfrac{\epsilon}{2} \nabla U(w) + \sqrt{a \epsilon}\, \xi,
     \qquad \xi \sim N(0, \sigma^2) \\
     w &\leftarrow w + v, \qquad
-    \alpha \leftarrow \alpha + \tfrac{1}{n} |v|^2 - \tfrac{\epsilon}{2}
+    \alpha \leftarrow \alpha + \tfrac{1}{n} |v|^2 - \tfrac{\epsilon}{2 - \alpha}
 
 which is algorithm 2 of the paper with step :math:`h`, :math:`v = h p`, :math:`\epsilon / 2 = h^2`, :math:`a = h A` and
-:math:`\alpha = h \xi`; :math:`n` is the number of weights that move. One friction for all weights of a chain rises while they
-are hotter than they should be, whatever heats them: noise of minibatch gradients too. :math:`v` starts at zero,
-:math:`\alpha` at :math:`a`.
+:math:`\alpha = h \xi`, except for the value at which :math:`|v|^2 / n` is held; :math:`n` is the number of sampled weights.
+One friction for all weights of a chain rises while they are hotter than they should be, whatever heats them: noise of
+minibatch gradients too. :math:`v` starts at zero, :math:`\alpha` at :math:`a`.
+
+**Why** :math:`\epsilon / (2 - \alpha)`. Let :math:`\alpha` be constant. In a stationary chain :math:`E|w + v|^2 = E|w|^2`, so
+:math:`E[w \cdot v] = -\tfrac12 E|v|^2` before and :math:`E[(w + v) \cdot v] = \tfrac12 E|v|^2` after a step. The first line,
+multiplied by :math:`w`, then says
+
+.. math:: (2 - \alpha)\, E|v|^2 = \epsilon\, E[w \cdot \nabla U(w)],
+
+for any loss and any noise of its gradients. The right side is :math:`\epsilon n` for the density :math:`e^{-U}`. The paper
+holds :math:`|v|^2 / n` at :math:`\epsilon / 2`, the limit of small friction: the temperature is then :math:`1 - \alpha / 2`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Kernel, Target, Transition
+from devinterp.kernels.arithmetic import descend_, drift_terms, per_chain
+from devinterp.types import Kernel, StepInputs, Target, Transition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,10 +40,11 @@ if TYPE_CHECKING:
 def build(target: Target, *, lr: float, diffusion: float = 0.1) -> Transition:
     r"""Build SGNHT [1]_.
 
-    At any step size a stationary chain has :math:`E|v|^2 = n \epsilon / 2` exactly, because :math:`\alpha` stops moving only
-    then. For small steps :math:`w` has the law of the target, :math:`v` is :math:`N(0, \epsilon / 2)` and :math:`\alpha` is
-    :math:`N(a, \epsilon / 2n)`. The thermostat takes about :math:`2 a / \epsilon` steps to settle where :math:`a` is not yet
-    the friction that is needed: burn in at least as long.
+    With many weights :math:`\alpha` hardly fluctuates, and the average of :math:`w \cdot \nabla U` over the chain is that of
+    the target at any step size, with minibatch noise too. On a quadratic with equal curvatures the variance is exactly their
+    inverse; with different ones it is the variance of SGHMC, scaled so that it is right on average. With few weights the law
+    is that of the target for small steps. The thermostat takes about :math:`2 a / \epsilon` steps to settle where :math:`a` is
+    not yet the friction that is needed: burn in at least as long.
 
     Parameters
     ----------
@@ -80,56 +90,29 @@ class SGNHT:
             "friction": [values[0].new_full(values[0].shape[:1], self.diffusion)],
         }
 
-    def update(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: Iterable[Tensor],
-    ) -> None:
-        """Move the velocity, then `values`, then the friction one step, in place."""
-        half, target = self.lr / 2, self.target
-        pull = target.localization + target.weight_decay
-        (friction,) = state["friction"]
+    def update(self, step: StepInputs) -> None:
+        """Move the velocity, then the weights, then the friction one step, in place."""
+        (friction,) = step.state["friction"]
+        wanted = self.lr / (2 - friction)
         squares, number = friction.new_zeros(friction.shape), 0
-        for value, gradient, start, velocity, xi in zip(
-            values, gradients, origin, state["velocity"], noise, strict=True
-        ):
-            velocity.mul_(_beside(1 - friction, value)).add_(gradient, alpha=-half * target.n_beta)
-            if pull:
-                velocity.add_(value, alpha=-half * pull)
-            if target.localization:
-                velocity.add_(start, alpha=half * target.localization)
+        parts = zip(step.values, step.gradients, step.initial_weights, step.state["velocity"], step.noise, strict=True)
+        for value, gradient, initial, velocity, xi in parts:
+            velocity.mul_(per_chain(1 - friction, value))
+            descend_(velocity, self.target, value, gradient, initial, self.lr / 2)
             velocity.add_(xi, alpha=math.sqrt(self.diffusion * self.lr))
             value.add_(velocity)
             squares += velocity.square().reshape(len(friction), -1).sum(1)
             number += velocity[0].numel()
-        friction.add_(squares / number - half)
+        friction.add_(squares / number - wanted)
 
-    def terms(
-        self,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        noise: list[Tensor],
-    ) -> dict[str, list[Tensor]]:
-        """Return what is left of the velocity, and the drifts and noise that are added to it."""
-        half, target = self.lr / 2, self.target
-        keep = 1 - state["friction"][0]
+    def terms(self, step: StepInputs) -> dict[str, list[Tensor]]:
+        """Return the velocity after friction, and the drifts and the noise that are added to it."""
+        remaining = 1 - step.state["friction"][0]
         return {
-            "velocity": [_beside(keep, v) * v for v in state["velocity"]],
-            "gradient": [-half * target.n_beta * g for g in gradients],
-            "localization": [-half * target.localization * (w - w0) for w, w0 in zip(values, origin, strict=True)],
-            "weight_decay": [-half * target.weight_decay * w for w in values],
-            "noise": [math.sqrt(self.diffusion * self.lr) * xi for xi in noise],
+            "velocity": [per_chain(remaining, v) * v for v in step.state["velocity"]],
+            **drift_terms(self.target, step, self.lr / 2),
+            "noise": [math.sqrt(self.diffusion * self.lr) * xi for xi in step.noise],
         }
-
-
-def _beside(number: Tensor, value: Tensor) -> Tensor:
-    """Return one number for each chain, ``(chain,)``, so that it multiplies a tensor ``(chain, *shape)``."""
-    return number.view(-1, *[1] * (value.ndim - 1))
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Running a model on token ids and reading its answer, whatever its class."""
+"""Running a model of any class on token ids, and taking the logits out of what it returns."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from devinterp.errors import InvalidInputError
 
 
-def accepts(model: nn.Module, *names: str) -> list[str]:
-    """Return those of `names` that ``model.forward`` takes as parameters of their own."""
+def accepted_parameters(model: nn.Module, *names: str) -> list[str]:
+    """Return those of `names` that are parameters of ``model.forward``; what goes into ``**kwargs`` does not count."""
     parameters = inspect.signature(model.forward).parameters
     return [name for name in names if name in parameters]
 
 
-def accepts_any(model: nn.Module) -> bool:
-    """Say whether ``model.forward`` passes further keyword arguments on."""
+def accepts_any_keyword(model: nn.Module) -> bool:
+    """Say whether ``model.forward`` takes ``**kwargs``."""
     kinds = (parameter.kind for parameter in inspect.signature(model.forward).parameters.values())
     return inspect.Parameter.VAR_KEYWORD in kinds
 
@@ -31,26 +31,26 @@ def logits_of(output: Any, model: nn.Module) -> Tensor:
     Raises
     ------
     InvalidInputError
-        There is no tensor of three dimensions (batch, token, vocabulary) to be found.
+        `output` holds no tensor of three dimensions (batch, token, vocabulary).
     """
-    found = output
+    logits = output
     if isinstance(output, Mapping):
-        found = output.get("logits")
+        logits = output.get("logits")
     elif isinstance(output, tuple) and not hasattr(output, "logits"):
-        found = output[0] if output else None
+        logits = output[0] if output else None
     elif not isinstance(output, Tensor):
-        found = getattr(output, "logits", None)
-    if not isinstance(found, Tensor) or found.ndim != 3:
-        got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(output).__name__
+        logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim != 3:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
         raise InvalidInputError(
             f"{type(model).__name__} must return logits of shape (batch, token, vocabulary), or an object with such "
             f"`.logits`; got {got}. Pass `loss_fn`, or write a model adapter."
         )
-    return found
+    return logits
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device where the model takes its inputs."""
+    """Return the device of the model's first parameter; the CPU for a model without any."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
@@ -66,57 +66,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _run_two_tokens(
-    model: nn.Module, logits: Callable[[Tensor], Tensor], kind: type[nn.Module]
-) -> tuple[Tensor, Tensor, dict[str, tuple[Any, Any]]] | None:
-    """Return ids, logits, and first input and output of every module of `kind`; None where two tokens cannot be run."""
+def find_embedding(model: nn.Module, logits: Callable[[Tensor], Tensor]) -> str | None:
+    """Return the name of the `torch.nn.Embedding` that looks up the token ids when ``logits(input_ids)`` runs `model`.
+
+    It is None if no embedding sees the ids, or the model cannot be run on two tokens.
+    """
     if device_of(model).type == "meta":
         return None
-    seen: dict[str, tuple[Any, Any]] = {}
+    # Ones, because two tokens are at positions 0 and 1, and of segment 0.
+    ids = torch.ones(1, 2, dtype=torch.long, device=device_of(model))
+    inputs: dict[str, Any] = {}
 
     def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        return lambda module, args, output: seen.update({name: (args[0] if args else None, output)})
+        return lambda module, args, output: inputs.update({name: args[0] if args else None})
 
-    found = {name: module for name, module in model.named_modules() if isinstance(module, kind)}
-    hooks = [module.register_forward_hook(record(name)) for name, module in found.items()]
-    # Ones are neither positions nor segments, and a padding token's embedding, often id 0, is zero.
-    ids = torch.ones(1, 2, dtype=torch.long, device=device_of(model))
+    embeddings = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    hooks = [module.register_forward_hook(record(name)) for name, module in embeddings]
     try:
         with torch.no_grad(), evaluating(model):
-            return ids, logits(ids), seen
+            logits(ids)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
-        # Two tokens are not enough for every model: what is not known only costs speed, or a check.
+        # Some models need more than two tokens; without the size of the vocabulary, only a check of the ids is lost.
         return None
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def find_unembedding(model: nn.Module, logits: Callable[[Tensor], Tensor]) -> str | None:
-    """Return the name of the linear module whose output *is* the logits, found by running two tokens.
-
-    A model that scales or caps what its unembedding returns has none in this sense.
-    """
-    run = _run_two_tokens(model, logits, nn.Linear)
-    if run is None:
-        return None
-    ids, found, seen = run
-    same = [name for name, (_, out) in seen.items() if out.shape == found.shape and torch.equal(out, found)]
-    if not same:
-        return None
-    # Capping small logits hardly changes them: put large ones in their place and see whether they come out unchanged.
-    large = torch.linspace(-1e3, 1e3, found.numel(), device=found.device).to(found.dtype).view_as(found)
-    hook = model.get_submodule(same[-1]).register_forward_hook(lambda module, args, output: large)
-    try:
-        with torch.no_grad(), evaluating(model):
-            return same[-1] if torch.equal(logits(ids), large) else None
-    finally:
-        hook.remove()
-
-
-def find_embedding(model: nn.Module, logits: Callable[[Tensor], Tensor]) -> str | None:
-    """Return the name of the embedding that looks up the token ids, found by running two tokens."""
-    run = _run_two_tokens(model, logits, nn.Embedding)
-    if run is None:
-        return None
-    return next((name for name, (ids, _) in run[2].items() if ids is not None and torch.equal(ids, run[0])), None)
+    return next((name for name, given in inputs.items() if given is not None and torch.equal(given, ids)), None)

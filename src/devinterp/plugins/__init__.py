@@ -1,19 +1,22 @@
-"""The plugin host: loads what is installed on first use, and hands out analyses, plots, kernels and model adapters.
+"""The plugin host: loads what is installed on first use, and hands out analyses, plots, kernels, adapters and commands.
 
 A plugin is a module (or any object) with functions marked by `devinterp.hookimpl`, named by an entry point of the group
-``devinterp``; the built-in parts come this way too. Entry points are loaded one at a time: one that cannot be imported
-is left out with a `devinterp.errors.PluginWarning`, and the rest work. Two environment variables, read on first use,
-steer it:
+``devinterp``; the built-in parts come this way too. `discovery` lists what there is to load; `host` loads it, one plugin
+at a time, and asks its hooks; the functions here answer by name. A plugin that cannot be imported is left out with a
+`devinterp.errors.PluginWarning`, and the rest work. Environment variables, read on first use, steer it:
 
+``DEVINTERP_PLUGINS_DIR``
+    A directory. Every module and package in it is a plugin, too, unless its name begins with an underscore: a plugin can
+    be tried before it is packaged.
 ``DEVINTERP_LOAD_PLUGINS``
     Comma-separated names of distributions (``my-plugin``), entry points (``llc``) or both (``my-plugin:llc``). Only
     these are loaded, built-ins included, so ``devinterp,my-plugin`` keeps the built-ins. A name after a minus sign is
-    left out instead: ``-my-plugin`` loads everything else.
+    left out instead: ``-my-plugin`` loads everything else. A file of the directory goes by its name.
 ``DEVINTERP_STRICT_PLUGINS``
     With ``1``, a plugin that cannot be loaded raises `devinterp.errors.PluginError`.
 
-``tree.slt`` loads all entry points, those of kernels and adapters too: a module named by an entry point must not import
-torch, transformers or anything as slow when it is imported, but inside its functions (`devinterp.hookspecs`).
+``tree.slt`` loads all plugins, those of kernels and adapters too: a module named by an entry point must not import torch,
+transformers or anything as slow when it is imported, but inside its functions (`devinterp.hookspecs`).
 """
 
 from __future__ import annotations
@@ -24,8 +27,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from devinterp.errors import InvalidInputError, PluginError
-from devinterp.plugins.host import BLOCKED, BROKEN, LOADED, Host, PluginInfo, Provider, describe, names_of
-from devinterp.types import Analysis, Kernel, ModelAdapter, Plot
+from devinterp.plugins.discovery import BLOCKED, BROKEN, DIRECTORY, LOADED, Provider
+from devinterp.plugins.host import Host, PluginInfo, describe, names_of
+from devinterp.types import Analysis, Command, Kernel, ModelAdapter, Plot
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,12 +37,14 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCKED",
     "BROKEN",
+    "DIRECTORY",
     "LOADED",
     "PluginInfo",
     "Provider",
     "adapter_for",
     "adapters",
     "analyses",
+    "commands",
     "kernel",
     "kernels",
     "listing",
@@ -80,6 +86,11 @@ def adapters() -> dict[str, ModelAdapter]:
     return _collect("adapters")
 
 
+def commands() -> dict[str, Command]:
+    """Return the commands of the command line that plugins provide, by name; raises as `analyses`."""
+    return _collect("commands")
+
+
 def kernel(name: str) -> Kernel:
     """Return the sampling kernel of a name or alias.
 
@@ -94,7 +105,7 @@ def kernel(name: str) -> Kernel:
         If no kernel answers to it; the message lists the known ones with the distribution each comes from.
     """
     known = kernels()
-    answering = {alias: found for found in known.values() for alias in names_of(found)}
+    answering = {alias: each for each in known.values() for alias in names_of(each)}
     if name not in answering:
         raise InvalidInputError(_unknown("sampling_method", name, answering, known.values()))
     return answering[name]
@@ -142,13 +153,13 @@ def adapter_for(model: nn.Module, adapter: str | ModelAdapter | None = None) -> 
     )
 
 
-def provider(obj: Analysis | Plot | Kernel | ModelAdapter) -> Provider | None:
+def provider(obj: Analysis | Plot | Kernel | ModelAdapter | Command) -> Provider | None:
     """Return where something that this module handed out comes from, or None for what no plugin provided."""
     return _get_host().provider(obj)
 
 
 def listing() -> list[PluginInfo]:
-    """Return a row for every plugin found, with what it provides; a broken one is a row with its error."""
+    """Return a row for every plugin, with what it provides; a broken one is a row with its error."""
     with _lock:
         host = _get_host()
         return [host.info(plugin) for plugin in host.plugins]

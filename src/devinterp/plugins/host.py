@@ -1,13 +1,12 @@
-"""Finding, loading and questioning plugins; `devinterp.plugins` is what the rest of the package uses."""
+"""Loading plugins and asking their hooks; `devinterp.plugins` is what the rest of the package uses."""
 
 from __future__ import annotations
 
 import os
-import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import version
 from typing import Any
 
 import pluggy
@@ -15,7 +14,9 @@ import pluggy
 from devinterp import hookspecs
 from devinterp.errors import PluginError, PluginWarning
 from devinterp.hookspecs import PROJECT
-from devinterp.types import Analysis, Kernel, ModelAdapter, Plot
+from devinterp.plugins.builtin_commands import BUILTIN_COMMANDS
+from devinterp.plugins.discovery import BROKEN, LOADED, Plugin, Provider, find_plugins
+from devinterp.types import Analysis, Command, Kernel, ModelAdapter, Plot
 
 #: Kind of thing -> the hook that gives it and the class of what the hook's list holds.
 KINDS: dict[str, tuple[str, type]] = {
@@ -23,34 +24,9 @@ KINDS: dict[str, tuple[str, type]] = {
     "plots": ("devinterp_plots", Plot),
     "kernels": ("devinterp_kernels", Kernel),
     "adapters": ("devinterp_model_adapters", ModelAdapter),
+    "commands": ("devinterp_commands", Command),
 }
 HOOKS = tuple(hook for hook, _ in KINDS.values())
-
-#: What analyses may not be called: ``tree.slt.plot`` and the commands of the command line.
-RESERVED = ("bench", "check", "info", "masks", "plot", "plugins", "quickstart", "resume", "sample")
-
-LOADED, BLOCKED, BROKEN = "loaded", "blocked", "broken"
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """The installed distribution and entry point that something comes from.
-
-    Parameters
-    ----------
-    distribution, version : str
-        Name and version of the installed distribution.
-    entry_point : str
-        Name of its entry point in the group ``devinterp``.
-    """
-
-    distribution: str
-    version: str
-    entry_point: str
-
-    def __str__(self) -> str:
-        """Return the distribution and its version, as messages name them."""
-        return f"{self.distribution} {self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +42,7 @@ class PluginInfo:
     status : {"loaded", "blocked", "broken"}
         Whether it is in use; ``blocked`` by ``DEVINTERP_LOAD_PLUGINS``.
     provides : dict of str to tuple of str
-        Names of what it provides, by kind (``analyses``, ``plots``, ``kernels``, ``adapters``).
+        Names of what it provides, by kind (``analyses``, ``plots``, ``kernels``, ``adapters``, ``commands``).
     error : str or None
         Why it is broken.
     """
@@ -76,27 +52,6 @@ class PluginInfo:
     status: str
     provides: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     error: str | None = None
-
-
-@dataclass(slots=True)
-class Plugin:
-    """What became of one entry point."""
-
-    module: str
-    load: Callable[[], object]
-    provider: Provider
-    status: str = LOADED
-    error: Exception | None = None
-    misspelt: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Return the name that no other plugin has."""
-        return f"{self.provider.distribution}:{self.provider.entry_point}"
-
-    def __str__(self) -> str:
-        """Return how messages name the plugin."""
-        return f"plugin {self.provider.entry_point!r} ({self.module}) of {self.provider}"
 
 
 class Host:
@@ -150,7 +105,7 @@ class Host:
             plugin = next(each for each in self.plugins if each.misspelt)
             raise PluginError(
                 f"{plugin} implements `{plugin.misspelt}`, which is no hook; the hooks are {', '.join(HOOKS)}. "
-                f"{_remedy(plugin)}"
+                f"{_remedy(plugin.provider)}"
             ) from error
         for plugin in self.plugins:
             if plugin.error is not None:
@@ -160,7 +115,7 @@ class Host:
     def collect(self, kind: str) -> dict[str, Any]:
         """Return everything of one kind by name, asking each plugin's hook once."""
         if kind not in self._collected:
-            found: dict[str, Any] = {}
+            by_name: dict[str, Any] = {}
             for plugin in self.plugins:
                 try:
                     objects = self.ask(plugin, kind)
@@ -170,8 +125,8 @@ class Host:
                     _complain(f"{plugin} is left out: its hook `{KINDS[kind][0]}` failed", error)
                     continue
                 for obj in objects:
-                    self._add(found, kind, obj, plugin.provider)
-            self._collected[kind] = found
+                    self._add(by_name, kind, obj, plugin.provider)
+            self._collected[kind] = by_name
         return self._collected[kind]
 
     def ask(self, plugin: Plugin, kind: str) -> list[Any]:
@@ -185,30 +140,42 @@ class Host:
             result = implementation.function()
             wanted = f"`{hook}` of {plugin} must return a list of {expected.__name__} objects"
             if not isinstance(result, Sequence) or isinstance(result, str):
-                raise PluginError(f"{wanted}, got {describe(result)}. {_remedy(plugin)}")
+                raise PluginError(f"{wanted}, got {describe(result)}. {_remedy(plugin.provider)}")
             for obj in result:
                 if not isinstance(obj, expected):
-                    raise PluginError(f"{wanted}, got a list with {describe(obj)}. {_remedy(plugin)}")
+                    raise PluginError(f"{wanted}, got a list with {describe(obj)}. {_remedy(plugin.provider)}")
             objects.extend(result)
         return objects
 
-    def _add(self, found: dict[str, Any], kind: str, obj: Any, provider: Provider) -> None:
-        if kind == "analyses" and obj.name in RESERVED:
-            raise PluginError(
-                f"{provider} (entry point {provider.entry_point!r}) has an analysis named {obj.name!r}, which `tree.slt` or "
-                "the command line uses for something else: it needs another name."
-            )
-        taken = {name: other for other in found.values() for name in names_of(other)}
+    def _add(self, by_name: dict[str, Any], kind: str, obj: Any, provider: Provider) -> None:
+        self._check_reserved(kind, obj.name, provider)
+        # An analysis is a command, too.
+        analyses = self.collect("analyses").values() if kind == "commands" else ()
+        taken = {name: other for other in (*analyses, *by_name.values()) for name in names_of(other)}
         for name in names_of(obj):
             if name in taken:
                 first = self._providers[id(taken[name])][1]
+                both = f"two {kind}" if isinstance(taken[name], KINDS[kind][1]) else "an analysis and a command"
                 raise PluginError(
-                    f"two {kind} are named {name!r}: one of {first} (entry point {first.entry_point!r}) and one of "
+                    f"{both} are named {name!r}: one of {first} (entry point {first.entry_point!r}) and one of "
                     f"{provider} (entry point {provider.entry_point!r}). Uninstall one or leave it out, for example "
                     f"with DEVINTERP_LOAD_PLUGINS=-{first.distribution}:{first.entry_point}."
                 )
         self._providers[id(obj)] = (obj, provider)
-        found[obj.name] = obj
+        by_name[obj.name] = obj
+
+    def _check_reserved(self, kind: str, name: str, provider: Provider) -> None:
+        """Raise for a name that `tree.slt` or the command line uses for something of its own."""
+        if kind == "analyses" and name == "plot":
+            owner = "where plots are, `tree.slt.plot`"
+        elif kind in ("analyses", "commands") and name in BUILTIN_COMMANDS:
+            owner = f"the command `devinterp {name}` of {PROJECT} {version(PROJECT)}"
+        else:
+            return
+        raise PluginError(
+            f"{provider} (entry point {provider.entry_point!r}) has {'an analysis' if kind == 'analyses' else 'a command'} "
+            f"named {name!r}, which is {owner}: it needs another name. {_remedy(provider)}"
+        )
 
     def provider(self, obj: object) -> Provider | None:
         """Return where an object that was collected comes from, or None."""
@@ -229,32 +196,6 @@ class Host:
         status = BROKEN if error else plugin.status
         text = _reason(error) if error else None
         return PluginInfo(plugin.provider, plugin.module, status, {k: v for k, v in provides.items() if v}, text)
-
-
-def find_plugins() -> list[Plugin]:
-    """Find the entry points, this package's own first; ``DEVINTERP_LOAD_PLUGINS`` blocks some."""
-    plugins = []
-    for entry_point in entry_points(group=PROJECT):
-        dist = entry_point.dist
-        name, version = (dist.name, dist.version) if dist else ("an unknown distribution", "of unknown version")
-        plugins.append(Plugin(entry_point.value, entry_point.load, Provider(name, version, entry_point.name)))
-    plugins.sort(key=lambda each: (each.provider.distribution != PROJECT, each.key))
-
-    listed = [name.strip() for name in os.environ.get("DEVINTERP_LOAD_PLUGINS", "").split(",") if name.strip()]
-    allowed = {_normal(name) for name in listed if not name.startswith("-")}
-    barred = {_normal(name[1:]) for name in listed if name.startswith("-")}
-    known: set[str] = set()
-    for plugin in plugins:
-        names = {_normal(name) for name in (plugin.provider.distribution, plugin.provider.entry_point, plugin.key)}
-        known |= names
-        if names & barred or (allowed and not names & allowed):
-            plugin.status = BLOCKED
-    if unknown := sorted(allowed - known):
-        raise PluginError(
-            f"DEVINTERP_LOAD_PLUGINS names {', '.join(map(repr, unknown))}, but no such distribution or entry point "
-            f"is installed. Installed: {', '.join(plugin.key for plugin in plugins) or 'none'}."
-        )
-    return plugins
 
 
 def names_of(obj: Any) -> tuple[str, ...]:
@@ -282,10 +223,5 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
 
 
-def _remedy(plugin: Plugin) -> str:
-    return f"To go on without it, set DEVINTERP_LOAD_PLUGINS=-{plugin.provider.distribution}."
-
-
-def _normal(name: str) -> str:
-    """Spell a distribution's name as packaging tools compare it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+def _remedy(provider: Provider) -> str:
+    return f"To go on without it, set DEVINTERP_LOAD_PLUGINS=-{provider.distribution}."

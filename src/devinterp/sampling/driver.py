@@ -1,104 +1,45 @@
-"""Run a prepared spec: create or find its store, sample what is missing, and open what was written."""
+"""Carry out a checked run: create or find its store, sample what is missing, and open what was written."""
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import xarray as xr
-import zarr
-from zarr.abc.store import Store
-from zarr.storage import LocalStore, MemoryStore
 
 from devinterp import schema
 from devinterp.errors import DivergenceWarning, InvalidInputError
-from devinterp.sampling.chains.checkpointing import check_share
-from devinterp.sampling.chains.initial_loss import initial_loss
-from devinterp.sampling.execution import dask_cluster as cluster
-from devinterp.sampling.execution import job as remote
-from devinterp.sampling.execution import local_processes as workers
+from devinterp.sampling.execution import dask_cluster, job, local_processes
+from devinterp.sampling.execution.monitor import RunMonitor
 from devinterp.sampling.execution.progress import Display, display
-from devinterp.sampling.execution.run_tasks import CheckpointOptions, RunMonitor, run_tasks
+from devinterp.sampling.execution.run_tasks import CheckpointOptions, TaskRunner
 from devinterp.sampling.execution.signals import Stopped, listening
-from devinterp.sampling.execution.tasks import Key, Task, pending, tasks_of
-from devinterp.sampling.run_store import fingerprint as identity
-from devinterp.sampling.run_store.array_layout import layout
-from devinterp.sampling.run_store.prepare_store import RequestedRun, is_finished, prepare_store
+from devinterp.sampling.execution.tasks import ChainKey, Task, tasks_of
+from devinterp.sampling.options import RunOptions
+from devinterp.sampling.run_store import fingerprint
+from devinterp.sampling.run_store.array_layout import layout_of
+from devinterp.sampling.run_store.compare import RequestedRun
+from devinterp.sampling.run_store.prepare_store import prepare_store
 from devinterp.sampling.spec import RunSpec
-from devinterp.store import keys as raw
-from devinterp.store.arrays.create import is_empty
-from devinterp.store.location import StoreLike, describe, resolve
 from devinterp.store.lock import Lock
-from devinterp.store.reading.open import open as open_store
-from devinterp.store.reading.status import read_attrs, read_status
-from devinterp.store.reading.validate import inspect
-from devinterp.store.writing import checkpoints as states
-from devinterp.store.writing.transactions import commit
+from devinterp.store.run_store import RunStore
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a run is carried out: nothing here changes its numbers.
-
-    Parameters
-    ----------
-    output_path : str, path or zarr store, optional
-        Where the run is written; None keeps it in memory.
-    storage_options : mapping, optional
-        For fsspec, when `output_path` is a URL.
-    progress : bool or None
-        Whether to show bars; None: in a terminal or a notebook.
-    chains : {"auto", "sequential", "vectorized"}
-        Whether chains run one after the other or as one computation.
-    guard : CheckpointOptions
-        How states are saved.
-    notes : mapping
-        JSON-able values to record in the provenance.
-    workers : int
-        Local processes to sample in; 0: this one.
-    client : distributed.Client, optional
-        Of a cluster to sample on.
-    repair : bool
-        Whether to check the store first, and to sample again what is damaged.
-    """
-
-    output_path: StoreLike | None = None
-    storage_options: Mapping[str, Any] | None = None
-    progress: bool | None = None
-    chains: str = "auto"
-    guard: CheckpointOptions = field(default_factory=CheckpointOptions)
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    workers: int = 0
-    client: Any = None
-    repair: bool = False
-
-    def __post_init__(self) -> None:
-        check_share(self.guard.share)
-        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 0:
-            raise InvalidInputError(f"`workers` (={self.workers!r}) must be a whole number of processes, at least 1.")
-        if self.workers and self.client is not None:
-            raise InvalidInputError("`workers` and `client` both say where to sample: pass only one.")
-
-
-def run(spec: RunSpec, loss_dims: tuple[str, ...], options: Options) -> xr.DataTree:
-    """Sample every chain of a spec that its store does not hold yet.
+def run(spec: RunSpec, options: RunOptions) -> xr.DataTree:
+    """Sample every chain of a run that its store does not hold yet.
 
     Parameters
     ----------
     spec : RunSpec
         From `devinterp.sampling.prepare.prepare`.
-    loss_dims : tuple of str
-        Names of the dims of one sample's loss.
-    options : Options
-        The rest.
+    options : RunOptions
+        Where and how.
 
     Returns
     -------
@@ -112,113 +53,118 @@ def run(spec: RunSpec, loss_dims: tuple[str, ...], options: Options) -> xr.DataT
     StoreError
         If it cannot be written, or another process is writing it.
     """
-    wanted = RequestedRun(spec, loss_dims, identity.fingerprints(spec))
-    with _stored(options) as (store, where):
-        in_memory = options.output_path is None
-        fresh = None
-        if is_empty(store):
+    requested = RequestedRun(spec, fingerprint.fingerprints(spec), options.paired)
+    with _store_of(options) as store:
+        layout = None
+        if store.is_empty():
             # Measured before the store is touched: a run that is refused leaves nothing behind.
-            fresh = layout(spec, loss_dims, initial_loss(spec))
+            layout = layout_of(spec, paired=requested.measures_rows)
         else:
-            inspect(store)
-        if fresh is not None or options.repair or not is_finished(store, where, wanted):
-            with nullcontext() if isinstance(store, MemoryStore) and in_memory else Lock(store, where) as lock:
-                spec = prepare_store(store, where, wanted, fresh, notes=options.notes, repair=options.repair)
-                _sample(spec, store, options, lock)
+            store.inspect()
+        if layout is not None or options.repair or not requested.is_finished(store):
+            with store.lock() as lock:
+                spec = prepare_store(store, requested, layout, notes=options.notes or {}, repair=options.repair)
+                remaining = store.pending(spec.settings.num_steps)
+                if remaining:
+                    _Sampling(spec, store, options, lock).run(remaining)
         warn_of_diverged(store)
-        return open_store(store, chunks=None).load() if in_memory else open_store(store)
+        return store.open_tree()
 
 
 @contextmanager
-def _stored(options: Options) -> Iterator[tuple[Store, str]]:
-    """Give the store that a run is written to, and its name."""
+def _store_of(options: RunOptions) -> Iterator[RunStore]:
+    """Give the store that a run is written to."""
     if options.output_path is not None:
-        yield resolve(options.output_path, storage_options=options.storage_options), describe(options.output_path)
+        yield RunStore.at(options.output_path, storage_options=options.storage_options)
     elif options.client is not None:
         raise InvalidInputError("with `client`, `output_path` must be a path or URL that all its workers can write to.")
     elif options.workers:
         # Other processes cannot write into this one's memory.
-        with tempfile.TemporaryDirectory(prefix="devinterp-") as path:
-            yield LocalStore(path), "memory"
+        with RunStore.temporary() as store:
+            yield store
     else:
-        yield MemoryStore(), "memory"
+        yield RunStore.memory()
 
 
-def _sample(spec: RunSpec, store: Store, options: Options, lock: Lock | None) -> None:
-    """Sample the chains of a run that are not at their end."""
-    left = pending(store, spec.settings.num_steps)
-    if not left:
-        return
-    init_loss = float(np.nanmean(np.asarray(zarr.open_array(store, path=f"{schema.TRACE}/init_loss", mode="r")[...])))
-    names = list(spec.restrictions)
-    how = "" if options.output_path is None else f"the same call goes on with {describe(options.output_path)}"
-    with display(options.progress, spec.settings, init_loss, _labels(names)) as bars, listening() as stop:
+@final
+class _Sampling:
+    """Samples the chains of a run that are not at their end, while the store is locked."""
+
+    def __init__(self, spec: RunSpec, store: RunStore, options: RunOptions, lock: Lock | None) -> None:
+        self._spec, self._store, self._options, self._lock = spec, store, options, lock
+        self._checkpoints = CheckpointOptions(options.checkpoint_share, options.keep_state)
+
+    def run(self, remaining: Mapping[ChainKey, int]) -> None:
+        """Run everything that remains, here or in other processes, and complete the provenance."""
+        spec, store, lock = self._spec, self._store, self._lock
+        init_loss = float(np.nanmean(store.read_array(f"{schema.TRACE}/init_loss")))
+        how = "" if self._options.output_path is None else f"the same call goes on with {store.name}"
+        with (
+            display(self._options.progress, spec.settings, init_loss, _labels(list(spec.restrictions))) as bars,
+            listening() as stop,
+        ):
+            if lock is not None:
+                lock.report(bars.heartbeat)
+            monitor = RunMonitor(bars.show, stop, None if lock is None else lock.check, how)
+            try:
+                choices = self._run_all(remaining, monitor, bars)
+            except Stopped as stopped:
+                print(stopped, file=sys.stderr)
+                raise
         if lock is not None:
-            lock.tell(bars.heartbeat)
-        watch = RunMonitor(bars.show, lock.check if lock is not None else lambda: None, stop, how)
-        try:
-            _run_all(spec, store, options, left, watch, bars, lock)
-        except Stopped as stopped:
-            print(stopped, file=sys.stderr)
-            raise
-    if lock is not None:
-        lock.verify()
-    commit(store, "chains of all workers")  # from here on this process, too, sees what they wrote
-    _record_end(spec, store)
-    commit(store, "run ended")
-    if not options.guard.keep_state:
-        states.remove_all(store)
+            lock.verify()
+        store.commit("chains of all workers")  # from here on this process, too, sees what they wrote
+        self._record_end(choices)
+        store.commit("run ended")
+        if not self._options.keep_state:
+            store.remove_checkpoints()
 
+    def _run_all(self, remaining: Mapping[ChainKey, int], monitor: RunMonitor, bars: Display) -> dict[str, str]:
+        options, choices = self._options, dict[str, str]()
+        if options.workers or options.client is not None:
+            # Every plan is made here, so that it does not depend on the workers.
+            return self._run_elsewhere(
+                [task for tasks in self._tasks(remaining, bars) for task in tasks], monitor, bars
+            )
+        runner = TaskRunner(self._spec, self._store, self._checkpoints)
+        for tasks in self._tasks(remaining, bars):
+            choices |= runner.run(tasks, monitor)
+        return choices
 
-def _run_all(
-    spec: RunSpec,
-    store: Store,
-    options: Options,
-    left: Mapping[Key, int],
-    watch: RunMonitor,
-    bars: Display,
-    lock: Lock | None,
-) -> None:
-    """Do all tasks, here or in other processes."""
+    def _run_elsewhere(self, tasks: Sequence[Task], monitor: RunMonitor, bars: Display) -> dict[str, str]:
+        lock, options = self._lock, self._options
+        assert lock is not None
+        token = lock.owner.token
+        packed = job.pack(self._spec, self._store, self._checkpoints, token)
+        planned = {f"chains/{task.name}": task.batch.why for task in tasks}
+        if options.client is None:
+            return planned | local_processes.run_in_processes(packed, tasks, options.workers or 1, monitor)
 
-    def announced() -> Iterator[list[Task]]:
-        for tasks in tasks_of(spec, store, left, options.chains):
+        def ask_to_stop() -> None:
+            lock.report(lambda: {**bars.heartbeat(), job.STOP: True})
+            lock.beat()
+
+        return planned | dask_cluster.run_on_cluster(options.client, packed, token, tasks, monitor, ask_to_stop)
+
+    def _tasks(self, remaining: Mapping[ChainKey, int], bars: Display) -> Iterator[list[Task]]:
+        """Yield the tasks of each restriction, and show their chains."""
+        for tasks in tasks_of(self._spec, self._store, remaining, self._options.chains):
             for task in tasks:
-                for chain in task.live:
-                    bars.begin(task.restriction, chain, step=task.recorded)
+                for chain in task.active:
+                    bars.begin(task.restriction, chain, step=task.steps_done)
             yield tasks
 
-    if lock is None or not (options.workers or options.client is not None):
-        guard = options.guard if lock is not None else replace(options.guard, in_memory=True)
-        for tasks in announced():
-            run_tasks(spec, tasks, store, guard, watch)
-        return
-    # Every choice is made here, so that it does not depend on the workers.
-    every = [task for tasks in announced() for task in tasks]
-    token = lock.owner.token
-    packed = remote.pack(spec, store, options.guard, token)
-    if options.client is None:
-        workers.run_in_processes(packed, every, options.workers, watch)
-        return
-
-    def ask_to_stop() -> None:
-        lock.tell(lambda: {**bars.heartbeat(), remote.STOP: True})
-        lock.beat()
-
-    cluster.run_on_cluster(options.client, packed, token, every, watch, ask_to_stop)
+    def _record_end(self, choices: Mapping[str, str]) -> None:
+        """Complete the provenance: which ways of computing were chosen, and when the run ended."""
+        provenance: dict[str, Any] = json.loads(self._store.read_attrs()["provenance"])
+        provenance["paths"] = {**provenance.get("paths", {}), **self._spec.choices, **choices}
+        provenance["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+        self._store.update_attrs({"provenance": json.dumps(provenance)})
 
 
-def _record_end(spec: RunSpec, store: Store) -> None:
-    """Complete the provenance: what was chosen on the way, and when it ended."""
-    provenance = json.loads(read_attrs(store)["provenance"])
-    provenance["paths"] = {**provenance.get("paths", {}), **spec.paths}
-    provenance["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-    raw.update_attrs(store, "", {"provenance": json.dumps(provenance)})
-
-
-def warn_of_diverged(store: Store) -> None:
+def warn_of_diverged(store: RunStore) -> None:
     """Warn of every chain that diverged, so that nobody learns it from an analysis first."""
-    status = read_status(store)
+    status = store.read_status()
     lines = [
         f"restriction {r}, chain {c}: {status.error[r, c]}"
         for r, c in np.ndindex(status.state.shape)

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import final
 
 import numpy as np
 import torch
-import zarr
 from rich.console import Console, ConsoleOptions
 from rich.table import Table
-from zarr.core.sync import sync
-from zarr.storage import MemoryStore
 
 from devinterp import schema
 from devinterp.sampling.chains.initial_loss import InitialLoss
-from devinterp.sampling.chains.loop import run_chains
-from devinterp.sampling.chains.reductions import reduction_of
+from devinterp.sampling.chains.row_losses import RowLosses, row_losses
 from devinterp.sampling.chains.stepper import Stepper
-from devinterp.sampling.data.schedule import step_rows
 from devinterp.sampling.engines.engine import Engine
-from devinterp.sampling.engines.plan import plan, set_up
-from devinterp.sampling.run_store import fingerprint as identity
-from devinterp.sampling.run_store.array_layout import layout
+from devinterp.sampling.engines.plan import ChainBatch, engines_of, plan
+from devinterp.sampling.engines.prefix_cache import SharedPrefix
+from devinterp.sampling.execution.monitor import RunMonitor
+from devinterp.sampling.execution.progress import Update
+from devinterp.sampling.execution.run_tasks import CheckpointOptions, TaskRunner
+from devinterp.sampling.execution.tasks import Task
+from devinterp.sampling.run_store import fingerprint
+from devinterp.sampling.run_store.array_layout import planned_layout
+from devinterp.sampling.run_store.compare import RequestedRun
 from devinterp.sampling.spec import RunSpec
-from devinterp.store.arrays.create import create
-from devinterp.store.arrays.layout import ArraySpec, array_specs
-from devinterp.types import Draw
+from devinterp.store.arrays.create import stored_size
+from devinterp.store.arrays.layout import RunLayout
+from devinterp.store.arrays.specs import ArraySpec, array_specs
+from devinterp.store.run_store import RunStore
 
-_TIMED_STEPS, _TRIAL_DRAWS, _MAX_TIMED_RESTRICTIONS = 3, 4, 4
+_TIMED_STEPS, _TRIAL_DRAWS, _MAX_TIMED_RESTRICTIONS = 3, 8, 4
 
 
+@final
 @dataclass(frozen=True)
 class DryRun:
     """What a run would cost.
@@ -75,22 +79,23 @@ class DryRun:
         )
 
 
-def dry_run(spec: RunSpec, loss_dims: tuple[str, ...], *, mode: str = "auto") -> DryRun:
+def estimate(spec: RunSpec, *, mode: str = "auto", paired: bool | None = None) -> DryRun:
     """Return what a run would cost. Takes a few steps and evaluations; writes nothing.
 
     Parameters
     ----------
     spec : RunSpec
         The run.
-    loss_dims : tuple of str
-        Names of the dims of one sample's loss.
-    mode : {"auto", "sequential", "vectorized"}, default: "auto"
+    mode : {"auto", "sequential", "vectorized", "fastest"}, default: "auto"
         How chains would run.
+    paired : bool or None
+        Whether losses at w0 of all rows would be stored; see `devinterp.slt.sampling.sample`.
     """
-    draws = _trial(spec)
-    seconds = _seconds(spec, mode)
     gradients, evaluations = _passes(spec)
-    return DryRun(_array_bytes(spec, loss_dims, draws), gradients, evaluations, seconds)
+    measures_rows = RequestedRun(spec, {}, paired).measures_rows
+    if measures_rows:
+        evaluations += len(spec.batches_of(spec.schedule.step_rows()))
+    return DryRun(_array_bytes(spec, measures_rows), gradients, evaluations, _seconds(spec, mode))
 
 
 def _passes(spec: RunSpec) -> tuple[int, int]:
@@ -106,8 +111,54 @@ def _passes(spec: RunSpec) -> tuple[int, int]:
     return gradients, at_start + per_draw * (1 + chains * settings.num_draws)
 
 
-def _trial(spec: RunSpec) -> list[Draw]:
-    """Return a few draws as the recorder would store them, from one chain of the first restriction."""
+def _array_bytes(spec: RunSpec, measures_rows: bool) -> dict[str, int]:
+    """Return the compressed size of each array of a run.
+
+    Fixed data are written into memory. What comes later is measured on a run of a few steps, and scaled by its length.
+    """
+    layout = _planned(spec, measures_rows)
+    stored = _stored_sizes(_created(spec, layout))
+    trial = _trial(spec)
+    sizes = {"metadata": stored["metadata"]}
+    for each in array_specs(layout):
+        if each.data is not None:
+            sizes[each.path] = stored.get(each.path, 0)
+        else:
+            rows = each.shape[2] if each.dims[2:3] in ((schema.STEP,), (schema.DRAW,)) else None
+            chain = _bytes_of_chain(each, trial.read_array(each.path), rows)
+            sizes[each.path] = int(each.shape[0] * each.shape[1]) * chain
+    return sizes
+
+
+def _bytes_of_chain(array: ArraySpec, values: np.ndarray, num_rows: int | None) -> int:
+    """Return the compressed size of one chain's part of an array, from the values of a trial chain.
+
+    Parameters
+    ----------
+    array : ArraySpec
+        The array.
+    values : numpy.ndarray
+        Of the trial, ``(1, 1, ...)``.
+    num_rows : int or None
+        Steps or draws of the array; None where it has none, and the trial's values are as large as the run's.
+    """
+    if num_rows is None:
+        return stored_size(values, values.dtype)
+    half = values.shape[2] // 2
+    few, many = (stored_size(values[:, :, :n].astype(array.dtype), array.dtype) for n in (half, 2 * half))
+    slope = max(0.0, (many - few) / half)  # bytes of a row; what is beyond that belongs to a chunk, however long
+    return int(num_rows * slope + (few - half * slope) * math.ceil(num_rows / array.chunks[2]))
+
+
+def _created(spec: RunSpec, layout: RunLayout) -> RunStore:
+    store = RunStore.memory()
+    provenance = fingerprint.provenance(spec, fingerprint.fingerprints(spec))
+    store.create(layout, {"config": json.dumps(fingerprint.config(spec)), "provenance": json.dumps(provenance)})
+    return store
+
+
+def _trial(spec: RunSpec) -> RunStore:
+    """Run a few draws of one chain of the first restriction into memory."""
     settings = replace(
         spec.settings,
         num_chains=1,
@@ -116,38 +167,81 @@ def _trial(spec: RunSpec) -> list[Draw]:
         num_steps_bw_draws=1,
         init_noise=None,
     )
-    short = replace(spec, settings=settings, paths={})
     (name, masks), *_ = spec.restrictions.items()
-    keeper = reduction_of(settings)
-    groups = set_up(short, name, masks, plan(short, masks, [0], "sequential"))
-    with closing(groups):  # type: ignore[type-var]
-        group, _ = next(groups)
-        records = run_chains(group, restriction=0, chains=[0])
-        return [keeper.reduce(record) for record in records if isinstance(record, Draw)]
+    short = replace(spec, settings=settings, restrictions={name: masks})
+    store = _created(short, _planned(short, measures_rows=False))
+    task = Task(0, name, ChainBatch((0,), False, "trial"), (0,), 0)
+    TaskRunner(short, store, CheckpointOptions()).run([task], RunMonitor(_ignore))
+    return store
+
+
+def _ignore(_: Update) -> None:
+    """Show nothing."""
+
+
+def _planned(spec: RunSpec, measures_rows: bool) -> RunLayout:
+    """Return the layout of a run with stand-ins for the losses of its dataset, which take many evaluations."""
+    start = _no_initial_loss(spec)
+    at_w0 = {} if spec.settings.init_noise is None else {"w0_loss": start.mean[0], "w0_loss_se": start.se[0]}
+    rows = None
+    if measures_rows:
+        ids = spec.schedule.step_rows()
+        few = row_losses(
+            spec, ids[: spec.settings.batch_size]
+        )  # repeated with fresh digits, so that repeats do not compress
+        digits = np.random.default_rng(0).uniform(0.9, 1.1, (len(ids), *few.loss.shape[1:]))
+        repeat = np.arange(len(ids)) % len(few.ids)
+        loss = (few.loss[repeat] * digits).astype(few.loss.dtype)
+        rows = RowLosses(ids, loss, None if few.count is None else few.count[repeat])
+    return planned_layout(spec, start, rows, at_w0)
+
+
+def _no_initial_loss(spec: RunSpec) -> InitialLoss:
+    """Return zeros of the right shape in place of the loss before the first step."""
+    chains: tuple[int, ...] = (spec.settings.num_chains,)
+    if spec.settings.init_noise is not None:
+        chains = (len(spec.restrictions), *chains)
+    zeros = np.zeros((*chains, *_loss_shape(spec)), np.float32)
+    return InitialLoss(zeros, zeros, np.zeros(chains), np.zeros(chains))
+
+
+@torch.no_grad()
+def _loss_shape(spec: RunSpec) -> tuple[int, ...]:
+    """Return the shape of one sample's loss on the sampling dataset."""
+    batch, attention_mask = spec.rows.batch(spec.rows.ids[:1])
+    return tuple(spec.loss.losses(spec.model, batch, attention_mask).shape[1:])
+
+
+def _stored_sizes(store: RunStore) -> dict[str, int]:
+    """Return the bytes of each array in a store, by its path; those of all metadata together under ``"metadata"``."""
+    sizes: dict[str, int] = {"metadata": 0}
+    for key, size in store.key_sizes().items():
+        path = "metadata" if key.endswith("zarr.json") else key.partition("/c/")[0].removesuffix("/c")
+        sizes[path] = sizes.get(path, 0) + size
+    return sizes
 
 
 def _seconds(spec: RunSpec, mode: str) -> float:
     """Return the time of all chains, from timed steps and evaluations under up to four of the restrictions."""
     settings = spec.settings
     names = list(spec.restrictions)
-    places = np.unique(np.linspace(0, len(names) - 1, min(len(names), _MAX_TIMED_RESTRICTIONS)).astype(int))
+    numbers = np.unique(np.linspace(0, len(names) - 1, min(len(names), _MAX_TIMED_RESTRICTIONS)).astype(int))
     total = 0.0
-    for name in (names[place] for place in places):
+    for name in (names[number] for number in numbers):
         masks = spec.restrictions[name]
-        plans = plan(spec, masks, range(settings.num_chains), mode)
-        groups = set_up(replace(spec, paths={}), name, masks, plans)
-        with closing(groups):  # type: ignore[type-var]
-            group, members = next(groups)
-            step, evaluation = _time_group(group, members.chains)
-        total += len(plans) * (settings.num_steps * step + settings.num_draws * evaluation)
-    return total * len(names) / len(places)
+        batches = plan(spec, masks, range(settings.num_chains), mode)
+        with closing(engines_of(spec, masks, batches, SharedPrefix())) as engines:  # type: ignore[type-var]
+            engine, batch = next(engines)
+            step, evaluation = _time(engine, batch.chains)
+        total += len(batches) * (settings.num_steps * step + settings.num_draws * evaluation)
+    return total * len(names) / len(numbers)
 
 
-def _time_group(group: Engine, chains: Iterable[int]) -> tuple[float, float]:
+def _time(engine: Engine, chains: Iterable[int]) -> tuple[float, float]:
     """Return the seconds of a step and of evaluating all observables once, the least of a few."""
-    spec, chains = group.spec, list(chains)
-    walker = Stepper(spec.transition(), group.weights, spec.settings, chains=chains)
-    rows = [step_rows(spec.settings, spec.num_rows, 0)] * len(chains)
+    spec, chains = engine.spec, list(chains)
+    stepper = Stepper(spec.transition(), engine.weights, spec.settings, chains=chains)
+    rows = [spec.schedule.steps(chain) for chain in chains]
 
     def clock() -> float:
         if spec.device.type == "cuda":
@@ -156,100 +250,13 @@ def _time_group(group: Engine, chains: Iterable[int]) -> tuple[float, float]:
 
     steps, evaluations = [], []
     for n in range(_TIMED_STEPS):
-        started = clock()
-        group.add_gradient([one[n % len(one)] for one in rows])
-        walker.step()
+        began = clock()
+        engine.add_gradient([rows_of_chain[n % len(rows_of_chain)] for rows_of_chain in rows])
+        stepper.step()
         middle = clock()
         for name in spec.observables:
-            group.evaluate(name)
-        steps.append(middle - started)
+            engine.evaluate(name)
+        steps.append(middle - began)
         evaluations.append(clock() - middle)
-    group.weights.reset()
+    engine.weights.reset()
     return min(steps), min(evaluations)
-
-
-def _array_bytes(spec: RunSpec, loss_dims: tuple[str, ...], draws: list[Draw]) -> dict[str, int]:
-    """Return the compressed size of each array: written into memory, what comes later by one block made of trial draws."""
-    store = MemoryStore()
-    shape = draws_shape(spec, loss_dims)
-    pair: tuple[int, ...] = (spec.settings.num_chains,)
-    if spec.settings.init_noise is not None:
-        pair = (len(spec.restrictions), *pair)
-    empty = np.zeros((*pair, *shape), np.float32)
-    start = InitialLoss(empty, empty, np.zeros(pair), np.zeros(pair))
-    planned = layout(spec, loss_dims, start)
-    attrs = {
-        "config": json.dumps(identity.config(spec, loss_dims)),
-        "provenance": json.dumps(identity.provenance(spec, identity.fingerprints(spec))),
-    }
-    root = create(store, planned, attrs)
-    before = _sizes(store)
-    generator = np.random.default_rng(0)
-    sizes = {"metadata": sum(size for key, size in before.items() if key.endswith("zarr.json"))}
-    for array in array_specs(planned):
-        written = sum(size for key, size in before.items() if _is_chunk_of(key, array.path))
-        sizes[array.path] = written if array.data is not None else _extrapolate(store, root, array, draws, generator)
-    return sizes
-
-
-def draws_shape(spec: RunSpec, loss_dims: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the shape of one sample's loss on the sampling dataset."""
-    batch, mask = spec.rows.batch(spec.rows.ids[:1])
-    with torch.no_grad():
-        losses = spec.loss.losses(spec.model, batch, mask)
-    return tuple(losses.shape[1 : 1 + len(loss_dims)])
-
-
-def _extrapolate(
-    store: MemoryStore, root: zarr.Group, spec: ArraySpec, draws: list[Draw], generator: np.random.Generator
-) -> int:
-    """Write the first chunk's rows of one chain, and return what all of the array would take."""
-    array = root[spec.path]
-    assert isinstance(array, zarr.Array)
-    rows = spec.shape[2] if len(spec.shape) > 2 else 1
-    block = min(spec.chunks[2], rows) if len(spec.shape) > 2 else 1
-    array[_first(spec, block)] = _example(spec, draws, block, generator)
-    written = sum(size for key, size in _sizes(store).items() if _is_chunk_of(key, spec.path))
-    # Chunks that the last draws leave part empty cost little, so length counts rather than chunks.
-    return round(written * spec.shape[0] * spec.shape[1] * (rows / block if _grows(spec) else 1))
-
-
-def _grows(spec: ArraySpec) -> bool:
-    return len(spec.dims) > 2 and spec.dims[2] in (schema.STEP, schema.DRAW)
-
-
-def _first(spec: ArraySpec, block: int) -> tuple[int | slice, ...]:
-    return (0, 0, slice(0, block)) if _grows(spec) else (0, 0)
-
-
-def _example(spec: ArraySpec, draws: list[Draw], block: int, generator: np.random.Generator) -> Any:
-    """Return values like those that would be written, with fresh digits so that repeats do not compress."""
-    group, _, name = spec.path.rpartition("/")
-    if group == schema.STATUS:
-        return {"steps_done": 1, "state": schema.FINISHED, "error": ""}[name]
-    if not _grows(spec):
-        return draws[-1].summaries[spec.path]
-    if group == schema.TRACE:
-        rows = np.concatenate([draw.loss for draw in draws])
-    elif group == schema.METRICS:
-        rows = np.concatenate([draw.metrics[name] for draw in draws])
-    else:
-        rows = np.stack([draw.observables[group.split("/")[1]] for draw in draws])
-    repeated = rows[np.arange(block) % len(rows)]
-    # One factor for each draw: values that are equal within a draw, as those of equal contexts, stay so.
-    factors = 1 + 0.01 * generator.standard_normal(block)
-    if spec.dtype == np.float64:
-        # Means of float32 numbers have few binary digits, and compress for it.
-        factors = np.round(factors * 1024) / 1024
-    return repeated * factors.reshape(-1, *[1] * (repeated.ndim - 1))
-
-
-def _sizes(store: MemoryStore) -> dict[str, int]:
-    async def read() -> dict[str, int]:
-        return {key: await store.getsize(key) async for key in store.list()}
-
-    return sync(read())
-
-
-def _is_chunk_of(key: str, path: str) -> bool:
-    return key.startswith(f"{path}/c/") or key == f"{path}/c"

@@ -67,7 +67,7 @@ def sheltered(model: nn.Module, device: object, *, seed: int) -> Iterator[None]:
     model : torch.nn.Module
         The caller's model.
     device : str, torch.device or None
-        Where it will be moved.
+        Where it will be sampled.
     seed : int
         Seeds what draws from the global generators inside, such as dropout in train mode.
     """

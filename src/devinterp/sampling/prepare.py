@@ -1,4 +1,4 @@
-"""Turn what a user passes into a checked spec, before anything is sampled or written."""
+"""Turn what a user passes into a checked specification of a run, before anything is sampled or written."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from torch import nn
 
 from devinterp import plugins, schema
 from devinterp.errors import InvalidInputError
-from devinterp.models.masks.param_masks import ParamMasks, as_param_masks
+from devinterp.kernels import build_transition
+from devinterp.models.masks.param_masks import ParamMasks
+from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.chains.initial_loss import check_finite_weights
 from devinterp.sampling.chains.mala import proposes_langevin
-from devinterp.sampling.chains.step_metrics import MALA
 from devinterp.sampling.data.datasets import as_tokens, check_tokens, num_rows, read_rows
-from devinterp.sampling.data.schedule import chain_batches, observable_rows
-from devinterp.sampling.engines.vectorization import MODES
-from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses, fastest_loss
+from devinterp.sampling.data.schedule import Schedule, observable_rows
+from devinterp.sampling.engines.chunked_check import choose_loss
+from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses
 from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.spec import Observable, RunSpec
@@ -38,8 +39,8 @@ def prepare(
     loss_dims: Sequence[str] | None = None,
     adapter: str | ModelAdapter | None = None,
     device: str | torch.device | None = None,
-) -> tuple[RunSpec, tuple[str, ...]]:
-    """Return the spec and the names of its loss dims.
+) -> RunSpec:
+    """Return the checked run.
 
     Raises
     ------
@@ -47,50 +48,50 @@ def prepare(
         If the model, the data, the loss or the settings cannot be used; nothing has been sampled or written.
     """
     kernel = check_kernel(settings)
-    if MALA in settings.metric_names and any(module.training for module in model.modules()):
+    if schema.MALA_ACCEPTANCE in settings.metric_names and any(module.training for module in model.modules()):
         raise InvalidInputError(
-            f"`save_metrics`: {MALA!r} compares losses of a model in eval mode: call `model.eval()`."
+            f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} compares losses of a model in eval mode: call `model.eval()`."
         )
     check_finite_weights(model)
     model = on_device(model, device)
     with unchanged(model):  # the mode it is in may let a forward pass change its buffers
-        where = next(model.parameters()).device
+        target = next(model.parameters()).device
         total = num_rows(dataset, name="`dataset`")
-        rows = read_rows(dataset, _rows_of_run(settings, total), name="`dataset`").to(where)
-        watched = _read_observables(observables or {}, settings, where)
+        rows = read_rows(dataset, Schedule(settings, total).rows(), name="`dataset`").to(target)
+        read = _read_observables(observables or {}, settings, target)
         loss = _make_loss(model, loss_fn, adapter)
         if isinstance(loss, NextTokenLoss):
             rows = as_tokens(rows, name="`dataset`")
-            watched = {n: replace(o, rows=as_tokens(o.rows, name=f"observable {n!r}")) for n, o in watched.items()}
+            read = {n: replace(o, rows=as_tokens(o.rows, name=f"observable {n!r}")) for n, o in read.items()}
             vocab_size = loss.adapter.vocab_size(model)
             check_tokens(rows, vocab_size, name="`dataset`")
-            for name, observable in watched.items():
+            for name, observable in read.items():
                 check_tokens(observable.rows, vocab_size, name=f"observable {name!r}")
-        spec = RunSpec(model, loss, rows, total, watched, restrictions, kernel, settings)
-        dims = check_loss(spec, loss_dims)
+        spec = RunSpec(model, loss, (), rows, total, read, restrictions, kernel, settings)
+        spec = replace(spec, loss_dims=check_loss(spec, loss_dims))
         if isinstance(loss, CustomLoss):
             check_gradient(spec)
         if isinstance(loss, NextTokenLoss):
             batch, mask = rows.batch(rows.ids[: min(settings.batch_size, 2)])
             assert isinstance(batch, torch.Tensor)
-            loss, note = fastest_loss(loss, model, batch, mask)
-            spec = replace(spec, loss=loss, paths={"loss": note})
-        return spec, dims
+            loss, note = choose_loss(loss, model, batch, mask)
+            spec = replace(spec, loss=loss, choices={"loss": note})
+        return spec
 
 
 def check_kernel(settings: Settings) -> Kernel:
     """Return the kernel named in the settings, after trying its options."""
     kernel = plugins.kernel(settings.sampling_method)
     try:
-        transition = kernel.build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
+        transition = build_transition(kernel, settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
     except TypeError as error:
         raise InvalidInputError(
             f"`sampling_method_kwargs` (={dict(settings.sampling_method_kwargs)}) do not fit {kernel.name!r}: {error}"
         ) from error
-    if MALA in settings.metric_names and not proposes_langevin(transition, settings.target):
+    if schema.MALA_ACCEPTANCE in settings.metric_names and not proposes_langevin(transition, settings.target):
         raise InvalidInputError(
-            f"`save_metrics`: {MALA!r} is defined for steps of Langevin type, such as those of 'sgld' and 'rmsprop_sgld'; "
-            f"{kernel.name!r} with {dict(settings.sampling_method_kwargs)} takes others."
+            f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} is defined for steps of Langevin type, such as those of 'sgld' and "
+            f"'rmsprop_sgld'; {kernel.name!r} with {dict(settings.sampling_method_kwargs)} takes others."
         )
     return kernel
 
@@ -101,12 +102,6 @@ def check_model(model: object) -> None:
         raise InvalidInputError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     if not any(True for _ in model.parameters()):
         raise InvalidInputError(f"{type(model).__name__} has no parameters: there is nothing to sample.")
-
-
-def check_mode(chains: object) -> None:
-    """Raise unless this is a way to run chains."""
-    if chains not in MODES:
-        raise InvalidInputError(f"`chains` (={chains!r}) must be one of {', '.join(map(repr, MODES))}.")
 
 
 def on_device(model: nn.Module, device: str | torch.device | None) -> nn.Module:
@@ -146,7 +141,7 @@ def name_restrictions(
         name = masks.description if isinstance(param_masks, (str, ParamMasks)) or param_masks is None else "custom"
         return {name or "custom": masks}
     if param_masks is not None:
-        raise InvalidInputError("`param_masks` and `weight_restrictions` both say what moves: pass only one.")
+        raise InvalidInputError("`param_masks` and `weight_restrictions` both say what is sampled: pass only one.")
     if isinstance(weight_restrictions, str):
         weight_restrictions = [weight_restrictions]
     if not isinstance(weight_restrictions, Mapping):
@@ -238,11 +233,3 @@ def _read_observables(
 
 def _has_count(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], int | np.integer)
-
-
-def _rows_of_run(settings: Settings, total: int) -> np.ndarray:
-    """Return the rows that minibatches of any chain or the initial loss use."""
-    num = max(settings.num_steps, settings.num_init_loss_batches) * settings.batches_per_step
-    distinct = 1 if settings.match_sampling_input_ids_across_chains else settings.num_chains
-    parts = [chain_batches(settings, total, chain)[:num] for chain in range(distinct)]
-    return np.unique(np.concatenate(parts))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.chains.step_metrics import MALA, NAMES
+from devinterp.schema import MALA_ACCEPTANCE, STEP_METRICS
 from devinterp.types import Target
 
 
@@ -65,13 +65,19 @@ class Settings:
             self._set("init_noise", _as_number("init_noise", self.init_noise))
         self._set("sampling_method_kwargs", {k: _plain(v) for k, v in self.sampling_method_kwargs.items()})
         self._set("save_metrics", _as_metrics(self.save_metrics))
-        if MALA in self.metric_names and (self.bounding_box_size is not None or self.noise_level == 0):
+        if MALA_ACCEPTANCE in self.metric_names and (self.bounding_box_size is not None or self.noise_level == 0):
             raise InvalidInputError(
-                f"`save_metrics`: {MALA!r} is of steps that are proposals, which steps with a `bounding_box_size` or with "
-                "`noise_level` 0 are not."
+                f"`save_metrics`: {MALA_ACCEPTANCE!r} is of steps that are proposals, which steps with a `bounding_box_size` "
+                "or with `noise_level` 0 are not."
             )
         _check_word("record", self.record, RECORDS)
         _check_word("loss_dtype", self.loss_dtype, LOSS_DTYPES)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], kernel_options: Mapping[str, Any], weight_decay: float) -> Settings:
+        """Return the settings among the arguments of `devinterp.slt.sampling.sample`, by their names."""
+        own = {each.name: given[each.name] for each in fields(cls) if each.name in given}
+        return cls(**{**own, "sampling_method_kwargs": kernel_options, "weight_decay": weight_decay})
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the class is frozen
@@ -85,7 +91,7 @@ class Settings:
     def metric_names(self) -> tuple[str, ...]:
         """Return the metrics that are recorded."""
         if isinstance(self.save_metrics, bool):
-            return NAMES if self.save_metrics else ()
+            return STEP_METRICS if self.save_metrics else ()
         return tuple(self.save_metrics)
 
     @property
@@ -139,7 +145,7 @@ def _as_metrics(value: object) -> bool | tuple[str, ...]:
     """Return which metrics, by name or as all or none of v2's."""
     if isinstance(value, bool):
         return value
-    known = (*NAMES, MALA)
+    known = (*STEP_METRICS, MALA_ACCEPTANCE)
     names = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
     if not names or len(set(names)) < len(names) or not set(names) <= set(known):
         raise InvalidInputError(

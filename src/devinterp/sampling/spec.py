@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from devinterp.models.masks.param_masks import ParamMasks
+from devinterp.kernels import build_transition
+from devinterp.models.masks import ParamMasks
 from devinterp.sampling.data.datasets import Rows
-from devinterp.sampling.engines.prefix_cache import PrefixCache
-from devinterp.sampling.losses.loss import Loss, masked
+from devinterp.sampling.data.schedule import Schedule
+from devinterp.sampling.losses.loss import Loss, all_finite, masked
 from devinterp.sampling.settings import Settings
 from devinterp.types import Kernel, Transition
 
 
+@final
 @dataclass(frozen=True)
 class Observable:
     """Sequences whose losses are recorded at every draw.
@@ -33,16 +37,19 @@ class Observable:
     sequence_id: np.ndarray
 
 
+@final
 @dataclass(frozen=True)
 class RunSpec:
-    """A prepared run.
+    """A checked run, ready to be sampled. Nothing in it changes while it is, but for the model's weights.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The model, moved in place while sampling.
+        The model; its weights change while sampling and are put back.
     loss : Loss
         Its per-sample loss.
+    loss_dims : tuple of str
+        Names of the dims of one sample's loss.
     rows : Rows
         Those rows of the sampling dataset that are used, on the model's device.
     num_rows : int
@@ -50,26 +57,30 @@ class RunSpec:
     observables : dict of str to Observable
         By name.
     restrictions : dict of str to ParamMasks
-        What moves, by name.
+        The sampled parameters of each weight restriction, by name.
     kernel : Kernel
         The sampling algorithm.
     settings : Settings
-        Everything else.
-    paths : dict of str to str
-        Which way of computing was chosen for what, and why: recorded with the run. Filled as choices are made.
+        All numbers and switches.
+    choices : dict of str to str
+        Which way of computing was chosen for what, and why, as far as that is decided before a chain starts.
     """
 
     model: nn.Module
     loss: Loss
+    loss_dims: tuple[str, ...]
     rows: Rows
     num_rows: int
     observables: Mapping[str, Observable]
     restrictions: Mapping[str, ParamMasks]
     kernel: Kernel
     settings: Settings
-    paths: dict[str, str] = field(default_factory=dict)
-    #: At most one: restrictions after each other with the same constant layers share what these give.
-    kept: list[PrefixCache] = field(default_factory=list, init=False, repr=False, compare=False)
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Return which rows each chain uses at which step."""
+        return Schedule(self.settings, self.num_rows)
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +90,7 @@ class RunSpec:
     def transition(self) -> Transition:
         """Return the kernel with this run's settings."""
         settings = self.settings
-        return self.kernel.build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
+        return build_transition(self.kernel, settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
 
     def batches_of(self, sequence_ids: np.ndarray) -> list[np.ndarray]:
         """Return rows cut into batches for evaluation."""
@@ -88,20 +99,20 @@ class RunSpec:
 
     @torch.no_grad()
     def evaluate(self, rows: Rows, sequence_ids: np.ndarray) -> tuple[Tensor, bool]:
-        """Return the losses of rows at the model's present weights, and whether all that count are finite.
+        """Return the losses of rows at the model's present weights, and whether all unmasked ones are finite.
 
         Returns
         -------
         losses : Tensor
-            ``(sequence, *loss_dims)``, NaN where they do not count.
+            ``(sequence, *loss_dims)``, NaN where masked.
         finite : bool
-            Asks the device to wait.
+            Reading it synchronises with the device.
         """
-        recorded, finite = [], True
-        for part in self.batches_of(sequence_ids):
-            batch, attention_mask = rows.batch(part)
+        parts, finite = [], True
+        for ids in self.batches_of(sequence_ids):
+            batch, attention_mask = rows.batch(ids)
             losses = self.loss.losses(self.model, batch, attention_mask)
             valid = self.loss.valid(attention_mask)
-            recorded.append(masked(losses, valid))
-            finite &= bool(torch.isfinite(losses if valid is None else torch.where(valid, losses, 0)).all())
-        return torch.cat(recorded), finite
+            parts.append(masked(losses, valid))
+            finite &= bool(all_finite(losses, valid))
+        return torch.cat(parts), finite

@@ -11,11 +11,13 @@ import xarray as xr
 from torch import Tensor, nn
 
 from devinterp.errors import InvalidInputError
-from devinterp.models.masks.param_masks import ParamMasks, as_param_masks
+from devinterp.kernels import build_transition
+from devinterp.models.masks.param_masks import ParamMasks
+from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.chains.initial_loss import check_finite_weights
 from devinterp.sampling.chains.stepper import Stepper
 from devinterp.sampling.data.datasets import Batch, Rows, num_rows, read_rows
-from devinterp.sampling.data.schedule import step_rows
+from devinterp.sampling.data.schedule import Schedule
 from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.model_guard import sheltered
 from devinterp.sampling.prepare import check_kernel, check_model, on_device
@@ -63,7 +65,7 @@ def sample_single_chain(
         ``evaluate(model, batch) -> (loss, results)``: a scalar loss, whose gradient moves the chain, and results to record at
         draws: a number, a tensor, or a dict of them.
     param_masks : mapping, str or sequence of str, optional
-        What moves; None moves everything.
+        What is sampled; None: every parameter.
     chain : int, default: 0
         Number of the chain; its noise is seeded ``init_seed + chain``.
     lr, n_beta, num_draws, batch_size, num_burnin_steps, num_steps_bw_draws, init_seed : float or int
@@ -111,8 +113,8 @@ def sample_single_chain(
     with sheltered(ref_model, device, seed=settings.init_seed + chain):
         model = on_device(ref_model, device)
         masks = as_param_masks(model, param_masks)
-        batches = step_rows(settings, num_rows(dataset, name="`dataset`"), chain)
-        rows = read_rows(dataset, batches, name="`dataset`").to(next(model.parameters()).device)
+        batches = Schedule(settings, num_rows(dataset, name="`dataset`")).steps(chain)
+        rows = read_rows(dataset, np.concatenate(batches), name="`dataset`").to(next(model.parameters()).device)
         return _run(model, masks, rows, batches, evaluate, settings, chain)
 
 
@@ -120,7 +122,7 @@ def _run(
     model: nn.Module,
     masks: ParamMasks,
     rows: Rows,
-    batches: np.ndarray,
+    batches: Sequence[np.ndarray],
     evaluate: Evaluate,
     settings: Settings,
     chain: int,
@@ -128,7 +130,9 @@ def _run(
     num_parts = settings.gradient_accumulation_steps
     losses, draws = [], []
     with borrowed(model, masks) as weights:
-        transition = check_kernel(settings).build(settings.target, lr=settings.lr, **settings.sampling_method_kwargs)
+        transition = build_transition(
+            check_kernel(settings), settings.target, lr=settings.lr, **settings.sampling_method_kwargs
+        )
         walker = Stepper(transition, weights, settings, chains=[chain])
         for step, ids in enumerate(batches):
             total, results = 0.0, None
@@ -148,10 +152,13 @@ def _run(
 
 
 def _evaluate(evaluate: Evaluate, model: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
-    found = evaluate(model, batch)
-    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Tensor) and found[0].ndim == 0):
+    returned = evaluate(model, batch)
+    if not (
+        isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], Tensor) and returned[0].ndim == 0
+    ):
         raise InvalidInputError("`evaluate(model, batch)` must return (loss, results) with a loss tensor without dims.")
-    return found
+    loss, results = returned
+    return loss, results
 
 
 def _to_arrays(results: Any) -> dict[str, np.ndarray]:

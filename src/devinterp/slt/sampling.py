@@ -11,12 +11,11 @@ from torch import nn
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling import driver
-from devinterp.sampling.estimate import DryRun
-from devinterp.sampling.estimate import dry_run as estimate
-from devinterp.sampling.execution.run_tasks import CheckpointOptions
+from devinterp.sampling.estimate import DryRun, estimate
 from devinterp.sampling.losses.loss import LossFunction
 from devinterp.sampling.model_guard import sheltered
-from devinterp.sampling.prepare import check_mode, check_model, name_restrictions, prepare
+from devinterp.sampling.options import RunOptions
+from devinterp.sampling.prepare import check_model, name_restrictions, prepare
 from devinterp.sampling.settings import Settings
 from devinterp.types import ModelAdapter
 
@@ -58,12 +57,13 @@ def sample(
     save_metrics: bool | Sequence[str] = False,
     record: Literal["token", "sequence", "moments"] = "token",
     loss_dtype: Literal["float32", "float16"] = "float32",
+    paired: bool | None = None,
     output_path: StoreLike | None = None,
     storage_options: Mapping[str, Any] | None = None,
     loss_fn: LossFunction | None = None,
     loss_dims: Sequence[str] | None = None,
     adapter: str | ModelAdapter | None = None,
-    chains: Literal["auto", "sequential", "vectorized"] = "auto",
+    chains: Literal["auto", "sequential", "vectorized", "fastest"] = "auto",
     progress: bool | None = None,
     checkpoint_share: float = 0.03,
     keep_state: bool = False,
@@ -72,6 +72,7 @@ def sample(
     client: Any = None,
     repair: bool = False,
     dry_run: bool = False,
+    options: RunOptions | None = None,
 ) -> xr.DataTree | DryRun:
     r"""Sample the local posterior around a model's weights, and record every loss on the way.
 
@@ -96,8 +97,8 @@ def sample(
         :math:`n\beta \ge 0`, inverse temperature times sample size; see `devinterp.utils.default_nbeta`. Zero samples the
         prior.
     param_masks : mapping, str or sequence of str, optional
-        What moves: masks by parameter name, or a weight restriction such as ``"l0h1"`` (see
-        `devinterp.slt.weight_restrictions.create_param_masks`). None moves everything.
+        What is sampled: masks by parameter name, or a weight restriction such as ``"l0h1"`` (see
+        `devinterp.slt.weight_restrictions.create_param_masks`). None samples every parameter.
     weight_restrictions : mapping or sequence of str, optional
         Several restrictions in one run, instead of `param_masks`: names to what `param_masks` takes.
     num_chains, num_draws : int, default: 4, 200
@@ -113,7 +114,7 @@ def sample(
     init_seed : int, default: 100
         Seeds the data order, and with the chain's number added its noise.
     batches_per_draw : int, default: 3
-        Batches of each observable that does not say so itself.
+        Default number of batches per observable.
     obs_seed : int, default: 1337
         Seeds the choice of the observables' rows.
     gradient_accumulation_steps : int, default: 1
@@ -151,6 +152,10 @@ def sample(
     loss_dtype : {"float32", "float16"}, default: "float32"
         Precision in which losses along the chains are stored; ``"float16"`` halves the store and rounds a loss by up to
         1 part in 2048 (docs/performance.md says what that does to results).
+    paired : bool, optional
+        Whether to store the loss at :math:`w_0` of every row that minibatches use, so that analyses can subtract the noise
+        of the data (docs/errors.md). It costs one forward pass of each distinct row, shared by all chains and restrictions.
+        None: where that is at most 15 % of the cost of the run's gradients. True completes a run that was made without.
     output_path : str, path or zarr store, optional
         Where the store is written. If it holds this very run already, its result is returned; what of it is missing (the
         rest of a run that was interrupted, more draws, chains, restrictions or observables than before) is sampled and
@@ -164,10 +169,11 @@ def sample(
         Names of the trailing dims of `loss_fn`'s losses; default ``("position",)`` for token ids, else none.
     adapter : str or ModelAdapter, optional
         Which model adapter to use, instead of the one that matches.
-    chains : {"auto", "sequential", "vectorized"}, default: "auto"
+    chains : {"auto", "sequential", "vectorized", "fastest"}, default: "auto"
         Whether chains run one after the other in the model, or side by side as one batched computation, which pays where
-        the model is so small that Python costs more than arithmetic. The numbers agree to rounding. By default a short
-        timing decides, and the decision is recorded in the provenance.
+        the model is so small that Python costs more than arithmetic. The numbers agree to rounding. ``"auto"`` decides
+        by the operations that a step takes, so that the same call gives the same numbers however busy the machine is;
+        ``"fastest"`` by timing a step. The decision and what it was made from are recorded in the provenance.
     progress : bool, optional
         Whether to show progress bars. None: in a terminal or a notebook.
     checkpoint_share : float, default: 0.03
@@ -179,8 +185,8 @@ def sample(
     notes : mapping, optional
         JSON-able values to record in the provenance.
     workers : int, optional
-        Sample in so many processes of this machine, each with a copy of the model (and, of several GPUs, one for itself).
-        None: in this process. The result does not depend on it.
+        Number of local worker processes, each with a copy of the model (and, of several GPUs, one for itself). None: sample in
+        this process. The result does not depend on it.
     client : distributed.Client, optional
         Sample on this Dask cluster, at most one task on each worker; `output_path` must be within reach of all of them. The
         result does not depend on it.
@@ -189,6 +195,9 @@ def sample(
     dry_run : bool, default: False
         Whether to only say what the run would cost: bytes of each array, model evaluations, and the time, from a few steps
         that are taken for it. Nothing is written.
+    options : RunOptions, optional
+        The arguments from `output_path` to `dry_run` that say where and how to sample, as one object, instead of each by
+        itself.
 
     Returns
     -------
@@ -207,36 +216,14 @@ def sample(
     ----------
     .. [1] E. Lau et al. The local learning coefficient: a singularity-aware complexity measure. arXiv:2308.12108.
     """
-    settings = Settings(
-        lr=lr,
-        n_beta=n_beta,
-        num_chains=num_chains,
-        num_draws=num_draws,
-        batch_size=batch_size,
-        num_burnin_steps=num_burnin_steps,
-        num_steps_bw_draws=num_steps_bw_draws,
-        num_init_loss_batches=num_init_loss_batches,
-        init_seed=init_seed,
-        batches_per_draw=batches_per_draw,
-        obs_seed=obs_seed,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        localization=localization,
-        noise_level=noise_level,
-        weight_decay=llc_weight_decay,
-        bounding_box_size=bounding_box_size,
-        sampling_method=sampling_method,
-        sampling_method_kwargs=kernel_options(sampling_method, sampling_method_kwargs, rmsprop_eps, rmsprop_alpha),
-        shuffle=shuffle,
-        match_sampling_input_ids_across_chains=match_sampling_input_ids_across_chains,
-        init_noise=init_noise,
-        save_metrics=save_metrics,
-        record=record,
-        loss_dtype=loss_dtype,
+    given = dict(locals())  # every argument, by its name
+    settings = Settings.of(
+        given, kernel_options(sampling_method, sampling_method_kwargs, rmsprop_eps, rmsprop_alpha), llc_weight_decay
     )
+    how = RunOptions.merged(options, given)
     check_model(model)
-    check_mode(chains)
     with sheltered(model, device, seed=settings.init_seed):
-        spec, dims = prepare(
+        spec = prepare(
             model,
             dataset,
             observables,
@@ -247,20 +234,7 @@ def sample(
             adapter=adapter,
             device=device,
         )
-        if dry_run:
-            return estimate(spec, dims, mode=chains)
-        options = driver.Options(
-            output_path=output_path,
-            storage_options=storage_options,
-            progress=progress,
-            chains=chains,
-            guard=CheckpointOptions(share=checkpoint_share, keep_state=keep_state),
-            notes=notes or {},
-            workers=0 if workers is None else workers,
-            client=client,
-            repair=repair,
-        )
-        return driver.run(spec, dims, options)
+        return estimate(spec, mode=how.chains, paired=how.paired) if how.dry_run else driver.run(spec, how)
 
 
 def kernel_options(

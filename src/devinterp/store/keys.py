@@ -1,4 +1,4 @@
-"""Bytes and JSON of a store by key, for what is no array: locks, marks, attributes that must change at once."""
+"""Read and write single keys of a store, as bytes or JSON: for locks, and attributes that must change in one write."""
 
 from __future__ import annotations
 
@@ -12,36 +12,41 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync  # the only way to ask a store object a question from synchronous code
 from zarr.storage import FsspecStore, LocalStore
 
-#: Name of the object that holds the metadata and attributes of a group or an array.
+#: Last part of the key that holds the metadata and attributes of a group or an array.
 METADATA = "zarr.json"
-#: What a writer killed at the wrong instant leaves in a directory; nobody reads it.
+#: Endings of the unfinished files that a killed writer leaves in a directory; nobody reads them.
 _LEFTOVERS = (".partial", ".tmp")
 
 
+def metadata_key(path: str) -> str:
+    """Return the key that holds the metadata and attributes of a group or an array, of the root for an empty path."""
+    return f"{path}/{METADATA}" if path else METADATA
+
+
 def get(store: Store, key: str) -> bytes | None:
-    """Return the bytes of a key, or None where there is none."""
-    found = sync(store.get(key, default_buffer_prototype()))
-    return None if found is None else found.to_bytes()
+    """Return the bytes of a key, or None where there is no such key."""
+    value = sync(store.get(key, default_buffer_prototype()))
+    return None if value is None else value.to_bytes()
 
 
 def get_many(store: Store, keys: Sequence[str]) -> list[bytes | None]:
-    """Return the bytes of several keys, asked for at once."""
+    """Return the bytes of several keys, requested at the same time."""
 
     async def collect() -> list[Any]:
         return await asyncio.gather(*(store.get(key, default_buffer_prototype()) for key in keys))
 
-    return [None if found is None else found.to_bytes() for found in sync(collect())]
+    return [None if value is None else value.to_bytes() for value in sync(collect())]
 
 
 def put(store: Store, key: str, value: bytes) -> None:
-    """Set a key, replacing at once what it held."""
+    """Set a key, replacing its value in one write."""
     sync(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
 
 
 def put_new(store: Store, key: str, value: bytes) -> None:
-    """Set a key unless it is there; conditionally where the store can, so that of several callers one succeeds.
+    """Set a key unless it exists, by a conditional write where the store has one: then only one of several callers succeeds.
 
-    Whether this call did is told by reading the key.
+    Read the key afterwards to learn whether it was this one.
     """
     if isinstance(store, FsspecStore):
         sync(_create(store, key, value))
@@ -52,25 +57,25 @@ def put_new(store: Store, key: str, value: bytes) -> None:
 async def _create(store: FsspecStore, key: str, value: bytes) -> None:
     path = f"{store.path}/{key}" if store.path else key
     try:
-        # S3 (If-None-Match), local files and memory know exclusive creation.
+        # S3 (If-None-Match), local files and memory support exclusive creation.
         await cast("Any", store.fs)._pipe_file(path, value, mode="create")
     except FileExistsError:
         pass
-    except (TypeError, NotImplementedError, ValueError):  # this file system does not: the next best is to look first
+    except (TypeError, NotImplementedError, ValueError):  # not supported here: the next best is to look first
         await store.set_if_not_exists(key, default_buffer_prototype().buffer.from_bytes(value))
 
 
 def delete(store: Store, key: str) -> None:
-    """Remove a key, if it is there."""
+    """Remove a key, if it exists."""
     sync(store.delete(key))
 
 
 def delete_below(store: Store, prefix: str) -> None:
-    """Remove everything whose key is below a prefix."""
+    """Remove every key below a prefix."""
     sync(store.delete_dir(prefix))
 
 
-def keys(store: Store, prefix: str = "") -> list[str]:
+def list_keys(store: Store, prefix: str = "") -> list[str]:
     """Return all keys below a prefix."""
 
     async def collect() -> list[str]:
@@ -80,7 +85,7 @@ def keys(store: Store, prefix: str = "") -> list[str]:
 
 
 def children(store: Store, group: str) -> list[str]:
-    """Return the names of what lies directly below a group."""
+    """Return the names directly below a group."""
 
     async def collect() -> list[str]:
         return [name async for name in store.list_dir(group)]
@@ -88,13 +93,22 @@ def children(store: Store, group: str) -> list[str]:
     return sync(collect())
 
 
+def sizes(store: Store) -> dict[str, int]:
+    """Return the size in bytes of everything in a store, by key."""
+
+    async def collect() -> dict[str, int]:
+        return {key: await store.getsize(key) async for key in store.list()}
+
+    return sync(collect())
+
+
 def get_json(store: Store, key: str) -> dict[str, Any] | None:
-    """Return a JSON object, or None where there is none that can be read."""
-    found = get(store, key)
-    if found is None:
+    """Return the JSON object that a key holds, or None where there is no such key, or no such object in it."""
+    content = get(store, key)
+    if content is None:
         return None
     try:
-        value = json.loads(found)
+        value = json.loads(content)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -106,20 +120,19 @@ def put_json(store: Store, key: str, value: Mapping[str, Any]) -> None:
 
 
 def get_attrs(store: Store, group: str) -> dict[str, Any]:
-    """Return the attributes of a group or an array, whatever consolidated metadata say; empty where there is none."""
-    found = get_json(store, _metadata(group)) or {}
-    attrs = found.get("attributes")
+    """Return the attributes of a group or an array, bypassing consolidated metadata; empty where there is no such node."""
+    attrs = (get_json(store, metadata_key(group)) or {}).get("attributes")
     return attrs if isinstance(attrs, dict) else {}
 
 
 def update_attrs(store: Store, group: str, attrs: Mapping[str, Any]) -> None:
-    """Change attributes of a group or an array in one write, keeping its metadata (consolidated ones included)."""
-    found = get_json(store, _metadata(group)) or {"zarr_format": 3, "node_type": "group"}
-    put_json(store, _metadata(group), {**found, "attributes": {**(found.get("attributes") or {}), **attrs}})
+    """Change some attributes of a group or an array in one write, keeping the rest of its metadata; makes a new group."""
+    metadata = get_json(store, metadata_key(group)) or {"zarr_format": 3, "node_type": "group"}
+    put_json(store, metadata_key(group), {**metadata, "attributes": {**(metadata.get("attributes") or {}), **attrs}})
 
 
-def sweep(store: Store) -> None:
-    """Remove unfinished files of a killed writer from a directory; call it only while nobody else writes."""
+def remove_leftovers(store: Store) -> None:
+    """Remove the unfinished files of a killed writer from a directory; call it only while nobody else writes."""
     if isinstance(store, LocalStore):
         for suffix in _LEFTOVERS:
             for path in store.root.rglob(f"*{suffix}"):
@@ -127,10 +140,6 @@ def sweep(store: Store) -> None:
 
 
 def is_leftover(key: str) -> bool:
-    """Say whether a key is what a killed writer leaves, or the probe of `devinterp.store.location.check_writable`."""
+    """Say whether a key is an unfinished file of a killed writer, or of `devinterp.store.location.check_writable`."""
     name = key.rpartition("/")[2]
     return name.endswith(_LEFTOVERS) or name.startswith(".devinterp-")
-
-
-def _metadata(group: str) -> str:
-    return f"{group}/{METADATA}" if group else METADATA

@@ -1,22 +1,23 @@
-"""Where a store is: a path, a URL or a zarr store object."""
+"""Find the zarr store at a path or URL, and make stores in memory or in a temporary directory."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from zarr.abc.store import Store
 from zarr.core.sync import sync  # the only way to ask a store object a question from synchronous code
-from zarr.storage import FsspecStore, LocalStore, ZipStore
+from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
 from devinterp.errors import InvalidInputError, StoreError
 
-#: What `output_path=` and `open` take.
+#: What `sample(output_path=)` and `devinterp.open` accept.
 StoreLike: TypeAlias = str | os.PathLike[str] | Store
 
 
@@ -26,7 +27,7 @@ def is_url(location: StoreLike) -> bool:
 
 
 def describe(location: StoreLike) -> str:
-    """Return a location as a person would write it, for messages."""
+    """Return the name of a location in messages."""
     return str(location) if isinstance(location, (Store, str)) else os.fspath(location)
 
 
@@ -54,7 +55,7 @@ def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Ma
     if isinstance(location, Store):
         return location
     if isinstance(location, str) and location.startswith("file://"):
-        # A directory of its own kind: whole files at once, and locks that one process gets.
+        # LocalStore replaces files atomically and creates keys exclusively, which fsspec does not promise.
         location = urllib.request.url2pathname(urllib.parse.urlsplit(location).path)
     if is_url(location):
         return FsspecStore.from_url(str(location), dict(storage_options or {}), read_only=read_only)
@@ -70,11 +71,28 @@ def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Ma
     return LocalStore(path, read_only=read_only)
 
 
-def check_writable(path: Path) -> None:
-    """Raise `StoreError` unless a directory can be written at `path`; leaves nothing behind.
+def memory_store() -> MemoryStore:
+    """Return a new store in the memory of this process."""
+    return MemoryStore()
 
-    A probe file is written and removed, because permission bits do not tell about read-only file systems, and do not bind
-    a superuser. So are directories that are not there yet: a run that is refused later must not leave them.
+
+@contextmanager
+def temporary_store() -> Iterator[LocalStore]:
+    """Give a new store in a temporary directory, and remove it when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="devinterp-") as path:
+        yield LocalStore(path)
+
+
+def is_process_memory(store: Store) -> bool:
+    """Say whether a store is memory of this process, which no other process can write to."""
+    return isinstance(store, MemoryStore) or (isinstance(store, FsspecStore) and "memory" in store.fs.protocol)
+
+
+def check_writable(path: Path) -> None:
+    """Raise `StoreError` unless a directory at `path` can be written to; leaves nothing behind.
+
+    Permission bits say nothing of read-only file systems, and do not bind a superuser: a probe file is written and removed.
+    So are missing directories, which a run that is refused later must not leave.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
@@ -86,5 +104,5 @@ def check_writable(path: Path) -> None:
         raise StoreError(f"cannot write to {path}: {error.strerror or error}. Choose another path.") from error
     finally:
         for folder in missing:
-            with suppress(OSError):  # never made, or in use by another process by now
+            with suppress(OSError):  # was not made, or another process uses it by now
                 folder.rmdir()

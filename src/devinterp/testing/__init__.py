@@ -1,4 +1,8 @@
-"""What plugin authors test with: synthetic trees and conformance suites to subclass."""
+"""Tests for plugin authors: conformance suites to subclass, and synthetic trees to run them on.
+
+`AnalysisTests`, `KernelTests` and `ModelAdapterTests` each hold what every object of that kind must do, the built-in ones
+included; `synthetic_tree` makes a run's tree from random losses, without a model and without torch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every analysis must hold to; subclass it for your own."""
+"""Tests that every analysis must pass; subclass them for your own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from devinterp.types import Analysis
 class AnalysisTests:
     """Tests of an `Analysis`, run by pytest on a subclass that names it.
 
-    Set `analysis`, and `options` if it has arguments without default; override `tree` if it needs what `synthetic_tree` lacks::
+    Set `analysis`, and `options` if it has arguments without default; override `tree` if it reads what `synthetic_tree` lacks::
 
         class TestWbic(AnalysisTests):
             analysis = devinterp_analyses()[0]
@@ -41,10 +41,10 @@ class AnalysisTests:
 
     def compute(self, tree: xr.DataTree) -> xr.DataTree:
         """Return the result, as a tree whatever its type."""
-        found = self.analysis.compute(tree, **self.options)
-        if isinstance(found, xr.DataArray):
-            found = found.to_dataset(name="result")
-        return xr.DataTree(found) if isinstance(found, xr.Dataset) else found
+        result = self.analysis.compute(tree, **self.options)
+        if isinstance(result, xr.DataArray):
+            result = result.to_dataset(name="result")
+        return xr.DataTree(result) if isinstance(result, xr.Dataset) else result
 
     def test_documents_its_parameters(self) -> None:
         """A user sees the docstring and the signature, in Python and on the command line."""
@@ -57,8 +57,9 @@ class AnalysisTests:
             assert parameter.name in text, f"`{parameter.name}` is not described in the docstring"
 
     def test_its_requirements_are_in_the_tree(self) -> None:
-        """What `requires` names is what the schema calls it."""
-        assert schema.missing(self.tree(), self.analysis.requires) == []
+        """The paths in `requires` exist in a run's tree."""
+        missing = schema.missing(self.tree(), self.analysis.requires)
+        assert not missing, f"`requires` names what no run has: {missing}"
 
     def test_computes_nothing_when_called(self) -> None:
         """A lazy tree gives a lazy result: no loss is read before the result is computed."""
@@ -66,10 +67,8 @@ class AnalysisTests:
         for path in schema.variable_paths(tree):
             if path.endswith("/loss"):
                 tree[path] = xr.DataArray(_unreadable(tree[path].data), dims=tree[path].dims)
-        found = self.compute(tree)
-        eager = [
-            f"{node.path}: {name}" for node in found.subtree for name, v in node.data_vars.items() if v.chunks is None
-        ]
+        nodes = self.compute(tree).subtree
+        eager = [f"{node.path}: {name}" for node in nodes for name, v in node.data_vars.items() if v.chunks is None]
         numbers = [name for name in eager if not name.endswith("ids")]
         assert not numbers, f"computed although the tree is lazy: {numbers}"
 
@@ -80,7 +79,7 @@ class AnalysisTests:
             _assert_close(self.compute(self.tree(chunks=chunks)).compute(), expected, self.tolerance)
 
     def test_leaves_the_tree_as_it_was(self) -> None:
-        """An analysis changes neither data nor attributes of what it is given."""
+        """An analysis changes neither data nor attributes of the tree it gets."""
         tree = self.tree()
         self.compute(tree)
         xr.testing.assert_identical(tree, self.tree())
@@ -97,10 +96,10 @@ class AnalysisTests:
 
     def test_result_can_be_stored(self, tmp_path: Path) -> None:
         """The result goes to Zarr and comes back."""
-        found = self.compute(self.tree(chunks={}))
-        found.to_zarr(tmp_path / "result.zarr", consolidated=False)
+        result = self.compute(self.tree(chunks={}))
+        result.to_zarr(tmp_path / "result.zarr", consolidated=False)
         with xr.open_datatree(tmp_path / "result.zarr", engine="zarr", consolidated=False) as again:
-            _assert_close(again.compute(), found.compute(), self.tolerance)
+            _assert_close(again.compute(), result.compute(), self.tolerance)
 
 
 def _unreadable(array: da.Array) -> da.Array:
@@ -111,14 +110,14 @@ def _unreadable(array: da.Array) -> da.Array:
     return lazy
 
 
-def _assert_close(found: xr.DataTree, expected: xr.DataTree, tolerance: float) -> None:
-    assert {node.path for node in found.subtree} == {node.path for node in expected.subtree}
+def _assert_close(result: xr.DataTree, expected: xr.DataTree, tolerance: float) -> None:
+    assert {node.path for node in result.subtree} == {node.path for node in expected.subtree}
     for node in expected.subtree:
-        assert set(found[node.path].data_vars) == set(node.data_vars)
+        assert set(result[node.path].data_vars) == set(node.data_vars)
         for name, variable in node.data_vars.items():
-            values, wanted = found[node.path][str(name)].to_numpy(), variable.to_numpy()
-            if wanted.dtype.kind != "f":
-                np.testing.assert_array_equal(values, wanted, err_msg=str(name))
+            got, exact = result[node.path][str(name)].to_numpy(), variable.to_numpy()
+            if exact.dtype.kind != "f":
+                np.testing.assert_array_equal(got, exact, err_msg=str(name))
                 continue
-            scale = float(np.nanmax(np.abs(wanted), initial=0.0))
-            np.testing.assert_allclose(values, wanted, rtol=tolerance, atol=tolerance * scale, err_msg=str(name))
+            scale = float(np.nanmax(np.abs(exact), initial=0.0))
+            np.testing.assert_allclose(got, exact, rtol=tolerance, atol=tolerance * scale, err_msg=str(name))

@@ -1,4 +1,4 @@
-"""What every model adapter must hold to; subclass it for your own."""
+"""Conformance tests of model adapters; subclass them for your own."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from devinterp.models.structure.types import Structure
+from devinterp.models.masks import difference, union
+from devinterp.models.structure import Attention
 from devinterp.types import ModelAdapter
 
 
 class ModelAdapterTests:
-    """Tests of a `ModelAdapter`, run by pytest on a subclass that names it and makes a small model.
+    """Tests of a `ModelAdapter`, run by pytest on a subclass that names the adapter and makes a small model.
 
-    As in::
+    For example::
 
         class TestMyAdapter(ModelAdapterTests):
             adapter = MyAdapter()
@@ -22,13 +23,13 @@ class ModelAdapterTests:
             def model(self):
                 return MyModel(num_layers=2)
 
-    Heads are proved by gradients: with the output columns of all other heads at zero, the logits depend on the weights of no
-    other head. A model whose heads are coupled by a norm over all of them sets `coupled_heads`.
+    Heads are checked by gradients: with the output columns of all other heads at zero, the logits must depend on the
+    weights of no other head. For a model whose heads are coupled by a norm over all of them, set `coupled_heads`.
     """
 
     #: The adapter under test.
     adapter: ClassVar[ModelAdapter]
-    #: Whether something beside the output projection couples the heads of an attention.
+    #: Whether the result of a head depends on other heads, for example by a norm over all heads.
     coupled_heads: ClassVar[bool] = False
 
     def model(self) -> nn.Module:
@@ -40,7 +41,7 @@ class ModelAdapterTests:
         return torch.tensor([[1, 2, 3, 1, 2], [3, 1, 2, 2, 1]])
 
     def test_it_matches_its_model_and_not_any_other(self) -> None:
-        """It says yes to its model, and, unless it is a fallback, no to a module that it cannot know."""
+        """The adapter matches its model, and, unless it is a fallback, not a plain linear module."""
         assert self.adapter.matches(self.model())
         if not self.adapter.fallback:
             assert not self.adapter.matches(nn.Linear(2, 2))
@@ -58,20 +59,8 @@ class ModelAdapterTests:
         size = self.adapter.vocab_size(model)
         assert size is None or int(ids.max()) < size <= logits.shape[-1]
 
-    def test_the_unembedding_returns_the_logits(self) -> None:
-        """Where an unembedding is named, it is a module of the model and its output is the logits."""
-        model = self.model().eval()
-        name = self.adapter.unembedding(model)
-        if name is None:
-            return
-        seen: list[Tensor] = []
-        hook = model.get_submodule(name).register_forward_hook(lambda module, args, output: seen.append(output))
-        logits = self.adapter.logits(model, self.input_ids())
-        hook.remove()
-        assert torch.equal(seen[-1], logits)
-
     def test_the_structure_covers_the_model(self) -> None:
-        """Every mask is of a parameter and not empty; attn, mlp and norm are disjoint; together all weights are named."""
+        """Masks fit their parameters and are not empty; attn, mlp and norm are disjoint; every parameter has a mask."""
         model = self.model()
         structure, parameters = self.adapter.structure(model), dict(model.named_parameters())
         parts = [structure.embed, structure.unembed, structure.other]
@@ -87,33 +76,26 @@ class ModelAdapterTests:
 
     def test_heads_depend_on_no_other_head(self) -> None:
         """With the output columns of the other heads at zero, the logits depend on none of their other weights."""
-        model, adapter = self.model().eval(), self.adapter
-        if not self.coupled_heads:
-            for _, _, layer in adapter.structure(model):
-                for attention in layer.attentions:
-                    for index in range(len(attention.heads)):
-                        self._check_head(model, adapter.structure(model), attention.name, index)
+        model = self.model().eval()
+        for _, _, layer in self.adapter.structure(model):
+            for attention in layer.attentions:
+                for index in range(0 if self.coupled_heads else len(attention.heads)):
+                    self._check_head(model, attention, index)
 
-    def _check_head(self, model: nn.Module, structure: Structure, name: str, index: int) -> None:
-        heads = next(a.heads for _, _, layer in structure for a in layer.attentions if a.name == name)
-        parameters, mine = dict(model.named_parameters()), heads[index].masks
-        saved = {n: parameters[n].detach().clone() for n in heads[index].parts["o"]}
-        others = {n: m for head in heads for n, m in head.masks.items() if n not in saved}
+    def _check_head(self, model: nn.Module, attention: Attention, index: int) -> None:
+        parameters, mine = dict(model.named_parameters()), attention.heads[index]
+        of_heads = union(head.masks for head in attention.heads)
+        foreign, names = difference(of_heads, mine.masks), [name for name in of_heads if name not in mine.parts["o"]]
+        saved = {name: parameters[name].detach().clone() for name in mine.parts["o"]}
         with torch.no_grad():
-            for n, mask in heads[index].parts["o"].items():
-                parameters[n].mul_(mask.to_bool())
+            for name, mask in mine.parts["o"].items():
+                parameters[name].mul_(mask.to_bool())
         loss = self.adapter.logits(model, self.input_ids()).square().sum()
-        grads = torch.autograd.grad(loss, [parameters[n] for n in others], allow_unused=True)
+        grads = torch.autograd.grad(loss, [parameters[name] for name in names], allow_unused=True)
         with torch.no_grad():
-            for n, value in saved.items():
-                parameters[n].copy_(value)
-        for n, grad in zip(others, grads, strict=True):
-            if grad is None:
-                continue
-            foreign = torch.zeros(grad.shape, dtype=torch.bool)
-            for head in heads:
-                if n in head.masks:
-                    foreign |= head.masks[n].to_bool()
-            if n in mine:
-                foreign &= ~mine[n].to_bool()
-            assert not bool((grad[foreign] != 0).any()), f"head {index} of {name} depends on weights of others: {n}"
+            for name, value in saved.items():
+                parameters[name].copy_(value)
+        for name, grad in zip(names, grads, strict=True):
+            if grad is not None and name in foreign:
+                reached = bool((grad[foreign[name].to_bool()] != 0).any())
+                assert not reached, f"head {index} of {attention.name} depends on weights of others: {name}"

@@ -11,11 +11,11 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import InvalidInputError
-from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TOKEN
+from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, ROW, SEQUENCE, STEP, TOKEN
 
 #: Number of weights of the pretended model, and of its vocabulary.
 _NUM_WEIGHTS, _VOCABULARY = 6, 50
-_CURVATURE, _SCALE = 4.0, 0.1
+_CURVATURE = 4.0
 
 
 def synthetic_tree(
@@ -26,9 +26,14 @@ def synthetic_tree(
     num_burnin_steps: int = 0,
     num_steps_bw_draws: int = 1,
     batch_size: int = 4,
+    gradient_accumulation_steps: int = 1,
+    num_rows: int = 32,
+    shared_minibatches: bool = True,
+    row_losses: bool = True,
     num_tokens: int = 9,
     observables: Mapping[str, tuple[int, int]] | None = None,
     n_beta: float = 20.0,
+    scale: float = 0.1,
     autocorrelation: float = 0.5,
     drift: float = 0.0,
     ragged: bool = False,
@@ -38,7 +43,7 @@ def synthetic_tree(
 ) -> xr.DataTree:
     r"""Return a complete sampling run whose weights are a stationary Gaussian process.
 
-    Every chain moves six weights :math:`w`, an AR(1) process with standard deviation 0.1 in each; under the restrictions
+    Every chain moves six weights :math:`w`, an AR(1) process with standard deviation `scale` in each; under the restrictions
     after the first only some of them move. The loss of token :math:`x` is :math:`\ell_x(w) = \ell_x(0) + b_x \cdot w + 2 |w|^2`
     with fixed random :math:`b_x`, so that traces are correlated, learning coefficients are positive and exact values are known.
 
@@ -54,10 +59,21 @@ def synthetic_tree(
         Steps from one draw to the next.
     batch_size, num_tokens : int
         Shape of a minibatch; losses have one position less than there are tokens.
+    gradient_accumulation_steps : int, default: 1
+        Minibatches of each step.
+    num_rows : int, default: 32
+        Rows of the dataset, at least `batch_size`. Every epoch uses all whole minibatches in the same order; the first half of
+        an epoch serves for L(w0).
+    shared_minibatches : bool, default: True
+        Whether all chains see the same minibatches.
+    row_losses : bool, default: True
+        Store the loss at w0 of every row, for the paired learning coefficient.
     observables : dict of str to (int, int), optional
         Number of sequences and of tokens of each observable. Default: ``{"train": (8, 9), "code": (6, 9)}``; ``{}`` for none.
     n_beta : float, default: 20.0
         Inverse temperature times sample size, as recorded in the settings.
+    scale : float, default: 0.1
+        Standard deviation of each weight; 0 for weights that do not move.
     autocorrelation : float, default: 0.5
         Coefficient of the AR(1) process, from -1 to 1 exclusive.
     drift : float, default: 0.0
@@ -74,17 +90,18 @@ def synthetic_tree(
     Returns
     -------
     xarray.DataTree
-        A run of schema version 1, without metrics.
+        A run without metrics.
     """
-    if num_restrictions < 1 or num_chains < 1 or num_draws < 1:
+    counts = {"num_restrictions": num_restrictions, "num_chains": num_chains, "num_draws": num_draws}
+    if min(counts.values()) < 1 or num_rows < batch_size:
         raise InvalidInputError(
-            f"counts must be positive; got num_restrictions={num_restrictions}, num_chains={num_chains}, num_draws={num_draws}."
+            f"counts must be positive and `num_rows` (={num_rows}) at least `batch_size` (={batch_size}); got {counts}."
         )
     observables = {"train": (8, 9), "code": (6, 9)} if observables is None else observables
     rng = np.random.default_rng(seed)
     num_steps = num_burnin_steps + num_draws * num_steps_bw_draws
     draw_step = num_burnin_steps + num_steps_bw_draws * np.arange(num_draws)
-    weights = _walk(rng, (num_restrictions, num_chains, num_steps), autocorrelation, drift)
+    weights = _walk(rng, (num_restrictions, num_chains, num_steps), scale, autocorrelation, drift)
     extra = np.zeros(num_steps)
     extra[:num_burnin_steps] = np.linspace(1, 0, num_burnin_steps, endpoint=False)
     broken = np.zeros(weights.shape[:3], bool)
@@ -92,15 +109,26 @@ def synthetic_tree(
         broken[restriction, chain, num_steps // 2 :] = True
     stop = np.where(broken, np.nan, extra)
 
-    pool = _Dataset(rng, 32, num_tokens, ragged)
-    rows = rng.integers(32, size=(num_chains, num_steps, batch_size))
+    pool = _Dataset(rng, num_rows, num_tokens, ragged)
+    num_streams, per_epoch = 1 if shared_minibatches else num_chains, num_rows // batch_size
+    epochs = np.stack([rng.permutation(num_rows)[: per_epoch * batch_size] for _ in range(num_streams)])
+    epochs = np.broadcast_to(epochs.reshape(num_streams, per_epoch, batch_size), (num_chains, per_epoch, batch_size))
+    num_initial = -(-per_epoch // (2 * gradient_accumulation_steps))
     groups: dict[str, xr.Dataset] = {
         "/": _root(num_restrictions, num_chains, num_draws, draw_step),
-        f"/{schema.TRACE}": _trace(pool, rows, weights, stop),
+        f"/{schema.TRACE}": _trace(
+            pool,
+            _steps(epochs, num_steps, gradient_accumulation_steps),
+            weights,
+            stop,
+            _steps(epochs, num_initial, gradient_accumulation_steps).reshape(num_chains, -1, batch_size),
+        ),
     }
     for name, (num_sequences, tokens) in observables.items():
         data = _Dataset(rng, num_sequences, tokens, ragged)
         groups[f"/{schema.OBSERVABLES}/{name}"] = data.observable(weights[:, :, draw_step], stop[:, :, draw_step])
+    if row_losses:
+        groups[f"/{schema.TRACE}"] = groups[f"/{schema.TRACE}"].assign(pool.row_losses())
     groups[f"/{schema.STATUS}"] = _status(broken)
     settings = {
         "lr": 1e-3,
@@ -111,6 +139,9 @@ def synthetic_tree(
         "num_burnin_steps": num_burnin_steps,
         "num_steps_bw_draws": num_steps_bw_draws,
         "batch_size": batch_size,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "num_init_loss_batches": num_initial,
+        "match_sampling_input_ids_across_chains": shared_minibatches,
     }
     groups["/"].attrs = {
         "schema_version": schema.SCHEMA_VERSION,
@@ -149,6 +180,14 @@ class _Dataset:
         losses: np.ndarray = self.start + np.einsum("...k,spk->...sp", weights, self.slope) + common[..., None, None]
         return losses.astype(np.float32)
 
+    def row_losses(self) -> dict[str, Any]:
+        """Return the variables that hold the loss at w0 of every row."""
+        num_rows = len(self.start)
+        return {
+            "row_id": ((ROW,), np.arange(num_rows), {"num_rows": num_rows}),
+            "row_loss": ((ROW, POSITION), self.start.astype(np.float32)),
+        }
+
     def observable(self, weights: np.ndarray, stop: np.ndarray) -> xr.Dataset:
         num_sequences, num_tokens = self.tokens.shape
         return xr.Dataset(
@@ -161,14 +200,16 @@ class _Dataset:
         )
 
 
-def _walk(rng: np.random.Generator, shape: tuple[int, int, int], coefficient: float, drift: float) -> np.ndarray:
+def _walk(
+    rng: np.random.Generator, shape: tuple[int, int, int], scale: float, coefficient: float, drift: float
+) -> np.ndarray:
     """Return weights ``(restriction, chain, step, weight)``; later restrictions move a part of them."""
     noise = rng.normal(size=(*shape, _NUM_WEIGHTS))
     walk = np.empty_like(noise)
     walk[:, :, 0] = noise[:, :, 0]
     for step in range(1, shape[2]):
         walk[:, :, step] = coefficient * walk[:, :, step - 1] + np.sqrt(1 - coefficient**2) * noise[:, :, step]
-    walk *= _SCALE
+    walk *= scale
     trend = drift * rng.normal(size=(shape[0], shape[1], 1, _NUM_WEIGHTS))
     walk += trend * np.linspace(-0.5, 0.5, shape[2])[:, None]
     walk *= _moving(shape[0])[:, None, None, :]
@@ -196,32 +237,50 @@ def _root(num_restrictions: int, num_chains: int, num_draws: int, draw_step: np.
     )
 
 
-def _trace(pool: _Dataset, rows: np.ndarray, weights: np.ndarray, stop: np.ndarray) -> xr.Dataset:
+def _steps(epochs: np.ndarray, num_steps: int, minibatches: int) -> np.ndarray:
+    """Return the rows ``(chain, step, batch)`` of steps that replay epochs ``(chain, minibatch, row)``."""
+    order = np.arange(num_steps * minibatches) % epochs.shape[1]
+    return np.asarray(epochs[:, order].reshape(len(epochs), num_steps, -1))
+
+
+def _trace(pool: _Dataset, rows: np.ndarray, weights: np.ndarray, stop: np.ndarray, initial: np.ndarray) -> xr.Dataset:
     losses = np.empty((*weights.shape[:3], rows.shape[2], pool.start.shape[1]), np.float32)
     common = _CURVATURE / 2 * (weights**2).sum(-1) + stop
     for slot in range(rows.shape[2]):
         chosen = rows[:, :, slot]
         linear = np.einsum("rcik,cipk->rcip", weights, pool.slope[chosen])
         losses[:, :, :, slot] = pool.start[chosen] + linear + common[..., None]
-    # The loss at the starting weights is known from a few of the sequences only, so that it has an error.
-    first = pool.start[rows[:, 0]]
-    count = np.maximum((~np.isnan(first)).sum(1), 1)
-    seen = ~np.isnan(pool.start)
-    spread = np.std(pool.start, where=seen, axis=0)
-    init_loss = np.where(seen, pool.start, 0).sum(0) / np.maximum(seen.sum(0), 1)
-    init_loss[~seen.any(0)] = np.nan
-    shape = (rows.shape[0], pool.start.shape[1])
-    position_se = np.broadcast_to(spread, shape) / np.sqrt(count)
     return xr.Dataset(
         {
             "loss": ((RESTRICTION, CHAIN, STEP, BATCH, POSITION), losses),
             "sequence_id": ((CHAIN, STEP, BATCH), rows),
-            "init_loss": ((CHAIN, POSITION), np.broadcast_to(init_loss, shape).astype(np.float32)),
-            "init_loss_se": ((CHAIN, POSITION), position_se.astype(np.float32)),
-            "init_loss_mean_se": ((CHAIN,), np.full(shape[0], np.nanmean(spread) / np.sqrt(32 * shape[1]), np.float32)),
+            **_initial_loss(pool, initial),
         },
         coords={STEP: np.arange(rows.shape[1]), POSITION: np.arange(1, pool.start.shape[1] + 1)},
     )
+
+
+def _initial_loss(pool: _Dataset, batches: np.ndarray) -> dict[str, Any]:
+    """Return L(w0) on some rows ``(chain, minibatch, row)``, and how uncertain that makes it."""
+    start = pool.start[batches]
+    flat = start.reshape(len(start), -1, start.shape[-1])
+    unmasked = ~np.isnan(flat)
+    count = unmasked.sum(1)
+    total, squares = (np.where(unmasked, power, 0).sum(1) for power in (flat, flat**2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / count
+        variance = (squares / count - mean**2) / count
+    means = np.nansum(start, axis=(2, 3)) / (~np.isnan(start)).sum((2, 3))  # of minibatches
+    row_total, row_count = np.nansum(pool.start, axis=1), (~np.isnan(pool.start)).sum(1)
+    residuals = (row_total - row_count * row_total.sum() / row_count.sum()) / row_count.mean()
+    num, num_rows = batches[0].size, len(pool.start)
+    mean_se = np.sqrt(residuals.var(ddof=1) * max(1 / num - 1 / num_rows, 0))
+    return {
+        "init_loss": ((CHAIN, POSITION), mean.astype(np.float32)),
+        "init_loss_se": ((CHAIN, POSITION), np.sqrt(np.maximum(variance, 0)).astype(np.float32)),
+        "init_loss_mean": ((CHAIN,), means.mean(1)),
+        "init_loss_mean_se": ((CHAIN,), np.full(len(start), mean_se, np.float32)),
+    }
 
 
 def _status(broken: np.ndarray) -> xr.Dataset:

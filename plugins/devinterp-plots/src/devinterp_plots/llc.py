@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: What the rows of the minibatch LLC are called beside the observables.
+#: Label of the rows with the minibatch LLC, beside those of observables.
 TRACE = "minibatches"
 
 
@@ -70,18 +70,7 @@ def llc(
         first = top
         for kind, colour in zip(kinds, palette, strict=True):
             row = rows.sel({schema.RESTRICTION: name, "observable": kind})
-            ax.plot(row["per_chain"], np.full(row.sizes[schema.CHAIN], top), "o", ms=4, color=colour, alpha=0.35, mew=0)
-            ax.errorbar(
-                row["mean"],
-                top,
-                xerr=row["se"],
-                fmt="o",
-                ms=7,
-                color=colour,
-                capsize=3,
-                elinewidth=1.6,
-                label=kind if name == names[0] else None,
-            )
+            _draw(ax, row, top, colour, label=kind if name == names[0] else None)
             if not by_name:
                 ticks.append(top)
                 labels.append(kind)
@@ -99,6 +88,15 @@ def llc(
     if by_name and len(kinds) > 1:
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, frameon=False, fontsize=8.5)
     return style.owner(ax)
+
+
+def _draw(ax: Axes, row: xr.Dataset, height: float, colour: str, *, label: str | None) -> None:
+    """Draw the mean with its standard error, and each chain, at one height."""
+    chains = row["per_chain"]
+    ax.plot(chains, np.full(chains.size, height), "o", ms=4, color=colour, alpha=0.35, mew=0)
+    ax.errorbar(
+        row["mean"], height, xerr=row["se"], fmt="o", ms=7, color=colour, capsize=3, elinewidth=1.6, label=label
+    )
 
 
 def table(result: xr.Dataset) -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""What pictures read from a tree beyond the analyses: which run, which restriction, its settings."""
+"""What pictures read from a tree beside analyses: its only run, a variable, a name that was chosen, a setting."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def one_run(tree: xr.DataTree, *, plot: str) -> xr.DataTree:
 
 def array(run: xr.DataTree, path: str) -> xr.DataArray:
     """Return the variable at a path of a run."""
-    found = run[path]
-    assert isinstance(found, xr.DataArray)
-    return found
+    variable = run[path]
+    assert isinstance(variable, xr.DataArray)
+    return variable
 
 
 def choose(kind: str, value: str | None, names: Sequence[str], *, plot: str) -> str:

@@ -38,8 +38,8 @@ def tokens(
 ) -> Figure:
     r"""Draw the text of one sequence, each token coloured by its LLC, :math:`n\beta\,(E[\ell_t(w)] - \ell_t(w_0))`.
 
-    Red tokens are predicted worse once the weights move about, blue ones better; white ones do not depend on where in the
-    neighbourhood the weights are. The first token is never predicted and stays grey.
+    Red tokens are predicted worse by the sampled weights than by :math:`w_0`, blue ones better, white ones equally well.
+    The first token is never predicted and stays grey.
 
     Parameters
     ----------
@@ -210,6 +210,6 @@ def _write(ax: Axes, cells: list[Cell], values: np.ndarray, limit: float, size: 
 
 
 def _caption(run: xr.DataTree, observable: str, sequence: int, restriction: str | None, values: np.ndarray) -> str:
-    """Return what the picture shows, with the mean."""
-    where = f", restriction {restriction!r}" if restriction is not None else ""
-    return f"{observable}, sequence {sequence}{where}: mean LLC per token {np.nanmean(values):.3g}"
+    """Return the title: observable, sequence, restriction, and the mean LLC."""
+    of_restriction = f", restriction {restriction!r}" if restriction is not None else ""
+    return f"{observable}, sequence {sequence}{of_restriction}: mean LLC per token {np.nanmean(values):.3g}"

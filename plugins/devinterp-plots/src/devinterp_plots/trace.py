@@ -1,4 +1,4 @@
-"""The picture to look at first: whether the chains levelled off, agree, and stay above the starting weights."""
+"""Losses and running LLCs along the chains: whether they levelled off, agree, and stay above the starting weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Lines(NamedTuple):
-    """What one column shows: losses, their moving averages and running LLCs ``(chain, step)``, and the loss at the start."""
+    """Curves of one column: losses, their moving averages and running LLCs ``(chain, step)``, and the initial loss."""
 
     losses: np.ndarray
     smooth: np.ndarray
@@ -113,9 +113,9 @@ def _column(run: xr.DataTree, name: str, burnin: int, top: Axes, bottom: Axes, *
         top.plot(steps, losses[chain], color=colour, alpha=0.28, linewidth=0.7, zorder=1.5)
         top.plot(steps, smooth[chain], color=colour, linewidth=1.5, label=f"chain {labels[chain]}")
         bottom.plot(steps[burnin:], llc[chain], color=colour, linewidth=1.4)
-        alive = np.flatnonzero(np.isfinite(losses[chain]))
-        if states is not None and states[chain] == schema.DIVERGED and alive.size:
-            end = (alive[-1], smooth[chain, alive[-1]])
+        finite_steps = np.flatnonzero(np.isfinite(losses[chain]))
+        if states is not None and states[chain] == schema.DIVERGED and finite_steps.size:
+            end = (finite_steps[-1], smooth[chain, finite_steps[-1]])
             top.plot(*end, marker="X", color=colour, markersize=10, markeredgecolor="white", zorder=5)
             paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
             top.annotate(
@@ -146,41 +146,41 @@ def _losses(run: xr.DataTree, name: str) -> tuple[np.ndarray, float]:
 
 
 def running_mean(losses: np.ndarray) -> np.ndarray:
-    """Return the mean of all values up to each one, ``(chain, step)``; NaN from where a chain broke."""
+    """Return the mean of all values up to each one, ``(chain, step)``; NaN once a chain diverged."""
     return np.cumsum(losses, axis=1, dtype=np.float64) / np.arange(1, losses.shape[1] + 1)
 
 
 def _smooth(loss: np.ndarray) -> np.ndarray:
-    """Return a centred moving average over a twenty-fifth of the chain, ``(step,)``, NaN where the chain is broken."""
+    """Return a centred moving average over a twenty-fifth of the chain, ``(step,)``, NaN where the loss is not finite."""
     width = max(1, len(loss) // 25) | 1
-    alive = np.isfinite(loss)
+    is_finite = np.isfinite(loss)
     window = np.ones(width)
-    total = np.convolve(np.where(alive, loss, 0.0), window, mode="same")
-    count = np.convolve(alive, window, mode="same")
-    return np.where(alive, total / np.maximum(count, 1), np.nan)
+    total = np.convolve(np.where(is_finite, loss, 0.0), window, mode="same")
+    count = np.convolve(is_finite, window, mode="same")
+    return np.where(is_finite, total / np.maximum(count, 1), np.nan)
 
 
 def _frame(top: Axes, bottom: Axes, drawn: Sequence[Lines]) -> None:
-    """Set the y limits by the bulk of the steps of the chains that lasted.
+    """Set the y limits by quantiles of the chains that stayed finite.
 
     One exploding chain, or the first steps of a running mean, must not flatten everything else.
     """
     for ax, values, always in (
-        (top, [lasting(lines.smooth) for lines in drawn], [lines.init for lines in drawn]),
-        (bottom, [lasting(lines.llc)[:, lines.llc.shape[1] // 20 :] for lines in drawn], [0.0]),
+        (top, [finite_chains(lines.smooth) for lines in drawn], [lines.init for lines in drawn]),
+        (bottom, [finite_chains(lines.llc)[:, lines.llc.shape[1] // 20 :] for lines in drawn], [0.0]),
     ):
         bulk = np.concatenate([value.ravel() for value in values])
         if not np.isfinite(bulk).any():
             continue
         bounds = [*always, *np.nanquantile(bulk, [0.005, 0.995])]
         if ax is top:
-            losses = np.concatenate([lasting(lines.losses).ravel() for lines in drawn])
+            losses = np.concatenate([finite_chains(lines.losses).ravel() for lines in drawn])
             bounds += [*np.nanquantile(losses, [0.02, 0.98])]
         pad = 0.06 * (max(bounds) - min(bounds)) or 0.5
         ax.set_ylim(min(bounds) - pad, max(bounds) + pad)
 
 
-def lasting(values: np.ndarray) -> np.ndarray:
+def finite_chains(values: np.ndarray) -> np.ndarray:
     """Return the chains of ``(chain, step)`` that are finite to the end, or all where none is."""
-    alive = np.isfinite(values[:, -1])
-    return values[alive] if alive.any() else values
+    is_finite = np.isfinite(values[:, -1])
+    return values[is_finite] if is_finite.any() else values

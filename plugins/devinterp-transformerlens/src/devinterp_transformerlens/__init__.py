@@ -1,4 +1,4 @@
-"""Adapters of TransformerLens models; TransformerLens is imported by whoever makes such a model, never by this."""
+"""Adapters of TransformerLens models; importing this package does not import TransformerLens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def _is_instance(model: object, module: str, name: str) -> bool:
-    # A model of a class exists only where the module of the class has been imported.
+    # An instance of the class exists only in a process that has imported its module.
     kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(model, kind)
 
@@ -45,7 +45,7 @@ class HookedTransformerAdapter(_TransformerLensAdapter):
         return _is_instance(model, "transformer_lens.HookedTransformer", "HookedTransformer")
 
     def structure(self, model: nn.Module) -> Structure:
-        """Return the structure that TransformerLens' parameter names spell."""
+        """Return the structure, taken from the names of the model's parameters."""
         from devinterp_transformerlens.hooked import structure
 
         return structure(model)

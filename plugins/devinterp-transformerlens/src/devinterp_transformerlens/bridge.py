@@ -1,4 +1,4 @@
-"""The structure of a TransformerBridge, found on the HuggingFace model that it has wrapped in place."""
+"""The structure of a TransformerBridge, which is that of the HuggingFace model it wraps."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from devinterp.models.structure import Structure
-from devinterp.models.structure.detect import detect
+from devinterp.models.structure import Structure, detect
 
 
 def structure(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Structure:
-    """Return the structure of the wrapped model; the bridge gives its parameters the same names.
+    """Return the structure of the wrapped model, whose parameters have the same names in the bridge.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The structure of a HookedTransformer: its parameters have a dimension of heads, and their names say what they are."""
+"""The structure of a HookedTransformer, taken from the names of its parameters, which have a dimension of heads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from devinterp.models.masks.mask import Mask
+from devinterp.models.masks import Mask
 from devinterp.models.structure import Attention, Head, Layer, Neurons, Structure
 
 PARTS = {"W_Q": "q", "b_Q": "q", "W_K": "k", "b_K": "k", "W_V": "v", "b_V": "v", "W_O": "o"}
@@ -31,14 +31,14 @@ def _layer(parameters: Mapping[str, Tensor], name: str) -> Layer:
     attention, mlp = f"{name}.attn", f"{name}.mlp"
     attn = {**_whole(parameters, f"{attention}."), **_whole(parameters, f"{name}.cross_attn.")}
     heads = tuple(_heads(parameters, attention))
-    ff = _whole(parameters, f"{mlp}.")
-    norm = {n: m for n, m in _whole(parameters, f"{name}.").items() if n not in attn and n not in ff}
+    mlp_masks = _whole(parameters, f"{mlp}.")
+    norm = {n: m for n, m in _whole(parameters, f"{name}.").items() if n not in attn and n not in mlp_masks}
     experts = _experts(parameters, mlp)
     router = _whole(parameters, f"{mlp}.W_gate") if experts else {}
     return Layer(
         name=name,
         attn=attn,
-        mlp=ff,
+        mlp=mlp_masks,
         norm=norm,
         attentions=(Attention(attention, "self", attn, heads),),
         experts=experts,

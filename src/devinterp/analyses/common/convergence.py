@@ -11,6 +11,7 @@ References
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -19,7 +20,9 @@ import xarray as xr
 
 from devinterp.schema import CHAIN, DRAW
 
-#: Series are handled in groups of about this many numbers, so that what is in work stays in the processor's cache.
+#: Chains with fewer draws have no effective sample size: of so few, Geyer's estimate does not depend on the data.
+MIN_DRAWS = 10
+#: Series are handled in groups of about this many numbers, so that intermediate results stay in the processor's cache.
 _BLOCK = 2**18
 
 
@@ -31,7 +34,8 @@ def summary(series: xr.DataArray, *, draw: str = DRAW) -> xr.Dataset:
     series : xarray.DataArray
         With dims `chain` and `draw`, and any others.
     draw : str, default: "draw"
-        Name of the dimension along which a chain moves; at least 4 long, or all results are NaN.
+        Name of the dimension along which a chain moves. With fewer than 10 draws ``ess`` and ``mcse`` are NaN, with fewer
+        than 4 ``rhat`` too.
 
     Returns
     -------
@@ -53,16 +57,30 @@ def summary(series: xr.DataArray, *, draw: str = DRAW) -> xr.Dataset:
 
 
 def _summary(series: np.ndarray) -> np.ndarray:
-    lead = series.shape[:-2]
+    return in_blocks(_summary_of_block, series)
+
+
+def _summary_of_block(series: np.ndarray) -> np.ndarray:
+    size = ess(series)
+    return np.stack([rhat(series), size, _std(series) / np.sqrt(size)], axis=-1)
+
+
+def in_blocks(function: Callable[[np.ndarray], np.ndarray], series: np.ndarray) -> np.ndarray:
+    """Return a function of series ``(..., chain, draw)``, called with a few of them at a time, as float64.
+
+    Parameters
+    ----------
+    function : callable
+        Takes series ``(series, chain, draw)`` and returns an array whose first axis is `series`.
+    series : numpy.ndarray
+        ``(..., chain, draw)``.
+    """
     flat = series.reshape(-1, *series.shape[-2:])
-    result = np.empty((len(flat), 3))
     per_block = max(1, _BLOCK // max(1, flat.shape[1] * flat.shape[2]))
-    for start in range(0, len(flat), per_block):
-        block = slice(start, start + per_block)
-        values = flat[block].astype(np.float64)
-        size = ess(values)
-        result[block] = np.stack([rhat(values), size, _std(values) / np.sqrt(size)], axis=-1)
-    return result.reshape(*lead, 3)
+    starts = range(0, max(1, len(flat)), per_block)
+    blocks = [function(flat[start : start + per_block].astype(np.float64)) for start in starts]
+    result = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    return result.reshape(*series.shape[:-2], *result.shape[1:])
 
 
 def _std(series: np.ndarray) -> np.ndarray:
@@ -91,11 +109,11 @@ def ess(series: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        ``(...)``, at most S log10(S); NaN where a series holds a NaN or has fewer than 4 draws.
+        ``(...)``, at most S log10(S); NaN where a series holds a NaN or has fewer than 10 draws.
     """
     halves, valid = _split(series)
     num_chains, num_draws = halves.shape[-2:]
-    if num_draws < 2:
+    if series.shape[-1] < MIN_DRAWS:
         return np.full(series.shape[:-2], np.nan)
     total = num_chains * num_draws
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -152,14 +170,16 @@ def rhat(series: np.ndarray) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        ``(...)``; near 1 when chains agree. NaN where a series is constant, holds a NaN or has fewer than 4 draws.
+        ``(...)``; near 1 when chains agree, infinite when each stays where it is and they differ. NaN where a series is
+        constant, holds a NaN or has fewer than 4 draws.
     """
     halves, valid = _split(series)
     if halves.shape[-1] < 2:
         return np.full(series.shape[:-2], np.nan)
     folded = np.abs(halves - np.median(halves, axis=(-2, -1), keepdims=True))
     with np.errstate(invalid="ignore", divide="ignore"):
-        result = np.maximum(_plain_rhat(_normal_scores(halves)), _plain_rhat(_normal_scores(folded)))
+        # Distances from the median may be all the same where the values are not: they then say nothing.
+        result = np.fmax(_plain_rhat(_normal_scores(halves)), _plain_rhat(_normal_scores(folded)))
     return np.where(valid, result, np.nan)
 
 

@@ -39,14 +39,14 @@ def confidence_interval(result: xr.Dataset, name: str, *, level: float = 0.95) -
     result : xarray.Dataset
         With the variables `name` and ``<name>_se``; the latter's attribute ``degrees_of_freedom`` (default: infinite).
     name : str
-        The estimate, for example ``"influences"``.
+        The estimate, for example ``"influences"``; of a mean such as ``"paired_llc_mean"`` the error is ``paired_llc_se``.
     level : float, default: 0.95
         How often such an interval holds the true value; between 0 and 1.
 
     Returns
     -------
     xarray.Dataset
-        ``lower`` and ``upper``, lazy if the result is lazy.
+        ``lower`` and ``upper``, lazy if the result is lazy; NaN without a degree of freedom, as with one chain.
 
     Raises
     ------
@@ -57,12 +57,14 @@ def confidence_interval(result: xr.Dataset, name: str, *, level: float = 0.95) -
     """
     if not 0 < level < 1:
         raise InvalidInputError(f"`level` (={level}) must lie between 0 and 1, for example 0.95.")
-    missing = [wanted for wanted in (name, f"{name}_se") if wanted not in result]
+    stem = name.removesuffix("_mean")
+    error_name = f"{stem}_se" if f"{name}_se" not in result and f"{stem}_se" in result else f"{name}_se"
+    missing = [wanted for wanted in (name, error_name) if wanted not in result]
     if missing:
         raise MissingDataError(
             f"the result has no {missing[0]!r}; it has {sorted(map(str, result.data_vars))}: ask for standard errors."
         )
-    error = result[f"{name}_se"]
+    error = result[error_name]
     if f"{name}_dof" in result:
         options: Any = {"dask": "parallelized", "output_dtypes": [np.float64]}
         half = xr.apply_ufunc(_student_quantiles, (1 + level) / 2, result[f"{name}_dof"], **options) * error
@@ -82,13 +84,17 @@ def _student_quantiles(probability: float, degrees_of_freedom: np.ndarray) -> np
 def student_quantile(probability: float, degrees_of_freedom: float) -> float:
     """Return the quantile of Student's distribution for a probability of at least one half.
 
+    By hand, because nothing else here needs scipy.
+
     Parameters
     ----------
     probability : float
         From 0.5 to less than 1.
     degrees_of_freedom : float
-        At least 1; infinite for the normal distribution.
+        Infinite for the normal distribution. Below 1 there is no quantile: NaN.
     """
+    if degrees_of_freedom < 1:
+        return math.nan
     low, high = 0.0, 1.0
     while _student_cdf(high, degrees_of_freedom) < probability:
         high *= 2

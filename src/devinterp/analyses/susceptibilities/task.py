@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import xarray as xr
 
 from devinterp.analyses.common.blockwise import Array
-from devinterp.analyses.common.mean_losses import draw_means, start_mean, trace_start
+from devinterp.analyses.common.mean_losses import draw_means, start_mean, trace_start, trace_start_error
 from devinterp.errors import InvalidInputError, MissingDataError
-from devinterp.runs import settings
-from devinterp.schema import CHAIN, DRAW, OBSERVABLES, RESTRICTION, TRACE
+from devinterp.schema import CHAIN, DRAW, OBSERVABLES, RESTRICTION
 
 #: Where L0 comes from; "auto": "paired" where the run has what it needs.
 InitialLoss = Literal["auto", "paired", "trace"]
@@ -62,19 +59,8 @@ class TaskSeries:
         start = start_mean(run, group) if paired else trace_start(run)
         series = [loss, (loss - start).transpose(*loss.dims)]
         if not paired:
-            series.append(_trace_start_error(run).broadcast_like(series[1].isel({CHAIN: [0], DRAW: [0]})))
+            series.append(trace_start_error(run).broadcast_like(series[1].isel({CHAIN: [0], DRAW: [0]})))
         if loss.chunks is not None:
             series = [each.transpose(*loss.dims).chunk({RESTRICTION: 1, CHAIN: -1, DRAW: -1}) for each in series]
         loss, rise, *error = (each.transpose(*loss.dims).data for each in series)
         return cls(task, loss, rise, "paired" if paired else "trace", error[0] if error else None)
-
-
-def _trace_start_error(run: xr.DataTree) -> xr.DataArray:
-    """Return the standard error of `trace_start`; NaN where the run does not record it."""
-    if "init_loss_mean_se" not in run[TRACE]:
-        return xr.DataArray(math.nan)
-    errors = run[f"{TRACE}/init_loss_mean_se"].astype(np.float64)
-    if settings(run).get("match_sampling_input_ids_across_chains", True):
-        return errors.mean(CHAIN, skipna=False)  # all chains saw the same minibatches
-    variance: xr.DataArray = (errors**2).sum(CHAIN, skipna=False)
-    return variance**0.5 / errors.sizes[CHAIN]

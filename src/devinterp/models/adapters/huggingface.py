@@ -12,41 +12,38 @@ from devinterp.types import ModelAdapter
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from devinterp.models.structure.types import Structure
+    from devinterp.models.structure import Structure
 
 
 @final
 class HuggingFaceAdapter(ModelAdapter):
-    """Adapter of every `transformers.PreTrainedModel`."""
+    """Adapter of every ``transformers.PreTrainedModel``."""
 
     name: ClassVar[str] = "huggingface"
 
     def matches(self, model: nn.Module) -> bool:
-        """Say whether `model` is a `transformers.PreTrainedModel`; imports nothing."""
-        # A model of that class exists only where its module has been imported.
+        """Say whether `model` is a ``transformers.PreTrainedModel``; imports nothing."""
+        # An instance of that class exists only in a process that has imported its module.
         modeling = sys.modules.get("transformers.modeling_utils")
         return modeling is not None and isinstance(model, modeling.PreTrainedModel)
 
     def logits(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Return next-token logits of shape ``(batch, token, vocabulary)``.
 
-        No key/value cache is built. An encoder-decoder reads the sequence in its decoder; its encoder gets the first
-        token only, which every prediction may see, so that no later token leaks into the prediction of itself.
+        No key/value cache is built. The decoder of an encoder-decoder model gets the whole sequence; the encoder gets the
+        first token only: every position attends to the encoder's output, so any other token would leak into the
+        prediction of itself.
         """
         from devinterp.models.forward import logits_of
 
-        options = _no_cache(model)
-        if getattr(model.config, "is_encoder_decoder", False):
-            options["decoder_input_ids"] = input_ids
-            if attention_mask is not None:
-                options["decoder_attention_mask"] = attention_mask
-            return logits_of(model(input_ids=input_ids[:, :1], **options), model)
+        prefix = "decoder_" if getattr(model.config, "is_encoder_decoder", False) else ""
+        options = {"input_ids": input_ids[:, :1], **_no_cache(model), f"{prefix}input_ids": input_ids}
         if attention_mask is not None:
-            options["attention_mask"] = attention_mask
-        return logits_of(model(input_ids=input_ids, **options), model)
+            options[f"{prefix}attention_mask"] = attention_mask
+        return logits_of(model(**options), model)
 
     def vocab_size(self, model: nn.Module) -> int | None:
-        """Return the number of rows of the token embedding, or what the configuration says."""
+        """Return the number of rows of the token embedding, else ``config.vocab_size``, else None."""
         from devinterp.models.forward import find_embedding
 
         name = find_embedding(model, lambda ids: self.logits(model, ids))
@@ -55,38 +52,36 @@ class HuggingFaceAdapter(ModelAdapter):
         size = getattr(model.config, "vocab_size", None)
         return size if isinstance(size, int) else None
 
-    def unembedding(self, model: nn.Module) -> str | None:
-        """Return the name of the linear module whose output is the logits, or None where they are scaled or capped."""
-        from devinterp.models.forward import find_unembedding
-
-        return find_unembedding(model, lambda ids: self.logits(model, ids))
-
     def structure(self, model: nn.Module) -> Structure:
-        """Return where the embeddings, layers, heads, MLPs and norms of `model` are, by probing it."""
-        from devinterp.models.structure.detect import detect
+        """Return the masks of the embeddings, layers, heads, MLPs and norms of `model`, found by running it."""
+        from devinterp.models.structure import detect
 
-        return detect(model, _probing_run(self, model))
+        return detect(model, complete_forward(self, model))
 
 
 def _no_cache(model: nn.Module) -> dict[str, Any]:
-    from devinterp.models.forward import accepts, accepts_any
+    from devinterp.models.forward import accepted_parameters, accepts_any_keyword
 
-    options: dict[str, Any] = dict.fromkeys(accepts(model, "use_cache", "use_mems"), False)
-    if accepts_any(model) and hasattr(model.config, "use_cache"):
+    options: dict[str, Any] = dict.fromkeys(accepted_parameters(model, "use_cache", "use_mems"), False)
+    if accepts_any_keyword(model) and hasattr(model.config, "use_cache"):
         options["use_cache"] = False
     return options
 
 
-def _probing_run(adapter: HuggingFaceAdapter, model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return how to run `model` so that all of it runs: an encoder on several tokens, cross-attention on something."""
+def complete_forward(adapter: HuggingFaceAdapter, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return a function from token ids to logits that runs every module of `model`, for detecting its structure.
+
+    Unlike in `HuggingFaceAdapter.logits`, an encoder gets five tokens, and cross-attention of a model without an encoder
+    gets random hidden states.
+    """
     import torch
 
-    from devinterp.models.forward import accepts, device_of, evaluating, logits_of
+    from devinterp.models.forward import accepted_parameters, device_of, evaluating, logits_of
 
     config: Any = model.config
     if getattr(config, "is_encoder_decoder", False):
         return lambda ids: logits_of(model(input_ids=ids[:, :5], decoder_input_ids=ids, **_no_cache(model)), model)
-    for name in accepts(model, "encoder_hidden_states", "cross_attention_states"):
+    for name in accepted_parameters(model, "encoder_hidden_states", "cross_attention_states"):
         for width in (getattr(config, "cross_attention_hidden_size", None), getattr(config, "hidden_size", None)):
             if not isinstance(width, int):
                 continue

@@ -1,4 +1,4 @@
-"""Any `torch.nn.Module` that maps token ids to logits."""
+"""Plain torch modules that map token ids to logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from devinterp.types import ModelAdapter
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from devinterp.models.structure.types import Structure
+    from devinterp.models.structure import Structure
 
 
 @final
@@ -23,7 +23,7 @@ class TorchModuleAdapter(ModelAdapter):
     fallback: ClassVar[bool] = True
 
     def matches(self, model: nn.Module) -> bool:
-        """Say yes to every `torch.nn.Module`."""
+        """Say whether `model` is a `torch.nn.Module`."""
         import torch
 
         return isinstance(model, torch.nn.Module)
@@ -34,15 +34,13 @@ class TorchModuleAdapter(ModelAdapter):
         Raises
         ------
         InvalidInputError
-            The model returns something else, or tokens are masked and its ``forward`` takes no ``attention_mask``.
+            The model returns no logits, or tokens are masked and its ``forward`` takes no ``attention_mask``.
         """
-        from devinterp.models.forward import accepts, logits_of
+        from devinterp.models.forward import accepted_parameters, logits_of
 
-        if attention_mask is None:
-            return logits_of(model(input_ids), model)
-        if accepts(model, "attention_mask"):
+        if attention_mask is not None and accepted_parameters(model, "attention_mask"):
             return logits_of(model(input_ids, attention_mask=attention_mask), model)
-        if not bool(attention_mask.bool().all()):
+        if attention_mask is not None and not bool(attention_mask.bool().all()):
             raise InvalidInputError(
                 f"tokens are masked, but {type(model).__name__}.forward takes no `attention_mask`: add that parameter, or "
                 "pass sequences of one length."
@@ -50,26 +48,20 @@ class TorchModuleAdapter(ModelAdapter):
         return logits_of(model(input_ids), model)
 
     def vocab_size(self, model: nn.Module) -> int | None:
-        """Return the number of rows of the embedding that the token ids are looked up in, or None where none is."""
+        """Return the number of rows of the embedding that looks up the token ids; None where no embedding does."""
         from devinterp.models.forward import find_embedding
 
         name = find_embedding(model, lambda ids: self.logits(model, ids))
         return None if name is None else len(model.get_parameter(f"{name}.weight"))
 
-    def unembedding(self, model: nn.Module) -> str | None:
-        """Return the name of the linear module whose output is the logits, or None where there is none."""
-        from devinterp.models.forward import find_unembedding
-
-        return find_unembedding(model, lambda ids: self.logits(model, ids))
-
     def structure(self, model: nn.Module) -> Structure:
-        """Return where the embeddings, layers, heads, MLPs and norms of `model` are, by probing it."""
-        from devinterp.models.structure.detect import detect
+        """Return the masks of the embeddings, layers, heads, MLPs and norms of `model`, found by running it."""
+        from devinterp.models.structure import detect
 
         return detect(model, lambda ids: self.logits(model, ids))
 
 
 @hookimpl
 def devinterp_model_adapters() -> Sequence[ModelAdapter]:
-    """Return the adapter of last resort, for any module."""
+    """Return the adapter of plain torch modules, used where no other adapter matches."""
     return [TorchModuleAdapter()]

@@ -1,6 +1,17 @@
-"""Which elements of a model's parameters are sampled."""
+"""Which elements of a model's parameters are sampled.
+
+A `Mask` selects elements of one parameter, kept as `index_sets` where it can be; `ParamMasks` are the masks of a model by
+parameter name; `preview` draws them.
+"""
 
 from devinterp.models.masks.mask import Mask
-from devinterp.models.masks.param_masks import ParamMasks, as_param_masks, canonical_names, full_masks
+from devinterp.models.masks.param_masks import (
+    ParamMasks,
+    canonical_names,
+    difference,
+    full_masks,
+    union,
+    validated_masks,
+)
 
-__all__ = ["Mask", "ParamMasks", "as_param_masks", "canonical_names", "full_masks"]
+__all__ = ["Mask", "ParamMasks", "canonical_names", "difference", "full_masks", "union", "validated_masks"]

@@ -1,7 +1,7 @@
-"""Which elements of one parameter move, kept as rows and columns as long as possible.
+"""Which elements of one parameter are selected, kept as index sets per dimension where that is possible.
 
-A head is a few rows of one matrix and a few columns of another: held as index sets it costs kilobytes where a boolean
-tensor would cost as much memory as a quarter of the weights.
+A head is a few rows of one matrix and a few columns of another: as index sets it costs kilobytes, as boolean tensors a
+quarter of the memory of the float32 weights.
 """
 
 from __future__ import annotations
@@ -16,41 +16,13 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from devinterp.errors import InvalidInputError
-
-Index = tuple[Tensor | None, ...]
-
-
-def _as_index(dim: int, size: int, indices: Iterable[int] | Tensor) -> Tensor | None:
-    """Return `indices` sorted and unique, or None when they are all of the dimension."""
-    if isinstance(indices, Tensor):
-        index = torch.unique(indices.detach().to("cpu", torch.int64))
-    else:
-        index = torch.as_tensor(sorted(set(indices)), dtype=torch.int64)
-    if len(index) and (int(index[0]) < 0 or int(index[-1]) >= size):
-        raise InvalidInputError(
-            f"indices of dimension {dim} must lie in 0..{size - 1}, got {int(index[0])}..{int(index[-1])}."
-        )
-    return None if len(index) == size else index
-
-
-def _is_run(index: Tensor) -> bool:
-    return len(index) > 0 and int(index[-1]) - int(index[0]) + 1 == len(index)
-
-
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return torch.equal(a, b)
-
-
-def _contains(a: Tensor | None, b: Tensor | None) -> bool:
-    """Say whether index set `a` contains `b`."""
-    return a is None or (b is not None and bool(torch.isin(b, a).all()))
+from devinterp.models.masks import index_sets
+from devinterp.models.masks.index_sets import Index, index_set, is_contiguous
 
 
 @final
 class Mask:
-    """Which elements of one parameter move; immutable.
+    """Which elements of one parameter are selected; immutable.
 
     Made by `whole`, `block` and `from_bool`. A mask behaves like a boolean tensor where one is expected
     (``np.asarray``, torch functions, indexing, ``sum()``), at the cost of building that tensor.
@@ -63,30 +35,21 @@ class Mask:
         For a product of index sets: sorted int64 indices per dimension, None standing for a whole dimension. None when
         the selection is no such product, and a boolean tensor is kept.
     num_elements : int
-        How many elements move.
+        Number of selected elements.
     """
 
     __slots__ = ("_dense", "_on_device", "index", "num_elements", "shape")
-
-    shape: tuple[int, ...]
-    index: Index | None
-    num_elements: int
-    _dense: Tensor | None
-    _on_device: dict[torch.device, tuple[Tensor | None, ...]]
 
     def __init__(self, shape: Sequence[int], index: Index | None, dense: Tensor | None) -> None:
         self.shape = tuple(int(size) for size in shape)
         self.index = index
         self._dense = dense
-        self._on_device = {}
+        self._on_device: dict[torch.device, Index] = {}
         if index is not None:
-            counts = (size if idx is None else len(idx) for size, idx in zip(self.shape, index, strict=True))
-            self.num_elements = math.prod(counts)
+            self.num_elements = math.prod(self.values_shape)
         else:
             assert dense is not None
             self.num_elements = int(dense.sum())
-
-    # -- making one ---------------------------------------------------------------------------------------------------
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Mask:
@@ -102,7 +65,7 @@ class Mask:
 
     @classmethod
     def block(cls, shape: Sequence[int], indices: Mapping[int, Iterable[int] | Tensor]) -> Mask:
-        """Return the product of index sets.
+        """Return the mask of a product of index sets.
 
         Parameters
         ----------
@@ -118,21 +81,21 @@ class Mask:
         """
         if unknown := [dim for dim in indices if not 0 <= dim < len(shape)]:
             raise InvalidInputError(f"dimensions {unknown} do not exist in a parameter of shape {tuple(shape)}.")
-        index = tuple(_as_index(d, size, indices[d]) if d in indices else None for d, size in enumerate(shape))
+        index = tuple(index_set(d, size, indices[d]) if d in indices else None for d, size in enumerate(shape))
         return cls._canonical(shape, index)
 
     @classmethod
     def from_bool(cls, mask: Tensor | np.ndarray) -> Mask:
-        """Return the mask that a boolean tensor or array spells out, recognising whole parameters and blocks."""
+        """Return the mask of the true elements of a boolean tensor or array; whole parameters and blocks are recognised."""
         dense = torch.as_tensor(mask).detach().to("cpu")
         if dense.dtype != torch.bool:
             raise InvalidInputError(f"a mask must be boolean, got {dense.dtype}.")
         if dense.ndim == 0:
-            return cls.whole(()) if bool(dense) else cls(dense.shape, None, dense.clone())
+            return cls.whole(()) if bool(dense) else cls.empty(())
         index = []
         for dim, size in enumerate(dense.shape):
             others = tuple(d for d in range(dense.ndim) if d != dim)
-            index.append(_as_index(dim, size, (dense.any(dim=others) if others else dense).nonzero()))
+            index.append(index_set(dim, size, (dense.any(dim=others) if others else dense).nonzero()))
         block = cls._canonical(dense.shape, tuple(index))
         return block if block.num_elements == int(dense.sum()) else cls(dense.shape, None, dense.clone())
 
@@ -141,22 +104,20 @@ class Mask:
         mask = cls(shape, index, None)
         return cls.empty(shape) if mask.num_elements == 0 else mask
 
-    # -- what it is ---------------------------------------------------------------------------------------------------
-
     @property
     def is_whole(self) -> bool:
-        """Whether every element moves."""
+        """Whether every element is selected."""
         return self.num_elements == self.numel()
 
     @property
     def is_empty(self) -> bool:
-        """Whether no element moves."""
+        """Whether no element is selected."""
         return self.num_elements == 0
 
     @property
     def is_view(self) -> bool:
-        """Whether `take` returns a view: the parameter is whole, or one contiguous block of it moves."""
-        return self.index is not None and all(idx is None or _is_run(idx) for idx in self.index)
+        """Whether `take` returns a view: the parameter is whole, or one contiguous block of it is selected."""
+        return self.index is not None and all(indices is None or is_contiguous(indices) for indices in self.index)
 
     @property
     def values_shape(self) -> tuple[int, ...]:
@@ -166,7 +127,7 @@ class Mask:
         return tuple(size if idx is None else len(idx) for size, idx in zip(self.shape, self.index, strict=True))
 
     def numel(self) -> int:
-        """Return the number of elements of the parameter, moving or not."""
+        """Return the number of elements of the parameter, selected or not."""
         return math.prod(self.shape)
 
     def __repr__(self) -> str:
@@ -176,37 +137,36 @@ class Mask:
     def __reduce__(self) -> tuple[Any, ...]:
         return (Mask, (self.shape, self.index, self._dense))
 
-    # -- using it -----------------------------------------------------------------------------------------------------
-
-    def _indices(self, device: torch.device) -> tuple[Tensor | None, ...]:
+    def _indices(self, device: torch.device) -> Index:
         """Return the indices (or the boolean tensor) on `device`, copied there once."""
-        held = self.index if self.index is not None else (self._dense,)
+        on_cpu = self.index if self.index is not None else (self._dense,)
         if device.type in ("cpu", "meta"):
-            return held
+            return on_cpu
         if device not in self._on_device:
-            self._on_device[device] = tuple(None if idx is None else idx.to(device) for idx in held)
+            self._on_device[device] = tuple(None if idx is None else idx.to(device) for idx in on_cpu)
         return self._on_device[device]
 
-    def _narrow(self, tensor: Tensor) -> tuple[Tensor, list[tuple[int, Tensor]]]:
-        """Return `tensor` narrowed to the contiguous index sets, and what is left to select: ``(dim, indices)``."""
+    def _narrow(self, tensor: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Return `tensor` narrowed to the contiguous index sets, and the remaining index sets by its dimensions."""
         assert self.index is not None
-        lead = tensor.ndim - len(self.shape)
-        left = []
-        for dim, (idx, moved) in enumerate(zip(self.index, self._indices(tensor.device), strict=True)):
-            if idx is None or moved is None:
+        num_leading = tensor.ndim - len(self.shape)
+        remaining = {}
+        pairs = zip(self.index, self._indices(tensor.device), strict=True)
+        for dim, (indices, on_device) in enumerate(pairs, start=num_leading):
+            if indices is None or on_device is None:
                 continue
-            if _is_run(idx):
-                tensor = tensor.narrow(lead + dim, int(idx[0]), len(idx))
+            if is_contiguous(indices):
+                tensor = tensor.narrow(dim, int(indices[0]), len(indices))
             else:
-                left.append((lead + dim, moved))
-        return tensor, left
+                remaining[dim] = on_device
+        return tensor, remaining
 
     def _check(self, tensor: Tensor) -> None:
         if tensor.shape[max(tensor.ndim - len(self.shape), 0) :] != self.shape:
             raise InvalidInputError(f"a mask of shape {self.shape} cannot select from {tuple(tensor.shape)}.")
 
     def take(self, tensor: Tensor) -> Tensor:
-        """Return the moving values of `tensor`, detached.
+        """Return the selected elements of `tensor`, detached.
 
         Parameters
         ----------
@@ -222,9 +182,10 @@ class Mask:
         tensor = tensor.detach()
         if self.index is None:
             return tensor[(..., self._indices(tensor.device)[0])]
-        tensor, left = self._narrow(tensor)
-        for dim, idx in sorted(left, key=lambda item: len(item[1]) / tensor.shape[item[0]]):
-            tensor = tensor.index_select(dim, idx)
+        tensor, remaining = self._narrow(tensor)
+        # The smallest fraction first, so that later selections copy less.
+        for dim, indices in sorted(remaining.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
+            tensor = tensor.index_select(dim, indices)
         return tensor
 
     @torch.no_grad()
@@ -238,22 +199,18 @@ class Mask:
         if self.index is None:
             tensor[(..., self._indices(tensor.device)[0])] = values.to(tensor.device, tensor.dtype)
             return
-        target, left = self._narrow(tensor)
-        if not left:
+        target, remaining = self._narrow(tensor)
+        if not remaining:
             same_memory = values.data_ptr() == target.data_ptr() and values.stride() == target.stride()
             if not (same_memory and values.shape == target.shape and values.dtype == target.dtype):
                 target.copy_(values)
-        elif len(left) == 1:
-            target.index_copy_(*left[0], values.to(target.device, target.dtype))
+            return
+        values = values.to(target.device, target.dtype)
+        if len(remaining) == 1:
+            ((dim, indices),) = remaining.items()
+            target.index_copy_(dim, indices, values)
         else:
-            # Advanced indices that broadcast against each other address the product of the index sets, in place.
-            index: list[Any] = [slice(None)] * target.ndim
-            dims = [dim for dim, _ in left]
-            for dim in range(dims[0], target.ndim):
-                # From the first index set on every dimension is indexed, so that torch keeps their order.
-                idx = dict(left).get(dim, torch.arange(target.shape[dim], device=target.device))
-                index[dim] = idx.reshape(-1, *[1] * (target.ndim - 1 - dim))
-            target[tuple(index)] = values.to(target.device, target.dtype)
+            target[index_sets.broadcast_indices(target.shape, remaining)] = values
 
     def to_bool(self) -> Tensor:
         """Return the mask as a boolean tensor on the CPU."""
@@ -264,37 +221,20 @@ class Mask:
         self.put_(dense, torch.ones(self.values_shape, dtype=torch.bool))
         return dense
 
-    # -- sets ---------------------------------------------------------------------------------------------------------
-
     def _other(self, other: object) -> Mask:
         mask = other if isinstance(other, Mask) else Mask.from_bool(torch.as_tensor(other))
         if mask.shape != self.shape:
             raise InvalidInputError(f"masks of shapes {self.shape} and {mask.shape} belong to different parameters.")
         return mask
 
-    def _differing(self, other: Mask, same: Callable[[Tensor | None, Tensor | None], bool]) -> list[int] | None:
-        """Return the dimensions in which the index sets are not `same`, or None when one of the masks is no block."""
-        if self.index is None or other.index is None:
-            return None
-        return [d for d, (a, b) in enumerate(zip(self.index, other.index, strict=True)) if not same(a, b)]
-
-    def _with(self, dim: int, index: Tensor) -> Mask:
-        assert self.index is not None
-        return Mask.block(self.shape, {**{d: i for d, i in enumerate(self.index) if i is not None}, dim: index})
-
-    def _along(self, dim: int) -> Tensor:
-        idx = None if self.index is None else self.index[dim]
-        return torch.arange(self.shape[dim]) if idx is None else idx
-
     def __or__(self, other: object) -> Mask:
         b = self._other(other)
-        if self.is_empty or self._differing(b, lambda x, y: _contains(y, x)) == []:
-            return b
-        if b.is_empty or self._differing(b, _contains) == []:
-            return self
-        differing = self._differing(b, _same)
-        if differing is not None and len(differing) == 1:
-            return self._with(differing[0], torch.cat([self._along(differing[0]), b._along(differing[0])]))
+        if self.is_empty or b.is_empty:
+            return b if self.is_empty else self
+        if self.index is not None and b.index is not None:
+            index = index_sets.union(self.shape, self.index, b.index)
+            if index is not None:
+                return Mask(self.shape, index, None)
         return Mask.from_bool(self.to_bool() | b.to_bool())
 
     __ror__ = __or__
@@ -303,25 +243,19 @@ class Mask:
         b = self._other(other)
         if self.index is None or b.index is None:
             return b if self.is_whole else self if b.is_whole else Mask.from_bool(self.to_bool() & b.to_bool())
-        index: Index = tuple(
-            y if x is None else x if y is None else x[torch.isin(x, y)]
-            for x, y in zip(self.index, b.index, strict=True)
-        )
-        return Mask._canonical(self.shape, index)
+        return Mask._canonical(self.shape, index_sets.intersection(self.index, b.index))
 
     __rand__ = __and__
 
     def __sub__(self, other: object) -> Mask:
         b = self._other(other)
-        if b.is_empty or (self & b).is_empty:
-            return self
-        # Inside `other` in all dimensions but one, a block minus a block is a block.
-        outside = self._differing(b, lambda x, y: _contains(y, x))
-        if outside == []:
-            return Mask.empty(self.shape)
-        if outside is not None and len(outside) == 1:
-            mine = self._along(outside[0])
-            return self._with(outside[0], mine[~torch.isin(mine, b._along(outside[0]))])
+        num_shared = (self & b).num_elements
+        if num_shared in (0, self.num_elements):
+            return self if num_shared == 0 else Mask.empty(self.shape)
+        if self.index is not None and b.index is not None:
+            index = index_sets.difference(self.shape, self.index, b.index)
+            if index is not None:
+                return Mask(self.shape, index, None)
         return Mask.from_bool(self.to_bool() & ~b.to_bool())
 
     def __invert__(self) -> Mask:
@@ -332,15 +266,15 @@ class Mask:
             return NotImplemented
         if self.shape != other.shape or self.num_elements != other.num_elements:
             return False
-        # Both forms are canonical: equal selections have the same form.
+        # Equal selections are kept in the same form.
         if self._dense is not None and other._dense is not None:
             return torch.equal(self._dense, other._dense)
-        return self._differing(other, _same) == []
+        if self.index is None or other.index is None:
+            return False
+        return all(map(index_sets.equal, self.index, other.index))
 
     def __hash__(self) -> int:
         return hash((self.shape, self.num_elements))
-
-    # -- as a boolean tensor, for scripts that treat masks as such ----------------------------------------------------
 
     @property
     def dtype(self) -> torch.dtype:
@@ -348,15 +282,15 @@ class Mask:
         return torch.bool
 
     def sum(self) -> Tensor:
-        """Return the number of moving elements as a scalar tensor."""
+        """Return the number of selected elements as a scalar tensor."""
         return torch.tensor(self.num_elements)
 
     def any(self) -> Tensor:
-        """Return whether some element moves, as a scalar tensor."""
+        """Return whether some element is selected, as a scalar tensor."""
         return torch.tensor(not self.is_empty)
 
     def all(self) -> Tensor:
-        """Return whether every element moves, as a scalar tensor."""
+        """Return whether every element is selected, as a scalar tensor."""
         return torch.tensor(self.is_whole)
 
     def __getitem__(self, item: Any) -> Tensor:

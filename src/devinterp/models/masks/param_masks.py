@@ -1,9 +1,9 @@
-"""The masks of a model's parameters: which weights a restriction lets move."""
+"""Masks of a model's parameters by name: set operations on them, and validation of those that a user passes."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -12,26 +12,26 @@ from torch import nn
 from devinterp.errors import InvalidInputError
 from devinterp.models.masks.mask import Mask
 
-__all__ = ["Mask", "ParamMasks", "as_param_masks", "full_masks"]
+Masks = Mapping[str, Mask]
 
 
 @final
 class ParamMasks(Mapping[str, Mask]):
-    """Masks by parameter name; immutable.
+    """Masks of the sampled parameters by name; immutable.
 
     Parameters
     ----------
     masks : mapping of str to Mask
-        The parameters that move, at least in part.
+        The parameters of which at least one element is selected.
     description : str, optional
-        What they are, for people: the restriction as it was asked for.
+        The restriction as it was asked for, for people to read.
     notes : tuple of str, optional
         What a reader should know, for example that embedding and unembedding share one tensor.
     """
 
     __slots__ = ("_masks", "description", "notes")
 
-    def __init__(self, masks: Mapping[str, Mask], description: str = "", notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, masks: Masks, description: str = "", notes: tuple[str, ...] = ()) -> None:
         self._masks = dict(masks)
         self.description = description
         self.notes = notes
@@ -47,21 +47,36 @@ class ParamMasks(Mapping[str, Mask]):
 
     @property
     def num_elements(self) -> int:
-        """Number of weights that move, over all parameters."""
+        """Number of selected weights, over all parameters."""
         return sum(mask.num_elements for mask in self._masks.values())
 
     def __repr__(self) -> str:
-        what = f"{self.description!r}: " if self.description else ""
-        return f"ParamMasks({what}{self.num_elements:,} weights of {len(self)} parameters)"
+        prefix = f"{self.description!r}: " if self.description else ""
+        return f"ParamMasks({prefix}{self.num_elements:,} weights of {len(self)} parameters)"
 
     def _repr_html_(self) -> str:
-        from devinterp.models.masks.preview import html
+        from devinterp.models.masks.preview import Preview  # needs rich
 
-        return html(self)
+        return Preview(self)._repr_html_()
+
+
+def union(parts: Iterable[Masks]) -> dict[str, Mask]:
+    """Return the union of masks by parameter name."""
+    total: dict[str, Mask] = {}
+    for part in parts:
+        for name, mask in part.items():
+            total[name] = total[name] | mask if name in total else mask
+    return total
+
+
+def difference(whole: Masks, part: Masks) -> dict[str, Mask]:
+    """Return the elements of `whole` that are not in `part`, without parameters that have none."""
+    rest = {name: mask - part[name] if name in part else mask for name, mask in whole.items()}
+    return {name: mask for name, mask in rest.items() if not mask.is_empty}
 
 
 def full_masks(model: nn.Module) -> ParamMasks:
-    """Return the masks of every parameter, whole; allocates nothing."""
+    """Return masks that select every element of every parameter; allocates nothing."""
     return ParamMasks({name: Mask.whole(p.shape) for name, p in model.named_parameters()}, description="full")
 
 
@@ -71,71 +86,49 @@ def canonical_names(model: nn.Module) -> dict[str, str]:
     return {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
 
 
-def as_param_masks(model: nn.Module, masks: Mapping[str, Any] | str | Sequence[str] | None) -> ParamMasks:
-    """Return validated masks, from whatever a user may pass as ``param_masks``.
+def validated_masks(model: nn.Module, masks: Mapping[str, Any]) -> ParamMasks:
+    """Return the masks that a user passed by parameter name, checked against the model's parameters.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The model whose parameters are meant.
-    masks : mapping, str, sequence of str, or None
-        None for every parameter; one or several restrictions (see `create_param_masks`); or masks by parameter name:
+        The model that has the parameters.
+    masks : mapping of str to mask
         `Mask`, boolean tensors or arrays (or zeros and ones) of the parameter's shape, True or None for the whole
-        parameter, False to leave it out.
+        parameter, False to leave it out. Names of a tied parameter are united.
 
     Returns
     -------
     ParamMasks
-        In the order of `masks` where that is a mapping, else in the order of ``model.named_parameters()``.
+        In the order of `masks`.
 
     Raises
     ------
     InvalidInputError
-        A name is unknown, a shape or dtype is wrong, a mask selects nothing, or nothing is left to move.
+        A name is unknown, a shape or dtype is wrong, a mask selects nothing, or no mask remains.
     """
-    if isinstance(masks, ParamMasks):
-        _check_known(model, masks)
-    if masks is None:
-        return full_masks(model)
-    if isinstance(masks, str) or (isinstance(masks, Sequence) and all(isinstance(part, str) for part in masks)):
-        from devinterp.models.restrictions.resolve import create_param_masks
-
-        return create_param_masks(model, masks)
-    if not isinstance(masks, Mapping):
-        raise InvalidInputError(
-            f"`param_masks` must be a mapping of parameter names to masks, a restriction such as 'l0h1', or None; got "
-            f"{type(masks).__name__}."
-        )
-    _check_known(model, masks)
-    canonical, parameters = canonical_names(model), dict(model.named_parameters())
-    checked: dict[str, Mask] = {}
-    for name, value in masks.items():
-        mask = _as_mask(name, value, parameters[canonical[name]].shape)
-        if mask is not None:
-            held = checked.get(canonical[name])
-            checked[canonical[name]] = mask if held is None else held | mask
+    parameters, canonical = dict(model.named_parameters()), canonical_names(model)
+    for name in masks:
+        if name not in canonical:
+            close = difflib.get_close_matches(str(name), canonical, n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"they are like {list(canonical)[:3]}."
+            raise InvalidInputError(f"{name!r} in `param_masks` is no parameter of {type(model).__name__}: {hint}")
+    checked = union(
+        {canonical[name]: _as_mask(name, value, parameters[canonical[name]].shape)}
+        for name, value in masks.items()
+        if value is not False
+    )
     if not checked:
         raise InvalidInputError(
-            f"`param_masks` selects no weights of {type(model).__name__}: pass None to move all of them."
+            f"`param_masks` selects no weights of {type(model).__name__}: pass None to sample all of them."
         )
     if isinstance(masks, ParamMasks):
         return ParamMasks(checked, masks.description, masks.notes)
     return ParamMasks(checked, f"masks of {len(checked)} parameters")
 
 
-def _check_known(model: nn.Module, masks: Mapping[str, object]) -> None:
-    known = canonical_names(model)
-    for name in masks:
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-            hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"they are like {list(known)[:3]}."
-            raise InvalidInputError(f"{name!r} in `param_masks` is no parameter of {type(model).__name__}: {hint}")
-
-
-def _as_mask(name: str, value: Any, shape: Sequence[int]) -> Mask | None:
-    """Return the mask of one parameter, or None for one that is left out."""
-    if value is False:
-        return None
+def _as_mask(name: str, value: Any, shape: Sequence[int]) -> Mask:
+    """Return what a user passed for one parameter as a mask."""
     if value is None or value is True:
         return Mask.whole(shape)
     if not isinstance(value, Mask):

@@ -1,20 +1,20 @@
-"""Masks as something to look at: a tree of modules with counts and bars, in a terminal or a notebook."""
+"""Drawing of masks as a tree of modules with counts and bars, in a terminal or a notebook."""
 
 from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 from rich.tree import Tree
-from torch import nn
 
-from devinterp.models.masks.mask import Mask
-from devinterp.models.masks.param_masks import ParamMasks, as_param_masks
+if TYPE_CHECKING:
+    from devinterp.models.masks.mask import Mask
+    from devinterp.models.masks.param_masks import ParamMasks
 
-BAR = 16
+BAR_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Preview:
     Parameters
     ----------
     masks : ParamMasks
-        What is shown.
+        The masks to draw.
     total : int or None
-        Number of weights of the whole model, where it is known.
+        Number of weights of the whole model; None where it is not known.
     """
 
     masks: ParamMasks
@@ -38,10 +38,10 @@ class Preview:
         for note in self.masks.notes:
             root.add(Text(note, style="italic yellow"))
         branches: dict[str, Tree] = {"": root}
-        paths = _compact([name.rpartition(".")[0] for name in self.masks])
+        paths = _drawn_paths([name.rpartition(".")[0] for name in self.masks])
         for name, mask in self.masks.items():
-            path, _, leaf = name.rpartition(".")
-            _branch(branches, paths, path).add(_line(leaf, mask))
+            path, _, parameter = name.rpartition(".")
+            _branch(branches, paths, path).add(_line(parameter, mask))
         return root
 
     def _headline(self) -> Text:
@@ -65,75 +65,38 @@ class Preview:
         return console.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
 
 
-def preview_weight_restriction(model: nn.Module, masks: Any = None, *, console: Console | None = None) -> Preview:
-    """Show which weights a restriction moves, as a tree of modules with counts and bars.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        The model.
-    masks : str, list of str, mapping or None
-        A restriction, or masks by parameter name, as ``param_masks`` of `devinterp.slt.sampling.sample` takes them.
-    console : rich.console.Console, optional
-        Where to print; standard output by default. In a notebook nothing is printed: the result is shown.
-
-    Returns
-    -------
-    Preview
-        What is shown.
-
-    Raises
-    ------
-    InvalidInputError
-        The masks are none of this model's.
-    """
-    preview = Preview(as_param_masks(model, masks), sum(p.numel() for p in model.parameters()))
-    console = console or Console()
-    if not console.is_jupyter:
-        console.print(preview)
-    return preview
+def _drawn_paths(paths: list[str]) -> set[str]:
+    """Return the module paths that get a line: those that own parameters, and those below which they branch."""
+    children: dict[str, set[str]] = {}
+    for path in paths:
+        parts = path.split(".")
+        for i in range(1, len(parts)):
+            children.setdefault(".".join(parts[:i]), set()).add(parts[i])
+    return {*paths, *(path for path, names in children.items() if len(names) > 1)} - {""}
 
 
-def html(masks: ParamMasks) -> str:
-    """Return masks as HTML, for notebooks."""
-    return Preview(masks)._repr_html_()
-
-
-def _compact(paths: list[str]) -> set[str]:
-    """Return the module paths worth a line of their own: those of parameters, and where their ways part."""
-    worth = set(paths)
-    for a in paths:
-        for b in paths:
-            shared = []
-            for x, y in zip(a.split("."), b.split("."), strict=False):
-                if x != y:
-                    break
-                shared.append(x)
-            worth.add(".".join(shared))
-    return worth - {""}
-
-
-def _branch(branches: dict[str, Tree], worth: set[str], path: str) -> Tree:
+def _branch(branches: dict[str, Tree], drawn: set[str], path: str) -> Tree:
+    """Return the branch of a module, made below that of the nearest drawn module above it."""
     if path not in branches:
         above = path.rpartition(".")[0]
-        while above and above not in worth:
+        while above and above not in drawn:
             above = above.rpartition(".")[0]
         label = path[len(above) + 1 :] if above else path
-        branches[path] = _branch(branches, worth, above).add(Text(label, style="cyan"))
+        branches[path] = _branch(branches, drawn, above).add(Text(label, style="cyan"))
     return branches[path]
 
 
 def _line(name: str, mask: Mask) -> Text:
     fraction = mask.num_elements / max(mask.numel(), 1)
-    filled = max(round(BAR * fraction), 1)
+    filled = max(round(BAR_WIDTH * fraction), 1)
     line = Text(f"{name:<8} ")
-    line.append("█" * filled, style="green").append("░" * (BAR - filled), style="dim")
+    line.append("█" * filled, style="green").append("░" * (BAR_WIDTH - filled), style="dim")
     line.append(f" {mask.num_elements:>12,}", style="green").append(f" of {'×'.join(map(str, mask.shape))}")
-    return line.append(f"  {_which(mask)}", style="dim")
+    return line.append(f"  {_selection(mask)}", style="dim")
 
 
-def _which(mask: Mask) -> str:
-    """Say which rows and columns are selected."""
+def _selection(mask: Mask) -> str:
+    """Return which rows and columns are selected, in words."""
     if mask.is_whole:
         return "all"
     if mask.index is None:

@@ -1,11 +1,11 @@
-"""The language of weight restrictions, read into terms; nothing here knows a model.
+"""The grammar of weight restrictions, and the parser of texts into terms; no model is needed.
 
 ::
 
     restriction = term (("+" | " - ") term)*            union, difference; left to right
-    term        = "full" | "embed" | "unembed" | "other" | parameter, module or glob | [stack] layers [what]
+    term        = "full" | "embed" | "unembed" | "other" | parameter, module or glob | [stack] layers [piece]
     layers      = "l" set                               l0, l0-3, l0,2,5, l*
-    what        = ["self" | "cross"] ("h" | "g") set [part]      heads, or heads by key/value head
+    piece       = ["self" | "cross"] ("h" | "g") set [part]      heads, or heads by key/value head
                 | "attn" | "self" | "cross" | "mlp" | "norm" | "router" | "shared" | "experts"
                 | "e" set                               experts
                 | "mlp" "n" set                         hidden neurons
@@ -34,23 +34,14 @@ _WORD = re.compile(r"[A-Za-z_]+")
 
 @dataclass(frozen=True)
 class Numbers:
-    """A set of indices: numbers, or all there are.
+    """A set of indices: first and last of each range, or None for all."""
 
-    Parameters
-    ----------
-    text : str
-        As it was written.
-    ranges : tuple of (int, int), or None
-        First and last of each range; None for all.
-    """
-
-    text: str
     ranges: tuple[tuple[int, int], ...] | None
 
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a restriction, for errors that point at it."""
+    """A slice of a restriction's text, for errors that point at it."""
 
     source: str
     start: int
@@ -58,11 +49,11 @@ class Span:
 
     @property
     def text(self) -> str:
-        """The piece itself."""
+        """The slice itself."""
         return self.source[self.start : self.end]
 
     def error(self, message: str) -> InvalidInputError:
-        """Return an error that shows the restriction and points at the piece."""
+        """Return an error that shows the restriction and points at the slice."""
         pointer = " " * self.start + "^" * max(self.end - self.start, 1)
         return InvalidInputError(f"{message}\n  {self.source}\n  {pointer}")
 
@@ -74,21 +65,21 @@ class Term:
     Parameters
     ----------
     span : Span
-        Where it is written.
+        The term in the text.
     subtract : bool
-        Whether it is taken away from what stands before it.
+        Whether it is subtracted from the terms before it.
     name : str
-        A word for the whole model, or a parameter, module or glob; empty for layers.
+        One of `MODEL_WORDS`, or a parameter, module or glob; empty for layers.
     stack : str
-        Which stack of layers; empty for the one that predicts tokens.
+        Name of the stack of layers; empty for the one that predicts tokens.
     layers : Numbers or None
-        Which layers.
+        Indices of the layers.
     words : tuple of str
-        ``attn``, ``mlp`` ...
+        At most one of `LAYER_WORDS`.
     counted : (str, Numbers) or None
-        ``h``, ``g``, ``e`` or ``n``, and which.
+        One of the letters of `SETS`, and the indices.
     part : str
-        Part of a head.
+        One of `PART_WORDS`, or empty.
     """
 
     span: Span
@@ -102,7 +93,7 @@ class Term:
 
 
 def parse(restriction: str) -> list[Term]:
-    """Read a restriction.
+    """Return the terms of a restriction.
 
     Raises
     ------
@@ -118,8 +109,8 @@ def parse(restriction: str) -> list[Term]:
             group.append(piece)
             continue
         if not group:
-            where = piece or Span(restriction, len(restriction), len(restriction))
-            raise where.error("a restriction needs a term here, such as 'l0', 'l0h1', 'l0 mlp', 'embed' or 'full'.")
+            place = piece or Span(restriction, len(restriction), len(restriction))
+            raise place.error("a restriction needs a term here, such as 'l0', 'l0h1', 'l0 mlp', 'embed' or 'full'.")
         terms.append(_term(group, subtract))
         group, subtract = [], piece is not None and piece.text == "-"
     return terms
@@ -170,41 +161,40 @@ def _layers(whole: Span, subtract: bool, stack: str, pieces: list[Span]) -> Term
 
 
 def _tokens(piece: Span) -> list[Span]:
-    """Split ``l0h1q`` into ``l0``, ``h1``, ``q``."""
-    tokens, at = [], 0
+    """Return the tokens of a piece: ``l0``, ``h1`` and ``q`` of ``l0h1q``."""
+    tokens, start = [], 0
     pattern = re.compile(rf"[lhgen]{_SET}|[A-Za-z_]+")
-    while at < len(piece.text):
-        match = pattern.match(piece.text, at)
+    while start < len(piece.text):
+        match = pattern.match(piece.text, start)
         if match is None:
-            span = Span(piece.source, piece.start + at, piece.end)
+            span = Span(piece.source, piece.start + start, piece.end)
             raise span.error("numbers are written 0, 0-3, 0,2,5 or *.")
         tokens.append(Span(piece.source, piece.start + match.start(), piece.start + match.end()))
-        at = match.end()
+        start = match.end()
     return tokens
 
 
 def _numbers(span: Span, text: str) -> Numbers:
     if text == "*":
-        return Numbers(text, None)
+        return Numbers(None)
     ranges = []
     for item in text.split(","):
         first, _, last = item.partition("-")
         ranges.append((int(first), int(last or first)))
         if ranges[-1][0] > ranges[-1][1]:
             raise span.error(f"the range {item} is empty: write the smaller number first.")
-    return Numbers(text, tuple(ranges))
+    return Numbers(tuple(ranges))
 
 
 def _expected(text: str, words: list[str], counted: tuple[str, Numbers] | None) -> str:
     if _LAYERS.fullmatch(text):
         return f"{text!r} begins another term: combine terms by '+', for example 'l0h1 + l1h2', or pass a list."
     if counted is not None and counted[0] in "hg":
-        known: tuple[str, ...] = PART_WORDS
-        return f"{text!r} is no part of a head: expected one of {', '.join(known)}.{_close(text, known)}"
+        return f"{text!r} is no part of a head: expected one of {', '.join(PART_WORDS)}.{_close(text, PART_WORDS)}"
     if counted is not None or words:
         return f"{text!r} cannot stand here: combine terms by '+', for example 'l0 attn + l0 mlp'."
     return (
-        f"{text!r} is nothing of a layer: expected one of {', '.join(LAYER_WORDS)}, heads h0, groups g0, experts e0 or "
+        f"{text!r} is no part of a layer: expected one of {', '.join(LAYER_WORDS)}, heads h0, groups g0, experts e0 or "
         f"neurons 'mlp n0-63'.{_close(text, LAYER_WORDS)}"
     )
 

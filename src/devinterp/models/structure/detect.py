@@ -1,11 +1,10 @@
-"""Where the layers, attentions, MLPs and norms of a model are, derived from one run of a few tokens."""
+"""Detection of a model's structure from one run on a few tokens."""
 
 from __future__ import annotations
 
 import re
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +12,18 @@ from torch import Tensor, nn
 from devinterp.errors import InvalidInputError
 from devinterp.models.forward import device_of
 from devinterp.models.masks.mask import Mask
-from devinterp.models.masks.param_masks import canonical_names
-from devinterp.models.structure.attention import Attentions, Core
+from devinterp.models.masks.param_masks import Masks, canonical_names, difference
+from devinterp.models.structure.attention import AttentionFinder, ProbedAttention
 from devinterp.models.structure.layer_lists import find_stacks
-from devinterp.models.structure.mlp import Feedforward, Fits, feedforward
-from devinterp.models.structure.trace import FAILURES, Trace, is_norm, is_projection, trace
-from devinterp.models.structure.types import Attention, Head, Layer, Structure, difference
+from devinterp.models.structure.layer_parts import LayerSorter
+from devinterp.models.structure.mlp import MLPParts, Strides, mlp_parts
+from devinterp.models.structure.module_kinds import is_projection
+from devinterp.models.structure.trace import FAILURES, Trace, record_trace
+from devinterp.models.structure.types import Attention, Head, Layer, Structure
 
-# Numbers of tokens to try: few and odd first; some models need whole chunks.
+# Few and odd first; some models need whole chunks of tokens.
 NUM_TOKENS = (7, 16, 64)
 CROSS = re.compile(r"cross|encoder_attn|encdec|enc_dec|encoder_decoder", re.IGNORECASE)
-ATTENTION = re.compile(r"attention|attn|mixer|mamba", re.IGNORECASE)
-RESIDUAL = re.compile(r"hyper_?connection|altup|residual|layer_?scale", re.IGNORECASE)
-FEEDFORWARD = re.compile(r"(mlp|moe|experts?|ffn|feed_?forward|intermediate|moeblock|ffnblock)$", re.IGNORECASE)
 
 _cache: weakref.WeakKeyDictionary[nn.Module, tuple[object, Structure]] = weakref.WeakKeyDictionary()
 
@@ -66,54 +64,39 @@ def _traced(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Trace:
         # A vocabulary may be smaller than the number of tokens.
         for tokens in (ids, ids % 2):
             try:
-                return trace(model, run, tokens)
+                return record_trace(model, run, tokens)
             except FAILURES as error:
                 failures.append(error)
     raise InvalidInputError(
         f"the structure of {type(model).__name__} is found by running it on a few tokens, and that failed with "
         f"{type(failures[0]).__name__}: {failures[0]}. Pass masks by parameter name, or write an adapter (ModelAdapter, "
-        "about 20 lines) whose `structure` says where the layers and heads are."
+        "about 20 lines) whose `structure` returns the masks of its layers and heads."
     ) from failures[0]
 
 
-@dataclass
-class _Parts:
-    """Names of a layer's parameters by what they are, and its attentions, mixers and MLP modules by path."""
-
-    attn: list[str] = field(default_factory=list)
-    mlp: list[str] = field(default_factory=list)
-    norm: list[str] = field(default_factory=list)
-    cores: list[Core] = field(default_factory=list)
-    mixers: list[str] = field(default_factory=list)
-    feedforwards: list[str] = field(default_factory=list)
-    visited: set[str] = field(default_factory=set)
-
-
 class _Detection:
-    """One model and what one run of it has shown."""
+    """One model, the trace of one run, and what is derived from both."""
 
-    def __init__(self, model: nn.Module, seen: Trace) -> None:
-        self.model, self.seen = model, seen
+    def __init__(self, model: nn.Module, trace: Trace) -> None:
+        self.model, self.trace = model, trace
         self.modules = dict(model.named_modules(remove_duplicate=False))
-        # A module that several layers share was seen under its first name only.
-        self.first = {id(module): path for path, module in model.named_modules()}
         self.canonical = canonical_names(model)
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
-        self.order = {path: i for i, path in enumerate(seen.calls)}
-        self.attentions = Attentions(model, seen)
-        self.cores = self.attentions.find()
-        self.known: dict[object, Fits] = {}
+        self.finder = AttentionFinder(model, trace)
+        self.attentions = self.finder.find()
+        self.sorter = LayerSorter(model, trace, self.finder, self.attentions)
+        self.known_neurons: dict[object, dict[int, Strides]] = {}
 
     def structure(self) -> Structure:
-        """Return everything that was found."""
+        """Return the structure of the model."""
         stacks = {
             name: tuple(self.layer(paths) for paths in layers)
-            for name, layers in find_stacks(self.modules, self.seen, self.cores, self.attentions).items()
+            for name, layers in find_stacks(self.modules, self.trace, self.attentions, self.finder).items()
         }
         embed, unembed = self.embedding(), self.unembedding()
         if unembed is None:
             # Some models multiply by the embedding itself.
-            unembed = [name for name in embed if self.parameters[name].shape[0] == self.seen.logits.shape[-1]]
+            unembed = [name for name in embed if self.parameters[name].shape[0] == self.trace.logits.shape[-1]]
         taken = {name for layers in stacks.values() for layer in layers for name in layer.masks}
         taken |= {self.canonical[name] for name in (*embed, *unembed)}
         notes = []
@@ -131,49 +114,42 @@ class _Detection:
         """Return whole masks under the names that ``named_parameters()`` gives."""
         return {self.canonical[name]: Mask.whole(self.parameters[name].shape) for name in names}
 
-    def named(self, masks: dict[str, Mask], path: str = "") -> dict[str, Mask]:
+    def named(self, masks: Masks, path: str = "") -> dict[str, Mask]:
         """Return masks, named relative to `path`, under the names that ``named_parameters()`` gives."""
         return {self.canonical[f"{path}.{name}" if path else name]: mask for name, mask in masks.items()}
 
-    # -- embedding and unembedding ------------------------------------------------------------------------------------
-
     def embedding(self) -> list[str]:
-        """Return the table that the token ids are looked up in."""
-        for path, (args, kwargs) in self.seen.calls.items():
+        """Return the names of the table in which the token ids are looked up."""
+        for path, (args, kwargs) in self.trace.calls.items():
             given = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-            tables = [n for n, p in self.modules[path].named_parameters(recurse=False) if p.ndim == 2]
+            tables = [name for name, p in self.modules[path].named_parameters(recurse=False) if p.ndim == 2]
             if tables and given is not None and not given.is_floating_point() and self._are_ids(given):
                 return [f"{path}.{name}" for name in tables]
         return []
 
     def _are_ids(self, given: Tensor) -> bool:
         # Some models put a prompt of their own before the tokens, some pad behind them.
-        flat, ids = given.flatten(), self.seen.ids.flatten()
+        flat, ids = given.flatten(), self.trace.ids.flatten()
         if len(flat) < len(ids):
             return False
         return torch.equal(flat[-len(ids) :].to(ids), ids) or torch.equal(flat[: len(ids)].to(ids), ids)
 
     def unembedding(self) -> list[str] | None:
         """Return the parameters of the last projection that ran with an output per entry of the vocabulary."""
-        for path in reversed(list(self.seen.calls)):
-            if self.seen.widths.get(path) == self.seen.logits.shape[-1] and is_projection(self.modules[path]):
+        for path in reversed(list(self.trace.calls)):
+            if self.trace.widths.get(path) == self.trace.logits.shape[-1] and is_projection(self.modules[path]):
                 return [f"{path}.{name}" for name, _ in self.modules[path].named_parameters(recurse=False)]
         return None
 
-    # -- layers -------------------------------------------------------------------------------------------------------
-
     def layer(self, paths: Sequence[str]) -> Layer:
-        """Return one layer, made of the modules at `paths` (one, but where a model keeps lists of parts)."""
-        parts = _Parts()
-        for path in paths:
-            if len(paths) > 1 or path in self.cores:
-                self.visit(path, parts)
-            else:
-                self.descend(path, parts)
-        inside = self.feedforward(parts.feedforwards)
+        """Return the layer made of the modules at `paths`."""
+        parts = self.sorter.parts(paths)
+        try:
+            inside = mlp_parts(self.model, parts.mlps, self.trace, self.known_neurons)
+        except FAILURES:
+            inside = MLPParts()  # an MLP whose parts cannot be found is still an MLP
         experts = tuple(self.named(expert) for expert in inside.experts)
-        router = self.whole(inside.router)
-        mlp = self.whole(parts.mlp)
+        mlp, router = self.whole(parts.mlp), self.whole(inside.router)
         shared = difference(mlp, router) if experts else {}
         for expert in experts:
             shared = difference(shared, expert)
@@ -182,7 +158,7 @@ class _Detection:
             attn=self.whole(parts.attn),
             mlp=mlp,
             norm=self.whole(parts.norm),
-            attentions=tuple(self.attention(core) for core in parts.cores),
+            attentions=tuple(self.attention(attention) for attention in parts.attentions),
             mixer=", ".join(dict.fromkeys(type(self.modules[path]).__name__ for path in parts.mixers)),
             experts=experts,
             router=router,
@@ -190,87 +166,21 @@ class _Detection:
             neurons=inside.neurons,
         )
 
-    def own(self, path: str) -> list[str]:
-        """Return the parameters that a module holds itself."""
-        return [f"{path}.{name}" for name, _ in self.modules[path].named_parameters(recurse=False)]
-
-    def all(self, path: str) -> list[str]:
-        """Return the parameters in a module."""
-        return [f"{path}.{name}" for name, _ in self.modules[path].named_parameters(remove_duplicate=False)]
-
-    def descend(self, path: str, parts: _Parts) -> None:
-        """Sort the children of a module; what it holds itself scales or mixes the residual stream."""
-        parts.norm += self.own(path)
-        for name, _ in self.modules[path].named_children():
-            self.visit(f"{path}.{name}", parts)
-
-    def visit(self, path: str, parts: _Parts) -> None:
-        """Sort the parameters of a module into attention, MLP and norm."""
-        module = self.modules[path]
-        path = self.first[id(module)]
-        if not self.all(path) or path in parts.visited:
-            return
-        parts.visited.add(path)
-        if path in self.cores:
-            parts.cores.append(self.cores[path])
-            self.without_outer_norms(path, parts.attn, parts.norm)
-        elif any(core.startswith(f"{path}.") for core in self.cores):
-            self.descend(path, parts)
-        elif is_norm(module) or RESIDUAL.search(type(module).__name__):
-            parts.norm += self.all(path)
-        elif self.is_mixer(path):
-            parts.mixers.append(path)
-            self.without_outer_norms(path, parts.attn, parts.norm)
-        else:
-            parts.feedforwards.append(path)
-            self.without_outer_norms(path, parts.mlp, parts.norm)
-
-    def is_mixer(self, path: str) -> bool:
-        """Say whether a module mixes tokens; one named after feed-forward does not count (RWKV's looks one token back)."""
-        module, name = self.modules[path], path.rpartition(".")[2]
-        if FEEDFORWARD.search(name) or FEEDFORWARD.search(type(module).__name__):
-            return False
-        if path not in self.order:
-            return bool(ATTENTION.search(type(module).__name__) or ATTENTION.search(name))
-        return not isinstance(module, nn.Linear) and self.attentions.mixes(path)
-
-    def without_outer_norms(self, path: str, inner: list[str], outer: list[str]) -> None:
-        """Add the parameters of a module to `inner`, but those of norms that run before or after all else to `outer`."""
-        projections = [self.order[p] for p in self.below(path) if p in self.order and is_projection(self.modules[p])]
-        first, last = (min(projections), max(projections)) if projections else (0, -1)
-        norms: set[str] = set()
-        for below in self.below(path):
-            if is_norm(self.modules[below]) and below in self.order and not first <= self.order[below] <= last:
-                norms |= set(self.all(below))
-        for name in self.all(path):
-            (outer if name in norms else inner).append(name)
-
-    def below(self, path: str) -> list[str]:
-        """Return the paths of a module and all in it."""
-        return [self.first[id(module)] for module in self.modules[path].modules()]
-
-    def feedforward(self, paths: Sequence[str]) -> Feedforward:
-        """Return what is inside an MLP."""
-        try:
-            return feedforward(self.model, paths, self.seen, self.known)
-        except FAILURES:
-            # An MLP that cannot be looked into is still an MLP.
-            return Feedforward()
-
-    def attention(self, core: Core) -> Attention:
-        """Return an attention under the names of the model."""
+    def attention(self, probed: ProbedAttention) -> Attention:
+        """Return an attention with the parameter names of the model."""
         heads: tuple[Head, ...] = ()
-        if core.heads is not None:
+        if probed.heads is not None:
             heads = tuple(
-                Head({part: self.named(masks, core.path) for part, masks in parts.items()}, group)
-                for parts, group in zip(core.heads.parts, core.heads.groups, strict=True)
+                Head({part: self.named(masks, probed.path) for part, masks in parts.items()}, group)
+                for parts, group in zip(probed.heads.parts, probed.heads.groups, strict=True)
             )
-        name = ".".join(core.path.split(".")[-2:])
-        kind = "cross" if CROSS.search(name) or self._reads_another(core.path) else "self"
-        return Attention(core.path, kind, self.whole(self.all(core.path)), heads, core.reason)
+        name = ".".join(probed.path.split(".")[-2:])
+        kind = "cross" if CROSS.search(name) or self._reads_other_tokens(probed.path) else "self"
+        return Attention(probed.path, kind, self.whole(self.sorter.parameters(probed.path)), heads, probed.no_heads)
 
-    def _reads_another(self, path: str) -> bool:
-        args, kwargs = self.seen.calls.get(path, ((), {}))
+    def _reads_other_tokens(self, path: str) -> bool:
+        """Say whether keys and values come from another sequence than queries."""
+        args, kwargs = self.trace.calls.get(path, ((), {}))
         if isinstance(self.modules[path], nn.MultiheadAttention):
             queries, keys = (*args, kwargs.get("query"), kwargs.get("key"))[:2]
             return queries is not keys

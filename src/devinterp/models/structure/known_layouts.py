@@ -1,74 +1,60 @@
-"""What cannot be derived, each with its reason. Everything else is found by `detection`."""
+"""Attentions whose heads cannot be found by probing, each with the reason."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from torch import nn
+from torch import Tensor, nn
 
 from devinterp.models.masks.mask import Mask
-from devinterp.models.structure.probe_heads import Heads, Parts
+from devinterp.models.structure.head_parts import Heads, Parts
+
+Place = tuple[str, str, Tensor, int, int]
+"""Part, name and value of a parameter, dimension that runs over the features of all heads, offset of the first head."""
+
+
+def _heads(num_heads: int, head_size: int, places: Iterable[Place]) -> Heads:
+    parts: list[Parts] = [{} for _ in range(num_heads)]
+    for part, name, parameter, dim, offset in places:
+        for head, mine in enumerate(parts):
+            features = range(offset + head * head_size, offset + (head + 1) * head_size)
+            mine.setdefault(part, {})[name] = Mask.block(parameter.shape, {dim: features})
+    return Heads(parts, list(range(num_heads)))
 
 
 def _multihead_attention(module: nn.Module) -> Heads:
-    """`torch.nn.MultiheadAttention` calls no modules: its projections are passed to one function. Layout: its docs."""
+    """`torch.nn.MultiheadAttention` passes its projections to one function instead of calling modules. Layout: its docs."""
     assert isinstance(module, nn.MultiheadAttention)
-    width, size = module.embed_dim, module.head_dim
-    parts: list[Parts] = []
-    for head in range(module.num_heads):
-        rows = range(head * size, (head + 1) * size)
-        mine: Parts = {"o": {"out_proj.weight": Mask.block(module.out_proj.weight.shape, {1: rows})}}
-        for i, part in enumerate("qkv"):
-            shifted = [i * width + row for row in rows]
-            separate = getattr(module, f"{part}_proj_weight")
-            if separate is not None:
-                mine[part] = {f"{part}_proj_weight": Mask.block(separate.shape, {0: rows})}
-            elif module.in_proj_weight is not None:
-                mine[part] = {"in_proj_weight": Mask.block(module.in_proj_weight.shape, {0: shifted})}
-            if module.in_proj_bias is not None:
-                mine[part]["in_proj_bias"] = Mask.block(module.in_proj_bias.shape, {0: shifted})
-            bias = getattr(module, f"bias_{part}", None)
-            if bias is not None:
-                mine[part][f"bias_{part}"] = Mask.block(bias.shape, {2: rows})
-        parts.append(mine)
-    return Heads(parts, list(range(module.num_heads)), "out_proj")
+    parameters = dict(module.named_parameters())
+    places: list[Place] = [("o", "out_proj.weight", parameters["out_proj.weight"], 1, 0)]
+    for i, part in enumerate("qkv"):
+        packed = (0, i * module.embed_dim)
+        dims = {f"{part}_proj_weight": (0, 0), "in_proj_weight": packed, "in_proj_bias": packed, f"bias_{part}": (2, 0)}
+        places += [(part, name, parameters[name], *dim) for name, dim in dims.items() if name in parameters]
+    return _heads(module.num_heads, module.head_dim, places)
 
 
 def _xlnet(module: nn.Module) -> Heads:
-    """XLNet's projections are raw parameters of shape (width, head, feature), used in einsums: there is no module to cut."""
-    names = {"q": "q", "k": "k", "v": "v", "o": "o", "r": "other"}
+    """XLNet's projections are parameters of shape (width, head, feature) in einsums: no module reads what heads return."""
     parameters = dict(module.named_parameters(recurse=False))
-    num_heads = parameters["q"].shape[1]
-    parts: list[Parts] = []
-    for head in range(num_heads):
-        mine: Parts = {}
-        for name, parameter in parameters.items():
-            dim = 0 if parameter.ndim == 2 else 1
-            mine.setdefault(names.get(name, "other"), {})[name] = Mask.block(parameter.shape, {dim: [head]})
-        parts.append(mine)
-    return Heads(parts, list(range(num_heads)), "o")
+    parts = {name: name if name in ("q", "k", "v", "o") else "other" for name in parameters}
+    places = [(parts[name], name, p, 0 if p.ndim == 2 else 1, 0) for name, p in parameters.items()]
+    return _heads(parameters["q"].shape[1], 1, places)
 
 
 def _reformer(module: nn.Module) -> Heads:
     """Reformer attends by ``exp(scores - logsumexp(scores))`` within chunks and buckets: there is no softmax to watch."""
     attention = module.get_submodule("self_attention")
-    num_heads = int(attention.num_attention_heads)  # type: ignore[arg-type]
-    size = int(attention.attention_head_size)  # type: ignore[arg-type]
-    shapes = {name: p.shape for name, p in module.named_parameters()}
-    parts: list[Parts] = []
-    for head in range(num_heads):
-        rows = range(head * size, (head + 1) * size)
-        mine: Parts = {"o": {"output.dense.weight": Mask.block(shapes["output.dense.weight"], {1: rows})}}
-        # Attention by hashing has one projection for queries and keys.
-        for part, name in {"q": "query", "k": "key", "v": "value", "q+k": "query_key"}.items():
-            weight = f"self_attention.{name}.weight"
-            if weight in shapes:
-                mine[part[0]] = {weight: Mask.block(shapes[weight], {0: rows})}
-        parts.append(mine)
-    return Heads(parts, list(range(num_heads)), "output.dense")
+    parameters = dict(module.named_parameters())
+    # Attention by hashing has one projection for queries and keys.
+    parts = {"query": "q", "key": "k", "value": "v", "query_key": "q"}
+    names = {f"self_attention.{name}.weight": part for name, part in parts.items()}
+    places: list[Place] = [("o", "output.dense.weight", parameters["output.dense.weight"], 1, 0)]
+    places += [(part, name, parameters[name], 0, 0) for name, part in names.items() if name in parameters]
+    return _heads(int(attention.num_attention_heads), int(attention.attention_head_size), places)  # type: ignore[arg-type]
 
 
-EXCEPTIONS: dict[str, Callable[[nn.Module], Heads]] = {
+KNOWN_LAYOUTS: dict[str, Callable[[nn.Module], Heads]] = {
     "MultiheadAttention": _multihead_attention,
     "ReformerAttention": _reformer,
     "XLNetRelativeAttention": _xlnet,

@@ -1,33 +1,14 @@
-"""Where the parts of a model are: what an adapter's ``structure(model)`` returns and restrictions are read against.
-
-Importing this loads no torch; `Mask` objects come from whoever detects the structure.
-"""
+"""What an adapter's ``structure(model)`` returns: masks of the parts of a model, which restrictions are resolved against."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from devinterp.models.masks.mask import Mask
+from devinterp.models.masks.mask import Mask
+from devinterp.models.masks.param_masks import Masks, union
 
-Masks = Mapping[str, "Mask"]
-
-
-def union(parts: Iterable[Masks]) -> dict[str, Mask]:
-    """Return the union of masks by parameter name."""
-    total: dict[str, Mask] = {}
-    for part in parts:
-        for name, mask in part.items():
-            total[name] = total[name] | mask if name in total else mask
-    return total
-
-
-def difference(whole: Masks, part: Masks) -> dict[str, Mask]:
-    """Return `whole` without `part`; parameters of which nothing is left are left out."""
-    rest = {name: mask - part[name] if name in part else mask for name, mask in whole.items()}
-    return {name: mask for name, mask in rest.items() if not mask.is_empty}
+NeuronPlace = tuple[str, tuple[int, ...], int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +18,7 @@ class Head:
     Parameters
     ----------
     parts : mapping of str to masks
-        Masks by part: ``q``, ``k``, ``v``, ``o``, ``gate``, and ``other`` for what belongs to the head and is no
+        Masks by part: ``q``, ``k``, ``v``, ``o``, ``gate``, and ``other`` for weights of the head that are in no
         projection (attention sinks, position biases, per-head norms).
     group : int
         Index of the key/value head it reads; heads of one group share key and value rows.
@@ -54,7 +35,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """One attention of a layer.
+    """One attention module of a layer.
 
     Parameters
     ----------
@@ -65,7 +46,7 @@ class Attention:
     masks : masks
         All of its weights, those shared by its heads included.
     heads : tuple of Head
-        Its heads; empty where they cannot be told apart, for the reason in `no_heads`.
+        Its heads; empty if they cannot be told apart, for the reason in `no_heads`.
     no_heads : str
         Why there are no heads.
     """
@@ -86,23 +67,23 @@ class Layer:
     name : str
         Path of its module.
     attn : masks
-        What mixes tokens: attention, or what a layer has in its place (state space, convolution, recurrence).
+        The weights that mix tokens: attention, or a state space, convolution or recurrence in its place.
     mlp : masks
-        What works on each token alone; of a mixture of experts, its experts, shared experts and router.
+        The weights that act on each token alone; in a mixture of experts its experts, shared experts and router.
     norm : masks
         Norms and scales of the residual stream. Norms inside an attention or an MLP belong to that.
     attentions : tuple of Attention
         The attentions in `attn`, in the order they run.
     mixer : str
-        What mixes tokens beside, or instead of, attention: the class of that module, or empty.
+        Class names of modules that mix tokens beside, or instead of, attention; empty if there are none.
     experts : tuple of masks
         The routed experts.
     router : masks
-        What chooses the experts.
+        The weights that choose the experts.
     shared : masks
-        What of the MLP runs for every token beside the routed experts.
-    neurons : tuple of masks
-        Masks of the hidden neurons of a dense MLP, one for each of `num_neurons`, made on demand.
+        The weights of the MLP, besides the router, that every token uses although there are experts.
+    neurons : Neurons or None
+        The hidden neurons of a dense MLP; None if they are not known.
     """
 
     name: str
@@ -125,6 +106,14 @@ class Layer:
         """Return the heads of all attentions of one kind, in the order they run."""
         return [head for attention in self.attentions if attention.kind == kind for head in attention.heads]
 
+    def groups(self, kind: str = "self") -> list[list[Head]]:
+        """Return the same heads by the key/value head they read, attention by attention."""
+        groups: dict[tuple[int, int], list[Head]] = {}
+        for i, attention in enumerate(self.attentions):
+            for head in attention.heads if attention.kind == kind else ():
+                groups.setdefault((i, head.group), []).append(head)
+        return list(groups.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Neurons:
@@ -133,21 +122,19 @@ class Neurons:
     Parameters
     ----------
     size : int
-        How many there are.
+        Number of neurons.
     places : tuple of (name, shape, dim, offset, stride)
         Parameters that hold them: neuron ``n`` is index ``offset + stride * n`` of dimension ``dim``.
     """
 
     size: int
-    places: tuple[tuple[str, tuple[int, ...], int, int, int], ...]
+    places: tuple[NeuronPlace, ...]
 
     def masks(self, neurons: Iterable[int]) -> dict[str, Mask]:
         """Return the masks of some neurons."""
-        from devinterp.models.masks.mask import Mask
-
-        chosen = sorted(set(neurons))
+        numbers = sorted(set(neurons))
         return union(
-            {name: Mask.block(shape, {dim: [offset + stride * n for n in chosen]})}
+            {name: Mask.block(shape, {dim: [offset + stride * n for n in numbers]})}
             for name, shape, dim, offset, stride in self.places
         )
 
@@ -159,12 +146,12 @@ class Structure:
     Parameters
     ----------
     embed, unembed : masks
-        The token embedding, and what maps last hidden states to logits.
+        The token embedding, and the projection of the last hidden states to logits.
     stacks : mapping of str to tuple of Layer
-        The layers by stack: ``dec`` for the one that predicts tokens, ``enc`` for an encoder, other stacks by the name
-        of their module.
+        The layers by stack, first the one that predicts tokens, ``dec``; then ``enc`` for an encoder, and other stacks by
+        the name of their module.
     other : masks
-        Every weight outside: position embeddings, last norms, projections between stacks.
+        Every other weight: position embeddings, last norms, projections between stacks.
     notes : tuple of str
         What a reader of masks should know, for example that embedding and unembedding share one tensor.
     """

@@ -1,4 +1,4 @@
-"""When to save the state of chains: often, but at the cost of no more than a share of the run's time."""
+"""When a checkpoint of chains is due: often, but at the cost of no more than a share of the run's time."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from typing import final
 
 from devinterp.errors import InvalidInputError
 
-#: Of a run's time that saving states may take, unless the user says otherwise.
+#: Share of a run's time that checkpoints may take, unless the user says otherwise.
 SHARE = 0.03
-#: What is assumed before anything was measured: seconds for each state, and bytes per second.
+#: What is assumed before anything was measured: seconds for each checkpoint, and bytes per second.
 _GUESSED_SECONDS, _GUESSED_RATE = 0.01, 200e6
 
 
 class CheckpointSchedule(ABC):
-    """Says when a state is wanted."""
+    """Says when a checkpoint is due."""
 
     @abstractmethod
     def is_due(self, *, last: bool) -> bool:
-        """Say whether a state is wanted after this step, `last` if it is the chain's last one."""
+        """Say whether a checkpoint is due after this step, `last` if it is the chain's last one."""
 
     def copied(self, seconds: float) -> None:  # noqa: B027  # most need not know
-        """Note how long copying a state has made the chains wait."""
+        """Note how long copying a checkpoint has made the chains wait, and that it is on its way to the store."""
+
+    def written(self, seconds: float) -> None:  # noqa: B027
+        """Note how long writing a checkpoint has taken; called from the writer's thread."""
 
 
 @final
 class Disabled(CheckpointSchedule):
-    """No state is ever wanted."""
+    """No checkpoint is ever due."""
 
     def is_due(self, *, last: bool) -> bool:
         """Return False."""
@@ -37,21 +40,21 @@ class Disabled(CheckpointSchedule):
 
 @final
 class TimeBudget(CheckpointSchedule):
-    """States as often as a share of the time allows.
+    """Checkpoints as often as a share of the run's time allows.
 
-    Each costs what it costs to copy it, to flush what was gathered, and to write it. The next one is due when that is no more
+    Each costs the time to copy it, to flush what was gathered, and to write it. The next one is due when that is no more
     than `share` of the time since; the first when a guess from its size is.
 
     Parameters
     ----------
     num_bytes : int
-        Size of a state.
+        Size of a checkpoint.
     share : float, default: 0.03
-        Of the time, above 0 and at most 1; 0 saves only when asked by `stop`.
+        Share of the time, in (0, 1]; with 0 a checkpoint is due only when `stop` is set.
     keep_last : bool, default: False
-        Whether a state is wanted after the last step.
+        Whether one is due after the last step.
     stop : threading.Event, optional
-        When set, a state is wanted at once, whatever it costs.
+        When set, a checkpoint is due at once, whatever it costs.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class TimeBudget(CheckpointSchedule):
         self._due = self._after(_GUESSED_SECONDS + num_bytes / _GUESSED_RATE)
 
     def is_due(self, *, last: bool) -> bool:
-        """Say whether a state is wanted now; none while the one before is still being written."""
+        """Say whether a checkpoint is due now; never while the one before is still being written."""
         if last:
             return self._keep_last
         if self._stop is not None and self._stop.is_set():
@@ -71,11 +74,11 @@ class TimeBudget(CheckpointSchedule):
         return not self._busy and time.monotonic() >= self._due
 
     def copied(self, seconds: float) -> None:
-        """Note how long copying a state has taken, and that it is on its way to the store."""
+        """Note how long copying has taken; nothing is due until `written` is called."""
         self._busy, self._copying = True, seconds
 
-    def saved(self, seconds: float) -> None:
-        """Note how long writing a state has taken; called from the writer's thread."""
+    def written(self, seconds: float) -> None:
+        """Note how long writing has taken; the next checkpoint's time counts from here."""
         self._due = self._after(self._copying + seconds)
         self._busy = False
 

@@ -16,13 +16,13 @@ evaluated on the minibatch of the step, so the figure says nothing of the noise 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from devinterp.sampling.settings import Settings
-from devinterp.types import Target, Transition
+from devinterp.types import StepInputs, Target, Transition
 
 _LANGEVIN = {"gradient", "localization", "weight_decay", "noise"}
 
@@ -30,7 +30,9 @@ _LANGEVIN = {"gradient", "localization", "weight_decay", "noise"}
 def proposes_langevin(transition: Transition, target: Target) -> bool:
     r"""Say whether a kernel's step is a Langevin proposal, :math:`w' \sim N(w - \tfrac12 S \nabla U(w), S)`.
 
-    Found by trying: its terms on a few numbers are compared with that form. A preconditioner may have any memory.
+    Its terms on a few random numbers are compared with that form, so any preconditioner may be used, whatever it remembers.
+    Kernels with momentum, and those whose noise is correlated between steps, do not propose so: the acceptance of a single
+    step is not defined for them.
 
     Parameters
     ----------
@@ -40,46 +42,38 @@ def proposes_langevin(transition: Transition, target: Target) -> bool:
         The posterior it samples.
     """
     generator = torch.Generator().manual_seed(0)
-    values, origin, gradients = (torch.randn((1, 4), generator=generator, dtype=torch.float64) for _ in "wog")
-    terms = transition.terms([values], [gradients], [origin], transition.init([values]), [torch.ones_like(values)])
+    values, initial_weights, gradients = (torch.randn((1, 4), generator=generator, dtype=torch.float64) for _ in "wig")
+    step = StepInputs([values], [gradients], [initial_weights], transition.init([values]), [torch.ones_like(values)])
+    terms = transition.terms(step)
     if not set(terms) <= _LANGEVIN or "noise" not in terms:
         return False
     drift = torch.stack([term[0] for name, term in terms.items() if name != "noise"]).sum(0)
-    expected = -0.5 * terms["noise"][0] ** 2 * _slope([values], [gradients], [origin], target)[0]
+    expected = -0.5 * terms["noise"][0] ** 2 * _slope(step, target)[0]
     return bool(torch.allclose(drift, expected, rtol=1e-6, atol=0))
 
 
 class Proposal:
-    """A step about to be taken, remembered until the loss and gradient where it leads are known.
+    """A step about to be taken, kept until the loss and gradient where it leads are known.
 
     Parameters
     ----------
     transition : Transition
         The kernel, which `proposes_langevin`. Its preconditioner is held fixed in the test.
-    values, gradients, origin, state
-        As for `Transition.terms`; copied.
+    step : StepInputs
+        The step; what is needed of it is copied, and its noise is not drawn.
     loss : Tensor
         Mean loss of the step's minibatches before it, ``(chain,)``.
     settings : Settings
         Of the run.
     """
 
-    def __init__(
-        self,
-        transition: Transition,
-        values: list[Tensor],
-        gradients: list[Tensor],
-        origin: list[Tensor],
-        state: dict[str, list[Tensor]],
-        loss: Tensor,
-        settings: Settings,
-    ) -> None:
-        unit = [torch.ones_like(value) for value in values]
-        scales = transition.terms(values, gradients, origin, state, unit)["noise"]
+    def __init__(self, transition: Transition, step: StepInputs, loss: Tensor, settings: Settings) -> None:
+        unit_noise = [torch.ones_like(value) for value in step.values]
+        scales = transition.terms(replace(step, noise=unit_noise))["noise"]
         self._variances = [scale.detach().square() for scale in scales]
-        self._values = [value.detach().clone() for value in values]
-        self._gradients = [gradient.clone() for gradient in gradients]
-        self._origin, self._loss, self._settings = origin, loss, settings
+        values = [value.detach().clone() for value in step.values]
+        self._before = replace(step, values=values, gradients=[gradient.clone() for gradient in step.gradients])
+        self._loss, self._settings = loss, settings
 
     @torch.no_grad()
     def acceptance(self, values: list[Tensor], gradients: list[Tensor], loss: Tensor) -> Tensor:
@@ -93,11 +87,11 @@ class Proposal:
             Their mean loss there, ``(chain,)``.
         """
         target, temperature = self._settings.target, self._settings.noise_level**2
-        before = _slope(self._values, self._gradients, self._origin, target)
-        after = _slope(values, gradients, self._origin, target)
+        start, end = self._before, replace(self._before, values=values, gradients=gradients)
+        slopes, new_slopes = _slope(start, target), _slope(end, target)
         rise = self._loss.double() - loss.double()
         squares = torch.zeros_like(rise)
-        parts = zip(self._values, values, self._gradients, gradients, before, after, self._variances, strict=True)
+        parts = zip(start.values, values, start.gradients, gradients, slopes, new_slopes, self._variances, strict=True)
         for w, w_new, g, g_new, u, u_new, variance in parts:
             rise += _sum((w_new - w) * (g + g_new)) / 2
             squares += _sum(variance * (u.square() - u_new.square())) / 8
@@ -106,7 +100,7 @@ class Proposal:
 
 
 def mean_loss(losses: Tensor, num_batches: int) -> Tensor:
-    """Return the mean of the means of a step's minibatches, ``(chain,)``, of the losses that count (are not NaN).
+    """Return the mean of the means of a step's minibatches, ``(chain,)``, of the unmasked losses (not NaN).
 
     Parameters
     ----------
@@ -118,13 +112,11 @@ def mean_loss(losses: Tensor, num_batches: int) -> Tensor:
     return losses.double().view(losses.shape[0], num_batches, -1).nanmean(2).mean(1)
 
 
-def _slope(
-    values: Sequence[Tensor], gradients: Sequence[Tensor], origin: Sequence[Tensor], target: Target
-) -> list[Tensor]:
-    """Return the gradient of U."""
+def _slope(step: StepInputs, target: Target) -> list[Tensor]:
+    """Return the gradient of U where the step starts."""
     return [
         target.n_beta * g + target.localization * (w - w0) + target.weight_decay * w
-        for w, g, w0 in zip(values, gradients, origin, strict=True)
+        for w, g, w0 in zip(step.values, step.gradients, step.initial_weights, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""What of the losses is kept: all of them, means of sequences, or running moments. A stage between chains and the store."""
+"""What of the losses is stored: all of them, means of sequences, or running moments. A stage between chain loop and writer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _PREFIX = "recorded."
 
 
 class Reduction(ABC):
-    """Turns draws with all their losses into what is stored. The default stores everything."""
+    """Reduces draws to what is stored of them. The base class stores everything."""
 
-    def extend(self, state: Checkpoint) -> Checkpoint:
-        """Return a state with what the recorder has gathered added."""
-        return replace(state, arrays={**state.arrays, **self.save(state.chains)})
+    def extend(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return a checkpoint with what the reduction has gathered added."""
+        return replace(checkpoint, arrays={**checkpoint.arrays, **self.save(checkpoint.chains)})
 
     @abstractmethod
     def reduce(self, draw: Draw) -> Draw:
@@ -34,14 +34,14 @@ class Reduction(ABC):
 
     def resume(self, start: Start) -> Start:
         """Take back what `save` gave, and return the start without it."""
-        if start.state is None:
+        if start.checkpoint is None:
             return start
-        arrays = {name: found for name, found in start.state.arrays.items() if not name.startswith(_PREFIX)}
-        return replace(start, state=replace(start.state, arrays=arrays))
+        arrays = {name: each for name, each in start.checkpoint.arrays.items() if not name.startswith(_PREFIX)}
+        return replace(start, checkpoint=replace(start.checkpoint, arrays=arrays))
 
 
 @final
-class Tokens(Reduction):
+class TokenLosses(Reduction):
     """Stores every loss."""
 
     def reduce(self, draw: Draw) -> Draw:
@@ -50,11 +50,11 @@ class Tokens(Reduction):
 
 
 @final
-class Sequences(Reduction):
+class SequenceMeans(Reduction):
     """Stores the mean loss of each sequence over its positions."""
 
     def reduce(self, draw: Draw) -> Draw:
-        """Return the draw with means over all but sequences."""
+        """Return the draw with the mean loss of each sequence."""
         observables = {name: mean_of_rows(losses, 1) for name, losses in draw.observables.items()}
         return replace(draw, loss=mean_of_rows(draw.loss, 2), observables=observables)
 
@@ -86,7 +86,7 @@ class Moments(Reduction):
             summaries=running.summaries() if is_last and draw.error is None else {},
         )
         if draw.error is not None:
-            del self._running[draw.chain]  # kept after the last draw, for a state from which more draws go on
+            del self._running[draw.chain]  # kept after the last draw, for a checkpoint from which more draws go on
         return reduced
 
     def save(self, chains: Sequence[int]) -> Mapping[str, Sequence[np.ndarray]]:
@@ -94,13 +94,13 @@ class Moments(Reduction):
         return {f"{_PREFIX}{chain}": self._running[chain].arrays() for chain in chains if chain in self._running}
 
     def resume(self, start: Start) -> Start:
-        """Take back the running moments; without a state, steps must be taken anew to gather them."""
-        if start.state is None:
-            return replace(start, recorded=0)
-        for name, arrays in start.state.arrays.items():
+        """Take back the running moments; without a checkpoint, steps must be taken anew to gather them."""
+        if start.checkpoint is None:
+            return replace(start, steps_done=0)
+        for name, arrays in start.checkpoint.arrays.items():
             if name.startswith(_PREFIX):
                 self._running[int(name.removeprefix(_PREFIX))] = _Running.of(arrays)
-        return replace(super().resume(start), recorded=start.state.step)
+        return replace(super().resume(start), steps_done=start.checkpoint.step)
 
 
 class _Running:
@@ -130,14 +130,14 @@ class _Running:
 
     def summaries(self) -> dict[str, np.ndarray]:
         """Return what is stored, by path."""
-        found = {}
+        summaries = {}
         for name, mean, comoment in zip(self._names, self._means, self._comoments, strict=True):
-            found[f"{schema.OBSERVABLES}/{name}/{schema.LOSS_MEAN}"] = mean.astype(np.float32)
-            found[f"{schema.OBSERVABLES}/{name}/{schema.LOSS_COMOMENT}"] = (comoment / self._num).astype(np.float32)
-        return found
+            summaries[f"{schema.OBSERVABLES}/{name}/{schema.LOSS_MEAN}"] = mean.astype(np.float32)
+            summaries[f"{schema.OBSERVABLES}/{name}/{schema.LOSS_COMOMENT}"] = (comoment / self._num).astype(np.float32)
+        return summaries
 
     def arrays(self) -> list[np.ndarray]:
-        """Return copies of everything, for a state."""
+        """Return copies of everything, for a checkpoint."""
         names = np.frombuffer("\n".join(self._names).encode(), np.uint8)
         numbers = np.array([self._num])
         return [names.copy(), numbers, self._task.copy(), *(a.copy() for a in (*self._means, *self._comoments))]
@@ -156,18 +156,18 @@ class _Running:
 
 
 def mean_of_rows(losses: np.ndarray, keep: int) -> np.ndarray:
-    """Return means over all but the first `keep` dimensions, of the losses that count, in float64."""
+    """Return means over all but the first `keep` dimensions, of the unmasked losses, in float64."""
     if losses.ndim <= keep:
         return losses
     axes = tuple(range(keep, losses.ndim))
-    counted = ~np.isnan(losses)
-    total = np.sum(losses, axis=axes, dtype=np.float64, where=counted)
+    unmasked = ~np.isnan(losses)
+    total = np.sum(losses, axis=axes, dtype=np.float64, where=unmasked)
     with np.errstate(invalid="ignore"):
-        return np.asarray(total / counted.sum(axis=axes))
+        return np.asarray(total / unmasked.sum(axis=axes))
 
 
 def reduction_of(settings: Settings) -> Reduction:
-    """Return the recorder that the settings of a run ask for."""
+    """Return the reduction that the settings of a run ask for."""
     if settings.record == "moments":
         return Moments(settings.num_steps)
-    return Sequences() if settings.record == "sequence" else Tokens()
+    return SequenceMeans() if settings.record == "sequence" else TokenLosses()

@@ -7,35 +7,13 @@ from collections.abc import Callable, Collection, Iterable
 import torch
 from torch import Tensor
 
-from devinterp.types import Transition
-
-#: Norms of the parts of a step, the dot products between them, and the distance from the start before it.
-NAMES = (
-    "distance",
-    "unscaled_grad",
-    "scaled_grad",
-    "localization",
-    "weight_decay",
-    "noise",
-    "dot_grad_prior",
-    "dot_grad_noise",
-    "dot_prior_noise",
-)
-#: A metric that is recorded only when named, because it costs a second gradient: see `devinterp.sampling.chains.mala`.
-MALA = "mala_acceptance"
+from devinterp.schema import STEP_METRICS
+from devinterp.types import StepInputs, Transition
 
 
 @torch.no_grad()
 def step_metrics(
-    transition: Transition,
-    values: list[Tensor],
-    gradients: list[Tensor],
-    origin: list[Tensor],
-    state: dict[str, list[Tensor]],
-    noise: list[Tensor],
-    *,
-    scale: float,
-    names: Collection[str] = NAMES,
+    transition: Transition, step: StepInputs, *, scale: float, names: Collection[str] = STEP_METRICS
 ) -> dict[str, Tensor]:
     r"""Return the metrics of the step a kernel is about to take, each of shape ``(chain,)``.
 
@@ -43,26 +21,26 @@ def step_metrics(
     ----------
     transition : Transition
         The kernel; its ``terms`` are measured.
-    values, gradients, origin, state, noise
-        As for `Transition.terms`.
+    step : StepInputs
+        The step, with its noise as a list.
     scale : float
         :math:`(\epsilon/2)\, n\beta`, which turns a gradient into an unpreconditioned drift.
     names : collection of str
-        Which of `NAMES` to compute.
+        Which of `devinterp.schema.STEP_METRICS` to compute.
 
     Returns
     -------
     dict of str to Tensor
         By name. Dot products are between the gradient and prior *as descended* and the noise *as added*.
     """
-    terms = transition.terms(values, gradients, origin, state, noise)
-    empty = [torch.zeros_like(value) for value in values]
+    terms = transition.terms(step)
+    empty = [torch.zeros_like(value) for value in step.values]
     gradient, pull = terms.get("gradient", empty), terms.get("localization", empty)
     decay, kick = terms.get("weight_decay", empty), terms.get("noise", empty)
     prior = [a + b for a, b in zip(pull, decay, strict=True)]
     definitions: dict[str, Callable[[], Tensor]] = {
-        "distance": lambda: _norm(w - w0 for w, w0 in zip(values, origin, strict=True)),
-        "unscaled_grad": lambda: scale * _norm(gradients),
+        "distance": lambda: _norm(w - w0 for w, w0 in zip(step.values, step.initial_weights, strict=True)),
+        "unscaled_grad": lambda: scale * _norm(step.gradients),
         "scaled_grad": lambda: _norm(gradient),
         "localization": lambda: _norm(pull),
         "weight_decay": lambda: _norm(decay),

@@ -1,4 +1,4 @@
-"""A kernel at work on the weights of one chain, or of several that advance together."""
+"""Moving the weights of one chain, or of several that advance together, with a kernel; saving and restoring their state."""
 
 from __future__ import annotations
 
@@ -9,52 +9,47 @@ import torch
 from torch import Tensor
 
 from devinterp.errors import StoreError
-from devinterp.sampling.chains import step_metrics as metrics
 from devinterp.sampling.chains.mala import Proposal, mean_loss
+from devinterp.sampling.chains.step_metrics import step_metrics
 from devinterp.sampling.engines.weights import SampledWeights
 from devinterp.sampling.settings import Settings
-from devinterp.types import Transition
+from devinterp.schema import MALA_ACCEPTANCE
+from devinterp.types import StepInputs, Transition
 
 
 class Stepper:
-    """Moves weights step by step, from where chains start.
+    """Moves the weights of chains step by step, beginning where chains start.
 
     Parameters
     ----------
     transition : Transition
         The kernel.
     weights : SampledWeights
-        What moves. Put where the chains start: at the starting weights, plus ``init_noise`` if that is set.
+        The sampled parameters. They are set to where chains start: the initial weights, plus ``init_noise`` if that is set.
     settings : Settings
-        Of the run.
+        Settings of the run.
     chains : sequence of int
-        Which chains. The noise of each comes from a generator seeded ``init_seed + chain``.
+        Numbers of the chains. The noise of each comes from a generator seeded ``init_seed + chain``.
     """
 
     def __init__(
         self, transition: Transition, weights: SampledWeights, settings: Settings, *, chains: Sequence[int]
     ) -> None:
         self._transition, self._weights, self._settings = transition, weights, settings
-        self._generators = [torch.Generator(weights.device).manual_seed(settings.init_seed + c) for c in chains]
-        weights.reset()
-        if weights.in_training:
-            # So that a chain does not depend on what ran before it; the global generator is ours inside `sheltered`.
-            torch.default_generator.manual_seed(settings.init_seed + chains[0])
-        if settings.init_noise is not None:
-            weights.add(weights.noise(self._generators, settings.init_noise))
+        self._generators = put_at_start(weights, settings, chains)
         self._state = transition.init(weights.values)
 
     @torch.no_grad()
     def step(self, losses: Tensor | None = None, again: Callable[[], Tensor] | None = None) -> dict[str, Tensor]:
-        """Take one step with the gradients that are on the model now, and clear them.
+        """Take one step with the gradients that the model holds, and clear them.
 
         Parameters
         ----------
         losses : Tensor, optional
             Losses of the step's minibatches, ``(chain, batch, *loss_dims)``.
         again : callable, optional
-            Computes the gradients of the same minibatches anew, where the step has led to, and returns the losses there.
-            Called only where ``mala_acceptance`` is recorded; that is left out without it.
+            Computes the gradients of the same minibatches once more, at the weights after the step, and returns the losses
+            there. Called only where ``mala_acceptance`` is recorded; without it that metric is missing.
 
         Returns
         -------
@@ -62,18 +57,19 @@ class Stepper:
             The metrics of the step, ``(chain,)`` each; empty unless ``save_metrics`` is set.
         """
         settings, weights = self._settings, self._weights
-        gradients = weights.gradients()
         noise: Iterable[Tensor] = weights.noise(self._generators, settings.noise_level)
+        if set(settings.metric_names) - {MALA_ACCEPTANCE}:
+            noise = list(noise)  # the metrics read it before the step does
+        inputs = StepInputs(weights.values, weights.gradients(), weights.initial_weights, self._state, noise)
         measured: dict[str, Tensor] = {}
-        before = (self._transition, weights.values, gradients, weights.origin, self._state)
-        if set(settings.metric_names) - {metrics.MALA}:
-            noise = list(noise)  # measured first, used after
+        if isinstance(noise, list):
             scale = settings.lr / 2 * settings.n_beta
-            measured = metrics.step_metrics(*before, noise, scale=scale, names=settings.metric_names)
+            measured = step_metrics(self._transition, inputs, scale=scale, names=settings.metric_names)
         proposal = None
-        if metrics.MALA in settings.metric_names and losses is not None and again is not None:
-            proposal = Proposal(*before, mean_loss(losses, settings.batches_per_step), settings)
-        self._transition.update(weights.values, gradients, weights.origin, self._state, noise)
+        if MALA_ACCEPTANCE in settings.metric_names and losses is not None and again is not None:
+            loss = mean_loss(losses, settings.batches_per_step)
+            proposal = Proposal(self._transition, inputs, loss, settings)
+        self._transition.update(inputs)
         if settings.bounding_box_size is not None:
             weights.clamp(settings.bounding_box_size)
         weights.store()
@@ -81,21 +77,21 @@ class Stepper:
             with torch.enable_grad():
                 losses = again()
             loss = mean_loss(losses, settings.batches_per_step)
-            measured[metrics.MALA] = proposal.acceptance(weights.values, weights.gradients(), loss)
+            measured[MALA_ACCEPTANCE] = proposal.acceptance(weights.values, weights.gradients(), loss)
         return {name: measured[name] for name in settings.metric_names if name in measured}
 
     def save(self) -> dict[str, list[np.ndarray]]:
-        """Return a copy of everything the next step depends on, on the host."""
+        """Return a copy of everything that the next step depends on, as numpy arrays."""
         return {name: [_to_array(tensor) for tensor in tensors] for name, tensors in self._parts().items()}
 
     @torch.no_grad()
     def restore(self, saved: Mapping[str, Sequence[np.ndarray]]) -> None:
-        """Go on from what `save` gave.
+        """Put weights, kernel and generators into a state that `save` returned.
 
         Raises
         ------
         StoreError
-            If it is of another kernel or of other weights; nothing is changed then.
+            If the state is of another kernel or of other weights; nothing is changed then.
         """
         parts = self._parts()
         expected = {name: [(tuple(a.shape), a.dtype) for a in map(_to_array, ts)] for name, ts in parts.items()}
@@ -108,28 +104,37 @@ class Stepper:
         for name, tensors in parts.items():
             for tensor, array in zip(tensors, saved[name], strict=True):
                 tensor.copy_(_from_array(array, tensor))
-        for generator, state in zip(self._generators, parts[_GENERATORS], strict=True):
+        for generator, state in zip(self._generators, parts["generators"], strict=True):
             generator.set_state(state)
         if self._weights.in_training:
-            torch.default_generator.set_state(parts[_SURROUNDINGS][0])
+            torch.default_generator.set_state(parts["global_generator"][0])
         self._weights.store()
 
     def _parts(self) -> dict[str, list[Tensor]]:
-        """Return the tensors that make the state; those of generators are copies."""
+        """Return the tensors that make the state, by name; those of generators are copies."""
         return {
             "values": list(self._weights.values),
             **{f"kernel.{name}": list(tensors) for name, tensors in self._state.items()},
-            _GENERATORS: [generator.get_state() for generator in self._generators],
-            _SURROUNDINGS: [torch.default_generator.get_state()] if self._weights.in_training else [],
+            "generators": [generator.get_state() for generator in self._generators],
+            "global_generator": [torch.default_generator.get_state()] if self._weights.in_training else [],
             "buffers": self._weights.buffers(),
         }
 
 
-_GENERATORS, _SURROUNDINGS = "generators", "global_generator"
+def put_at_start(weights: SampledWeights, settings: Settings, chains: Sequence[int]) -> list[torch.Generator]:
+    """Put weights where chains start: at w0, plus ``init_noise`` if that is set; return the generators of their noise."""
+    generators = [torch.Generator(weights.device).manual_seed(settings.init_seed + chain) for chain in chains]
+    weights.reset()
+    if weights.in_training:
+        # So that a chain does not depend on what ran before it; the global generator is ours inside `sheltered`.
+        torch.default_generator.manual_seed(settings.init_seed + chains[0])
+    if settings.init_noise is not None:
+        weights.add(weights.noise(generators, settings.init_noise))
+    return generators
 
 
 def _to_array(tensor: Tensor) -> np.ndarray:
-    """Return a copy as numpy has it; dtypes that numpy lacks (bfloat16) as bytes."""
+    """Return a copy as a numpy array; of dtypes that numpy lacks (bfloat16) the bytes."""
     host = tensor.detach().cpu().contiguous()
     try:
         array: np.ndarray = host.numpy()
@@ -139,5 +144,5 @@ def _to_array(tensor: Tensor) -> np.ndarray:
 
 
 def _from_array(array: np.ndarray, like: Tensor) -> Tensor:
-    found = torch.from_numpy(array)
-    return found if found.dtype == like.dtype else found.view(like.dtype).reshape(like.shape)
+    tensor = torch.from_numpy(array)
+    return tensor if tensor.dtype == like.dtype else tensor.view(like.dtype).reshape(like.shape)

@@ -45,20 +45,32 @@ class Rows:
         """Return ``(row, token)`` ids, or None for data that are not token ids."""
         return self.data if isinstance(self.data, Tensor) and _is_tokens(self.data) else None
 
-    def locate(self, ids: np.ndarray) -> Tensor:
-        """Return where in the stacked tensors rows of the dataset are."""
+    def index(self, ids: np.ndarray) -> Tensor:
+        """Return the index of rows of the dataset in the stacked tensors, ``(row,)``."""
         return torch.from_numpy(np.searchsorted(self.ids, ids))
 
     def batch(self, ids: np.ndarray) -> tuple[Batch, Tensor | None]:
         """Return rows of the dataset, in the order of `ids`, and their attention mask."""
-        where = self.locate(ids)
-        mask = None if self.attention_mask is None else self.attention_mask[where.to(self.attention_mask.device)]
-        return map_tensors(self.data, lambda t: t[where.to(t.device)]), mask
+        index = self.index(ids)
+        mask = (
+            None if self.attention_mask is None else self.attention_mask[copied_to(index, self.attention_mask.device)]
+        )
+        return map_tensors(self.data, lambda t: t[copied_to(index, t.device)]), mask
+
+    def subset(self, ids: np.ndarray) -> Rows:
+        """Return some of the rows, as if they had been read alone: without a mask where there is no padding among them."""
+        data, mask = self.batch(ids)
+        return Rows(data, ids, None if mask is not None and bool(torch.all(mask)) else mask)
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device."""
         mask = None if self.attention_mask is None else self.attention_mask.to(device)
         return Rows(map_tensors(self.data, lambda t: t.to(device)), self.ids, mask)
+
+
+def copied_to(index: Tensor, device: torch.device) -> Tensor:
+    """Return row numbers of the host on a device; a GPU need not be waited for."""
+    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
 
 
 def num_rows(dataset: Any, *, name: str) -> int:
@@ -88,11 +100,11 @@ def _num_in_columns(columns: Mapping[Any, Any] | tuple[Any, ...], name: str) -> 
     named = columns if isinstance(columns, Mapping) else dict(enumerate(columns))
     lengths = {key: len(column) if isinstance(column, Sized) else None for key, column in named.items()}
     if len(set(lengths.values())) > 1 or None in lengths.values():
-        found = ", ".join(
+        described = ", ".join(
             f"{key!r} {type(named[key]).__name__} without length" if length is None else f"{key!r} {length}"
             for key, length in lengths.items()
         )
-        raise InvalidInputError(f"{name} must hold columns with one entry for each row; lengths are: {found}.")
+        raise InvalidInputError(f"{name} must hold columns with one entry for each row; lengths are: {described}.")
     return next((length for length in lengths.values() if length is not None), 0)
 
 
@@ -217,8 +229,8 @@ def as_tokens(rows: Rows, *, name: str) -> Rows:
     if not isinstance(rows.data, dict) or INPUT_IDS not in rows.data:
         return rows
     kept = {column: rows.data[column] for column in (INPUT_IDS, ATTENTION_MASK) if column in rows.data}
-    found = _with_mask(kept, rows.ids, name)
-    return found if found.token_ids is None else replace(found, data=found.token_ids.long())
+    tokens = _with_mask(kept, rows.ids, name)
+    return tokens if tokens.token_ids is None else replace(tokens, data=tokens.token_ids.long())
 
 
 def _numeric(arrays: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:

@@ -1,17 +1,85 @@
-"""Which rows of the data are used when. All of it is known before a run starts.
+"""Which rows of the data are used at which step. All of it is known before a run starts.
 
-The streams are those of DevInterp 2, so that the same seed gives the same numbers.
+The random streams are those of DevInterp 2, so that the same seed gives the same numbers.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
+from typing import final
 
 import numpy as np
 import torch
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.settings import Settings
+
+
+@final
+@dataclass(frozen=True)
+class Schedule:
+    """The minibatches of every chain: one epoch in an order fixed by the seed, replayed until the chain ends.
+
+    Parameters
+    ----------
+    settings : Settings
+        Settings of the run.
+    num_rows : int
+        Rows of the whole sampling dataset; at least ``batch_size``.
+    """
+
+    settings: Settings
+    num_rows: int
+    _steps: dict[int, list[np.ndarray]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def epoch(self, chain: int) -> np.ndarray:
+        """Return the minibatches of one epoch of a chain, ``(batch_of_epoch, batch)``; see `epoch_batches`.
+
+        Raises
+        ------
+        InvalidInputError
+            If the dataset has fewer rows than a minibatch.
+        """
+        settings = self.settings
+        seed = settings.init_seed + self._stream(chain)
+        return epoch_batches(self.num_rows, settings.batch_size, seed=seed, shuffle=settings.shuffle)
+
+    def steps(self, chain: int) -> list[np.ndarray]:
+        """Return the rows of each step of a chain, ``(batch,)``: the minibatches a step accumulates one after the other.
+
+        Chains with the same minibatches get the very same arrays.
+        """
+        stream = self._stream(chain)
+        if stream not in self._steps:
+            epoch, settings = self.epoch(chain), self.settings
+            num = settings.num_steps * settings.batches_per_step
+            self._steps[stream] = list(epoch[np.arange(num) % len(epoch)].reshape(settings.num_steps, -1))
+        return self._steps[stream]
+
+    def initial_batches(self, chain: int) -> np.ndarray:
+        """Return the minibatches on which a chain's loss before the first step is measured, ``(num_batches, batch)``."""
+        epoch, settings = self.epoch(chain), self.settings
+        return epoch[np.arange(settings.num_init_loss_batches * settings.batches_per_step) % len(epoch)]
+
+    def rows(self) -> np.ndarray:
+        """Return the rows that any chain or its initial loss uses, each once, increasing."""
+        settings = self.settings
+        num = max(settings.num_steps, settings.num_init_loss_batches) * settings.batches_per_step
+        return np.unique(np.concatenate([self.epoch(stream)[:num] for stream in self._streams()]))
+
+    def step_rows(self) -> np.ndarray:
+        """Return the rows that a step of any chain uses, each once, increasing."""
+        settings = self.settings
+        num = settings.num_steps * settings.batches_per_step
+        return np.unique(np.concatenate([self.epoch(stream)[:num] for stream in self._streams()]))
+
+    def _streams(self) -> set[int]:
+        return {self._stream(chain) for chain in range(self.settings.num_chains)}
+
+    def _stream(self, chain: int) -> int:
+        """Return which order of the data a chain follows."""
+        return 0 if self.settings.match_sampling_input_ids_across_chains else chain
 
 
 def epoch_batches(num_rows: int, batch_size: int, *, seed: int, shuffle: bool) -> np.ndarray:
@@ -32,6 +100,11 @@ def epoch_batches(num_rows: int, batch_size: int, *, seed: int, shuffle: bool) -
     -------
     numpy.ndarray
         Row numbers, int64 of shape ``(batch_of_epoch, batch)``.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are fewer rows than a batch takes.
     """
     if num_rows < batch_size:
         raise InvalidInputError(
@@ -46,41 +119,14 @@ def epoch_batches(num_rows: int, batch_size: int, *, seed: int, shuffle: bool) -
     return order[: num_batches * batch_size].reshape(num_batches, batch_size)
 
 
-def chain_batches(settings: Settings, num_rows: int, chain: int) -> np.ndarray:
-    """Return the batches of one epoch of a chain; later epochs replay it. See `epoch_batches`."""
-    seed = settings.init_seed + (0 if settings.match_sampling_input_ids_across_chains else chain)
-    return epoch_batches(num_rows, settings.batch_size, seed=seed, shuffle=settings.shuffle)
-
-
-def step_rows(settings: Settings, num_rows: int, chain: int) -> np.ndarray:
-    """Return the rows of each step of a chain.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(step, batch)``, with the minibatches that a step accumulates one after the other.
-    """
-    batches = chain_batches(settings, num_rows, chain)
-    num = settings.num_steps * settings.batches_per_step
-    return batches[np.arange(num) % len(batches)].reshape(settings.num_steps, -1)
-
-
-def init_loss_rows(settings: Settings, num_rows: int, chain: int) -> np.ndarray:
-    """Return the batches on which the loss at the start is measured, ``(num_batches, batch)``."""
-    batches = chain_batches(settings, num_rows, chain)
-    return batches[np.arange(settings.num_init_loss_batches * settings.batches_per_step) % len(batches)]
-
-
-def rows_of_run(settings: Settings, num_rows: int) -> np.ndarray:
-    """Return the rows that minibatches of any chain or the initial loss use, increasing."""
-    num = max(settings.num_steps, settings.num_init_loss_batches) * settings.batches_per_step
-    distinct = 1 if settings.match_sampling_input_ids_across_chains else settings.num_chains
-    parts = [chain_batches(settings, num_rows, chain)[:num] for chain in range(distinct)]
-    return np.unique(np.concatenate(parts))
-
-
 def observable_rows(settings: Settings, num_rows: int, batches_per_draw: int, *, name: str) -> np.ndarray:
-    """Return the rows of an observable, ``(sequence,)``: a random choice that is the same at every draw."""
+    """Return the rows of an observable, ``(sequence,)``: a random choice that is the same at every draw.
+
+    Raises
+    ------
+    InvalidInputError
+        If the observable has fewer rows than are asked for.
+    """
     num = settings.batch_size * batches_per_draw
     if num_rows < num:
         raise InvalidInputError(

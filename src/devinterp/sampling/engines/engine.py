@@ -1,4 +1,4 @@
-"""Chains that advance together: one in the model itself, or several as one batched computation."""
+"""What computes the losses and gradients of one or several chains that advance together."""
 
 from __future__ import annotations
 
@@ -6,38 +6,45 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from devinterp.sampling.engines.weights import SampledWeights
 from devinterp.sampling.spec import RunSpec
 
-#: What rows of the sampling dataset are called where activations are kept.
+#: Key of the sampling dataset's rows among cached activations.
 DATASET = "dataset"
 
 
-def watched_key(observable: str) -> str:
-    """Return what rows of an observable are called there."""
+def observable_key(observable: str) -> str:
+    """Return the key of an observable's rows among cached activations."""
     return f"observables/{observable}"
 
 
 class Engine(ABC):
-    """One or several chains under one restriction.
+    """Losses and gradients of one or several chains under one restriction.
 
     Parameters
     ----------
     spec : RunSpec
         The run.
+
+    Attributes
+    ----------
+    weights : SampledWeights
+        The sampled parameters of the chains.
+    note : str
+        How much of the model is reused, or why nothing; empty where there is no question of it.
     """
 
     weights: SampledWeights
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
+        self.note = ""
 
     @abstractmethod
     def add_gradient(self, sequence_ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Make the gradient of the mean loss of one step's minibatches, to be fetched with ``weights.gradients()``.
+        """Compute the gradient of the mean loss of one step's minibatches, to be fetched with ``weights.gradients()``.
 
         Parameters
         ----------
@@ -47,16 +54,11 @@ class Engine(ABC):
         Returns
         -------
         losses : Tensor
-            ``(chain, batch, *loss_dims)``, NaN where they do not count.
+            ``(chain, batch, *loss_dims)``, NaN where masked.
         finite : Tensor
-            Whether all losses that count are finite, boolean ``(chain,)``, still on the device.
+            Whether all unmasked losses are finite, boolean ``(chain,)``, on the device.
         """
 
     @abstractmethod
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:
         """Return the losses of an observable now, ``(chain, sequence, *loss_dims)``, and whether they are finite."""
-
-
-def all_finite(losses: Tensor, valid: Tensor | None) -> Tensor:
-    """Return whether all losses that count are finite, without asking the device to wait."""
-    return torch.isfinite(losses if valid is None else torch.where(valid, losses, 0)).all()

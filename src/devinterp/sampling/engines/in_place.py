@@ -1,4 +1,4 @@
-"""The engine of one chain, which moves inside the model."""
+"""The engine of one chain, whose weights are the model's own parameters."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import torch
 from torch import Tensor
 
 from devinterp.sampling.data.datasets import Rows
-from devinterp.sampling.engines.engine import DATASET, Engine, all_finite, watched_key
+from devinterp.sampling.engines.engine import DATASET, Engine, observable_key
 from devinterp.sampling.engines.prefix_cache import PrefixCache
 from devinterp.sampling.engines.weights import InPlaceWeights
-from devinterp.sampling.losses.loss import masked
+from devinterp.sampling.losses.loss import all_finite, masked
 from devinterp.sampling.spec import RunSpec
 
 
 @final
 class InPlaceEngine(Engine):
-    """One chain, moved inside the model.
+    """One chain, sampled inside the model.
 
     Parameters
     ----------
     spec : RunSpec
         The run.
     weights : InPlaceWeights
-        What moves.
+        The sampled parameters.
     prefix : PrefixCache, optional
-        Of the layers that do not.
+        Activations of the layers before them.
     """
 
     def __init__(self, spec: RunSpec, weights: InPlaceWeights, prefix: PrefixCache | None = None) -> None:
@@ -39,24 +39,24 @@ class InPlaceEngine(Engine):
     def add_gradient(self, sequence_ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Add the gradient to the model's parameters; see `Engine.add_gradient`."""
         parts = np.split(sequence_ids[0], self.spec.settings.batches_per_step)
-        loss, recorded, finite = self.spec.loss, [], []
+        loss, all_losses, finite = self.spec.loss, [], []
         for part in parts:
             batch, attention_mask = self.spec.rows.batch(part)
             with self._after_prefix(DATASET, self.spec.rows, part):
                 mean, losses = loss.mean(self.spec.model, batch, attention_mask)
-            if mean.requires_grad:  # else the loss does not depend on what moves: its gradient is zero
+            if mean.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
                 (mean / len(parts)).backward()  # type: ignore[no-untyped-call]
             valid = loss.valid(attention_mask)
-            recorded.append(masked(losses, valid))
+            all_losses.append(masked(losses, valid))
             finite.append(all_finite(losses, valid))
-        return torch.cat(recorded)[None], torch.stack(finite).all()[None]
+        return torch.cat(all_losses)[None], torch.stack(finite).all()[None]
 
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:
         """Return the losses of an observable; see `Engine.evaluate`."""
-        watched = self.spec.observables[observable]
-        parts = self.spec.batches_of(watched.sequence_id)
-        found = [self.losses(watched_key(observable), watched.rows, part) for part in parts]
-        return torch.cat([losses for losses, _ in found])[None], torch.stack([sound for _, sound in found]).all()[None]
+        key, data = observable_key(observable), self.spec.observables[observable]
+        parts = [self.losses(key, data.rows, ids) for ids in self.spec.batches_of(data.sequence_id)]
+        losses, finite = zip(*parts, strict=True)
+        return torch.cat(losses)[None], torch.stack(finite).all()[None]
 
     @torch.no_grad()
     def losses(self, key: str, rows: Rows, part: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ class InPlaceEngine(Engine):
         Parameters
         ----------
         key : str
-            What the rows are called where activations are kept.
+            Key of the data among cached activations.
         rows : Rows
             All of the data.
         part : numpy.ndarray
@@ -80,4 +80,4 @@ class InPlaceEngine(Engine):
     def _after_prefix(self, key: str, rows: Rows, part: np.ndarray) -> AbstractContextManager[None]:
         if self.prefix is None:
             return nullcontext()
-        return self.prefix.rows(key, rows.locate(part).numpy(), len(rows.ids))
+        return self.prefix.rows(key, rows.index(part).numpy(), len(rows.ids))

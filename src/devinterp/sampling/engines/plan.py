@@ -1,17 +1,18 @@
-"""Which chains advance together, and setting them up."""
+"""Which chains advance together, and the engines that compute them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import final
 
 import numpy as np
 
-from devinterp.models.masks.param_masks import ParamMasks
+from devinterp.models.masks import ParamMasks
 from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.malloc_trim import trimmed
-from devinterp.sampling.engines.prefix_cache import PrefixCache
+from devinterp.sampling.engines.prefix_cache import PrefixCache, SharedPrefix
 from devinterp.sampling.engines.prefix_check import in_place_engine
 from devinterp.sampling.engines.vectorization import num_together
 from devinterp.sampling.engines.vectorized import VectorizedEngine
@@ -20,9 +21,10 @@ from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.spec import RunSpec
 
 
+@final
 @dataclass(frozen=True)
-class Group:
-    """Chains of one restriction that advance together.
+class ChainBatch:
+    """Chains of one restriction that are planned to advance together.
 
     Parameters
     ----------
@@ -39,19 +41,19 @@ class Group:
     why: str
 
 
-def plan(spec: RunSpec, masks: ParamMasks, chains: Sequence[int], mode: str) -> list[Group]:
-    """Return the groups in which chains of one restriction are to run.
+def plan(spec: RunSpec, masks: ParamMasks, chains: Sequence[int], mode: str) -> list[ChainBatch]:
+    """Return the batches in which chains of one restriction are to run.
 
     Parameters
     ----------
     spec : RunSpec
         The run.
     masks : ParamMasks
-        What moves under the restriction.
+        The sampled parameters under the restriction.
     chains : sequence of int
         Chains to run.
-    mode : {"auto", "sequential", "vectorized"}
-        Whether to choose by a short timing, or not to.
+    mode : {"auto", "sequential", "vectorized", "fastest"}
+        How, or ``"auto"`` to decide by the work that a step takes, ``"fastest"`` by timing one.
 
     Raises
     ------
@@ -60,42 +62,40 @@ def plan(spec: RunSpec, masks: ParamMasks, chains: Sequence[int], mode: str) -> 
     """
     together, why = num_together(spec, masks, chains, mode)
     if not together:
-        return [Group((chain,), False, why) for chain in chains]
+        return [ChainBatch((chain,), False, why) for chain in chains]
     parts = np.array_split(np.asarray(chains), -(-len(chains) // together))
-    return [Group(tuple(part.tolist()), True, why) for part in parts]
+    return [ChainBatch(tuple(part.tolist()), True, why) for part in parts]
 
 
-def set_up(spec: RunSpec, name: str, masks: ParamMasks, groups: Sequence[Group]) -> Iterator[tuple[Engine, Group]]:
-    """Yield groups of chains of one restriction, one after the other, each ready to run.
+def engines_of(
+    spec: RunSpec, masks: ParamMasks, batches: Sequence[ChainBatch], shared: SharedPrefix
+) -> Iterator[tuple[Engine, ChainBatch]]:
+    """Yield an engine for each batch of chains of one restriction, one after the other, each ready to run.
 
     Close the generator when done with it: afterwards the model is as it was.
 
     Parameters
     ----------
     spec : RunSpec
-        The run. How much of the model is reused is entered in ``spec.paths``.
-    name : str
-        Of the restriction.
+        The run.
     masks : ParamMasks
-        What moves under it.
-    groups : sequence of Group
+        The sampled parameters under the restriction.
+    batches : sequence of ChainBatch
         From `plan`.
+    shared : SharedPrefix
+        Activations that restrictions of the run share.
     """
-    for vectorized, members in groupby(groups, lambda group: group.vectorized):
+    for vectorized, members in groupby(batches, lambda batch: batch.vectorized):
         if vectorized:
             with unchanged(spec.model):
-                for group in members:
-                    weights = StackedWeights(spec.model, masks, len(group.chains))
-                    yield VectorizedEngine(spec, weights), group
+                for batch in members:
+                    yield VectorizedEngine(spec, StackedWeights(spec.model, masks, len(batch.chains))), batch
         else:
-            with (
-                borrowed(spec.model, masks) as borrowed_weights,
-                trimmed(spec.model, borrowed_weights.parameters),
-            ):
-                single, spec.paths[f"prefix/{name}"] = in_place_engine(spec, borrowed_weights)
-                for group in members:
-                    if single.prefix is not None and not spec.settings.match_sampling_input_ids_across_chains:
-                        # Other batches: what a row gives may depend on its neighbours in the last bits, and a chain
-                        # must not depend on which chains ran before it.
-                        single.prefix = PrefixCache(single.prefix.prefix)
-                    yield single, group
+            with borrowed(spec.model, masks) as weights, trimmed(spec.model, weights.parameters):
+                engine = in_place_engine(spec, weights, shared)
+                for batch in members:
+                    if engine.prefix is not None and not spec.settings.match_sampling_input_ids_across_chains:
+                        # Other minibatches: activations of a row may depend on its neighbours in the last bits, and a
+                        # chain must not depend on which chains ran before it.
+                        engine.prefix = PrefixCache(engine.prefix.prefix)
+                    yield engine, batch

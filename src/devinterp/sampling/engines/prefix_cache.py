@@ -1,4 +1,4 @@
-"""Under a weight restriction, everything before the first moving layer is constant: compute it once for each row of data."""
+"""Under a weight restriction, the layers before the first sampled parameter are constant: compute them once for each row."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from devinterp.sampling.data.datasets import copied_to
 from devinterp.sampling.losses.unembedding import replaced_forward
 
-#: Activations that are kept, in bytes; rows beyond it are computed anew every time.
+#: Bytes of activations that are cached; data sets beyond it are computed anew every time.
 BUDGET = 512 * 2**20
 
 
-#: What a layer returns: the number of a tensor that is kept, None for what is not, or ``(type, parts)`` of a tuple or list.
+#: Structure of what a layer returns: the number of a cached tensor, None for what is dropped, ``(type, parts)`` of a tuple
+#: or list.
 Form: TypeAlias = Any
 
 
 class _Opaque(Exception):  # noqa: N818  # an answer, not an error
-    """A layer returns something that may hold more than can be seen."""
+    """A layer returns an object whose contents cannot be seen."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The layers that run before the first moving one.
+    """The layers that run before the first sampled parameter is used.
 
     Parameters
     ----------
     layers : tuple of torch.nn.Module
         In the order they run; what the last of them returns is constant.
     form : Form
-        Of what that is, and how much of it is kept.
+        Structure of that, and which of its tensors are cached.
     """
 
     layers: tuple[nn.Module, ...]
@@ -75,15 +77,15 @@ def _filled(form: Form, kept: Sequence[Tensor]) -> Any:
     return None if form is None else kept[form]
 
 
-def find_prefixes(model: nn.Module, moving: Mapping[str, Any], run: Callable[[], object]) -> list[Prefix]:
-    """Return the layers before the first moving one, found by watching the model run.
+def find_prefixes(model: nn.Module, sampled: Mapping[str, Any], run: Callable[[], object]) -> list[Prefix]:
+    """Return the layers before the first sampled parameter, by watching the model run.
 
     Parameters
     ----------
     model : torch.nn.Module
         The model.
-    moving : mapping
-        Names of the parameters that move.
+    sampled : mapping
+        Names of the sampled parameters.
     run : callable
         Runs the model on a little data.
 
@@ -91,16 +93,16 @@ def find_prefixes(model: nn.Module, moving: Mapping[str, Any], run: Callable[[],
     -------
     list of Prefix
         To be tried in this order: keeping hidden states alone, then all that the last layer returns (attention weights, say,
-        which are large and rarely read again). Empty where nothing can be reused: a moving weight is used before or in the
-        first layer, the model has no sequence of layers, or these return other things than tensors.
+        which are large and rarely read again). Empty where nothing can be reused: a sampled parameter is used before or in
+        the first layer, the model has no sequence of layers, or these return other things than tensors.
     """
     if any(module.training for module in model.modules()):
         return []  # dropout and batch statistics make no prefix constant
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    moved = {id(parameters[name]) for name in moving}
+    sampled_ids = {id(parameters[name]) for name in sampled}
     seen = _watch(model, run)
-    movers = [seen.entered[id(m)] for m in seen.called if any(id(p) in moved for p in m._parameters.values())]
-    first = min(movers, default=seen.time)
+    users = [seen.entered[id(m)] for m in seen.called if any(id(p) in sampled_ids for p in m._parameters.values())]
+    first = min(users, default=seen.time)
     best: tuple[nn.Module, ...] = ()
     most = 0
     for stack in model.modules():
@@ -190,36 +192,36 @@ class PrefixCache:
         return self._kept.get(key) is not None
 
     @contextmanager
-    def rows(self, key: str, where: np.ndarray, num_rows: int) -> Iterator[None]:
+    def rows(self, key: str, index: np.ndarray, num_rows: int) -> Iterator[None]:
         """Let a forward pass inside the block start after the prefix, or remember what the prefix gives.
 
         Parameters
         ----------
         key : str
             Which data set the rows are of.
-        where : numpy.ndarray
-            Which rows make the batch, ``(batch,)``.
+        index : numpy.ndarray
+            Which of them make the batch, ``(batch,)``.
         num_rows : int
             Rows of that data set.
         """
         kept = self._kept.get(key, ())
         if kept is None or self.gave_up:
             yield
-        elif kept and kept[1][where].all():
-            output = self.prefix.wrap([all_rows[_index(where, all_rows)] for all_rows in kept[0]])
+        elif kept and kept[1][index].all():
+            output = self.prefix.wrap([all_rows[_index(index, all_rows)] for all_rows in kept[0]])
             with ExitStack() as stack:
                 for layer in self.prefix.layers:
                     stack.enter_context(replaced_forward(layer, lambda *_, **__: output))
                 yield
         else:
-            with self._remembering(key, where, num_rows):
+            with self._remembering(key, index, num_rows):
                 yield
 
     @contextmanager
-    def _remembering(self, key: str, where: np.ndarray, num_rows: int) -> Iterator[None]:
+    def _remembering(self, key: str, index: np.ndarray, num_rows: int) -> Iterator[None]:
         def keep(_: nn.Module, __: Any, output: Any) -> None:
             tensors = self.prefix.kept(output)
-            if any(tensor.ndim < 2 or len(tensor) != len(where) for tensor in tensors):
+            if any(tensor.ndim < 2 or len(tensor) != len(index) for tensor in tensors):
                 self.gave_up = "layers do not return a row of activations for each sequence"
                 return
             if key not in self._kept:
@@ -227,8 +229,8 @@ class PrefixCache:
             kept = self._kept[key]
             if kept is not None:
                 for all_rows, tensor in zip(kept[0], tensors, strict=True):
-                    all_rows[_index(where, all_rows)] = tensor.detach()
-                kept[1][where] = True
+                    all_rows[_index(index, all_rows)] = tensor.detach()
+                kept[1][index] = True
 
         hook = self.prefix.layers[-1].register_forward_hook(keep)
         try:
@@ -243,5 +245,25 @@ class PrefixCache:
         return [tensor.new_empty((num_rows, *tensor.shape[1:])) for tensor in tensors], np.zeros(num_rows, bool)
 
 
-def _index(where: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(where).to(like.device)
+def _index(rows: np.ndarray, like: Tensor) -> Tensor:
+    return copied_to(torch.from_numpy(rows), like.device)
+
+
+class SharedPrefix:
+    """The activations that restrictions sampled one after the other share, as long as the same layers are constant.
+
+    Holds at most one cache: that of the restriction before.
+    """
+
+    def __init__(self) -> None:
+        self._cache: PrefixCache | None = None
+
+    def of(self, prefix: Prefix) -> PrefixCache:
+        """Return the cache of a prefix: the one that is held if it is of the same layers, else an empty one."""
+        if self._cache is None or self._cache.prefix != prefix:
+            self._cache = PrefixCache(prefix)
+        return self._cache
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        self._cache = None

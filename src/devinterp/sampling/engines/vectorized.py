@@ -21,14 +21,14 @@ from devinterp.sampling.spec import RunSpec
 
 @final
 class VectorizedEngine(Engine):
-    """Several chains as one computation: the model under vmap, called with the values of each chain.
+    """Several chains as one computation: the model under vmap, called with the weights of each chain.
 
     Parameters
     ----------
     spec : RunSpec
-        The run. Its model is not moved.
+        The run. Its model's own weights are left as they are.
     weights : StackedWeights
-        What moves.
+        The sampled parameters of all chains.
     """
 
     def __init__(self, spec: RunSpec, weights: StackedWeights) -> None:
@@ -40,7 +40,7 @@ class VectorizedEngine(Engine):
         """Make the gradients of all chains in one backward pass; see `Engine.add_gradient`."""
         num = self.spec.settings.batches_per_step
         shared = all(ids is sequence_ids[0] for ids in sequence_ids)
-        recorded, finite = [], []
+        all_losses, finite = [], []
         for n in range(num):
             parts = [np.split(ids, num)[n] for ids in (sequence_ids[:1] if shared else sequence_ids)]
             batch, attention_mask = self.spec.rows.batch(np.concatenate(parts))
@@ -48,24 +48,24 @@ class VectorizedEngine(Engine):
                 batch = map_tensors(batch, partial(_per_chain, num=len(parts)))
                 attention_mask = None if attention_mask is None else _per_chain(attention_mask, num=len(parts))
             mean, losses = self._run(batch, attention_mask, shared=shared)
-            if mean.requires_grad:  # else the loss does not depend on what moves: its gradient is zero
+            if mean.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
                 (mean.sum() / num).backward()  # type: ignore[no-untyped-call]
-            losses, sound = self._mark(losses.detach(), attention_mask)
-            recorded.append(losses)
-            finite.append(sound)
-        return torch.cat(recorded, 1), torch.stack(finite).all(0)
+            losses, are_finite = self._mark(losses.detach(), attention_mask)
+            all_losses.append(losses)
+            finite.append(are_finite)
+        return torch.cat(all_losses, 1), torch.stack(finite).all(0)
 
     @torch.no_grad()
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:
         """Return the losses of an observable for all chains; see `Engine.evaluate`."""
-        watched = self.spec.observables[observable]
-        recorded, finite = [], []
-        for part in self.spec.batches_of(watched.sequence_id):
-            batch, attention_mask = watched.rows.batch(part)
-            losses, sound = self._mark(self._run(batch, attention_mask, shared=True)[1], attention_mask)
-            recorded.append(losses)
-            finite.append(sound)
-        return torch.cat(recorded, 1), torch.stack(finite).all(0)
+        data = self.spec.observables[observable]
+        all_losses, finite = [], []
+        for part in self.spec.batches_of(data.sequence_id):
+            batch, attention_mask = data.rows.batch(part)
+            losses, are_finite = self._mark(self._run(batch, attention_mask, shared=True)[1], attention_mask)
+            all_losses.append(losses)
+            finite.append(are_finite)
+        return torch.cat(all_losses, 1), torch.stack(finite).all(0)
 
     def _run(self, batch: Batch, attention_mask: Tensor | None, *, shared: bool) -> tuple[Tensor, Tensor]:
         """Return the mean loss of each chain, ``(chain,)``, and its losses, ``(chain, batch, *loss_dims)``."""
@@ -73,17 +73,18 @@ class VectorizedEngine(Engine):
         def one_chain(values: list[Tensor], batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
             parameters = self.weights.whole_parameters(values)
             named = {f"model.{name}": value for name, value in parameters.items()}
-            found: tuple[Tensor, Tensor] = functional_call(self._module, named, (batch, attention_mask))
-            return found
+            mean_and_losses: tuple[Tensor, Tensor] = functional_call(self._module, named, (batch, attention_mask))
+            return mean_and_losses
 
         along = None if shared else 0
         mask_along = None if attention_mask is None else along
         run = vmap(one_chain, in_dims=(0, along, mask_along), randomness="error")
         with sdpa_kernel(SDPBackend.MATH):  # torch loops over the chains in its fused kernels of attention
-            found: tuple[Tensor, Tensor] = run(self.weights.values, batch, attention_mask)
-        return found
+            mean_and_losses: tuple[Tensor, Tensor] = run(self.weights.values, batch, attention_mask)
+        return mean_and_losses
 
     def _mark(self, losses: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the losses, NaN where masked, and whether the unmasked ones of each chain are finite."""
         if attention_mask is None:
             return losses, torch.isfinite(losses).flatten(1).all(1)
         valid = self._module.loss.valid(attention_mask.flatten(0, -2))

@@ -1,4 +1,4 @@
-"""The weights that move, as float32 master values beside (or inside) the caller's model."""
+"""The sampled parameters, as float32 master values beside (or inside) the caller's model."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from devinterp.models.masks.param_masks import Mask
+from devinterp.models.masks.mask import Mask
 from devinterp.sampling.model_guard import unchanged
 
 
 class SampledWeights(ABC):
-    """The moving elements of a model's parameters, ready for a kernel.
+    """The sampled elements of a model's parameters, ready for a kernel.
 
-    `values` and `origin` are lists of float32 tensors of shape ``(chain, *shape)``, one for each parameter: float32
+    `values` and `initial_weights` are lists of float32 tensors of shape ``(chain, *shape)``, one for each parameter: float32
     whatever the model computes in, because an update below about 1/256 of a weight is lost in bfloat16.
 
     Parameters
@@ -25,11 +25,11 @@ class SampledWeights(ABC):
     model : torch.nn.Module
         The caller's model.
     masks : mapping of str to Mask
-        What moves, by parameter name, in the order in which noise is drawn.
+        Which elements are sampled, by parameter name, in the order in which noise is drawn.
     """
 
     values: list[Tensor]
-    origin: list[Tensor]
+    initial_weights: list[Tensor]
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Mask]) -> None:
         parameters = dict(model.named_parameters(remove_duplicate=False))
@@ -56,7 +56,7 @@ class SampledWeights(ABC):
 
     @abstractmethod
     def gradients(self) -> list[Tensor]:
-        """Return the gradients of what moves, ``(chain, *shape)`` each, and clear them."""
+        """Return the gradients of the sampled elements, ``(chain, *shape)`` each, and clear them."""
 
     @torch.no_grad()
     def add(self, steps: Iterable[Tensor]) -> None:
@@ -67,15 +67,15 @@ class SampledWeights(ABC):
 
     @torch.no_grad()
     def clamp(self, size: float) -> None:
-        """Clamp every value to within `size` of where it started."""
-        for value, start in zip(self.values, self.origin, strict=True):
-            torch.maximum(torch.minimum(value, start + size, out=value), start - size, out=value)
+        """Clamp every value to within `size` of its initial weight."""
+        for value, initial in zip(self.values, self.initial_weights, strict=True):
+            torch.maximum(torch.minimum(value, initial + size, out=value), initial - size, out=value)
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Put the weights back to where they started."""
-        for value, start in zip(self.values, self.origin, strict=True):
-            value.copy_(start)
+        """Put the weights back to the initial ones."""
+        for value, initial in zip(self.values, self.initial_weights, strict=True):
+            value.copy_(initial)
         for buffer, before in zip(self.buffers(), self._buffers_before, strict=True):
             if buffer.shape == before.shape:
                 buffer.copy_(before)
@@ -85,7 +85,7 @@ class SampledWeights(ABC):
     def noise(self, generators: Sequence[torch.Generator], level: float) -> Iterator[Tensor]:
         """Yield normal noise for each parameter, ``(chain, *shape)``, from a generator for each chain.
 
-        Drawn for the whole parameter and cut to what moves, as v2 does: the stream does not depend on the mask.
+        Drawn for the whole parameter and then masked, as in v2, so that the stream does not depend on the mask.
         """
         for mask, parameter, value in zip(self.masks, self.parameters, self.values, strict=True):
             noise = torch.empty_like(value)
@@ -105,16 +105,16 @@ class SampledWeights(ABC):
 
 @final
 class InPlaceWeights(SampledWeights):
-    """The weights of one chain, moved inside the model.
+    """The weights of one chain, sampled inside the model.
 
-    Values are views of the model's own parameters where these are float32 and move whole or in one contiguous block;
+    Values are views of the model's own parameters where these are float32 and sampled whole or in one contiguous block;
     otherwise they are copies that `store` writes back.
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Mask]) -> None:
         super().__init__(model, masks)
         self.values = [taken.unsqueeze(0) for taken in self._take()]
-        self.origin = [value.clone() for value in self.values]
+        self.initial_weights = [value.clone() for value in self.values]
         self._aliased = [_shares(v, p) for v, p in zip(self.values, self.parameters, strict=True)]
 
     @torch.no_grad()
@@ -128,7 +128,7 @@ class InPlaceWeights(SampledWeights):
 
     @torch.no_grad()
     def gradients(self) -> list[Tensor]:
-        """Return the gradients of what moves, ``(1, *shape)`` each, and take them off the model."""
+        """Return the gradients of the sampled elements, ``(1, *shape)`` each, and take them off the model."""
         gradients = []
         for mask, parameter, value in zip(self.masks, self.parameters, self.values, strict=True):
             gradient, parameter.grad = parameter.grad, None
@@ -139,7 +139,7 @@ class InPlaceWeights(SampledWeights):
 
 @final
 class StackedWeights(SampledWeights):
-    """The weights of several chains side by side; the model itself is not moved.
+    """The weights of several chains side by side; the model's own are left as they are.
 
     Parameters
     ----------
@@ -151,10 +151,10 @@ class StackedWeights(SampledWeights):
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Mask], num_chains: int) -> None:
         super().__init__(model, masks)
-        self.origin = [taken.clone().unsqueeze(0) for taken in self._take()]
-        self.values = [start.repeat(num_chains, *[1] * (start.ndim - 1)) for start in self.origin]
-        # Where the elements that move are in the flattened parameter; None where all do.
-        self._places = [None if m.is_whole else m.to_bool().flatten().nonzero()[:, 0] for m in self.masks]
+        self.initial_weights = [taken.clone().unsqueeze(0) for taken in self._take()]
+        self.values = [initial.repeat(num_chains, *[1] * (initial.ndim - 1)) for initial in self.initial_weights]
+        # Index of the sampled elements in the flattened parameter; None where all are.
+        self._indices = [None if m.is_whole else m.to_bool().flatten().nonzero()[:, 0] for m in self.masks]
         for value in self.values:
             value.requires_grad_(True)
 
@@ -172,13 +172,13 @@ class StackedWeights(SampledWeights):
     def whole_parameters(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
         """Return the parameters of one chain, ``(*shape)`` each, from its values; differentiable, also under vmap."""
         whole = {}
-        for name, parameter, value, places in zip(self.names, self.parameters, values, self._places, strict=True):
-            if places is None:
+        for name, parameter, value, index in zip(self.names, self.parameters, values, self._indices, strict=True):
+            if index is None:
                 whole[name] = value.to(parameter.dtype)
             else:
                 flat = parameter.detach().flatten()
-                moved = flat.scatter(0, places.to(flat.device), value.flatten().to(flat.dtype))
-                whole[name] = moved.view(parameter.shape)
+                sampled = flat.scatter(0, index.to(flat.device), value.flatten().to(flat.dtype))
+                whole[name] = sampled.view(parameter.shape)
         return whole
 
 
@@ -190,7 +190,7 @@ def _shares(value: Tensor, parameter: Tensor) -> bool:
 def borrowed(model: nn.Module, masks: Mapping[str, Mask]) -> Iterator[InPlaceWeights]:
     """Lend a model for sampling: on leaving, whatever happens, it is byte for byte what it was.
 
-    Inside, only parameters that move require gradients.
+    Inside, only the sampled parameters require gradients.
     """
     with unchanged(model):
         weights = InPlaceWeights(model, masks)

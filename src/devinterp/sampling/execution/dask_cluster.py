@@ -10,23 +10,23 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from devinterp.sampling.execution.job import Job, unpack, work
+from devinterp.sampling.execution.job import Worker
+from devinterp.sampling.execution.monitor import RunMonitor
 from devinterp.sampling.execution.progress import Update
-from devinterp.sampling.execution.run_tasks import RunMonitor
 from devinterp.sampling.execution.signals import Stop
 from devinterp.sampling.execution.tasks import Task
 
 #: Seconds that workers are given to save their chains when the run is to end.
 _GRACE = 120.0
-#: Workers hold one job each; a model is moved by one task at a time.
-_JOBS: dict[str, Job] = {}
+#: Each process holds one job; the weights of its model are changed by one task at a time.
+_WORKERS: dict[str, Worker] = {}
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def run_on_cluster(
-    client: Any, packed: bytes, token: str, tasks: Iterable[Task], watch: RunMonitor, ask_to_stop: Callable[[], None]
-) -> None:
-    """Do tasks on a cluster, at most one on each worker; a task whose worker dies goes on on another.
+    client: Any, packed: bytes, token: str, tasks: Iterable[Task], monitor: RunMonitor, ask_to_stop: Callable[[], None]
+) -> dict[str, str]:
+    """Run tasks on a cluster, at most one on each worker; a task whose worker dies goes on on another.
 
     Parameters
     ----------
@@ -38,10 +38,15 @@ def run_on_cluster(
         Names the job.
     tasks : iterable of Task
         What to do.
-    watch : RunMonitor
-        Who watches.
+    monitor : RunMonitor
+        Is told of progress, and says when to stop.
     ask_to_stop : callable
         Lets the workers know that the run is to end.
+
+    Returns
+    -------
+    dict of str to str
+        Which ways of computing the workers chose.
 
     Raises
     ------
@@ -49,23 +54,25 @@ def run_on_cluster(
         What a task raised; the others are asked to save and end first.
     """
     topic = f"devinterp-{token}"
-    client.subscribe_topic(topic, lambda event: watch.show(Update(**event[1])))
+    client.subscribe_topic(topic, lambda event: monitor.show(Update(**event[1])))
     job = client.scatter(packed, broadcast=True, hash=False)
-    waiting, running = deque(tasks), set[Any]()
+    waiting, running, choices = deque(tasks), set[Any](), dict[str, str]()
     try:
         while waiting or running:
             while waiting and len(running) < max(1, len(client.ncores())):
-                running.add(client.submit(_do, job, token, topic, waiting.popleft(), pure=False, retries=2))
-            watch.check()
-            watch.stop.raise_if_requested(watch.how_to_go_on)
+                running.add(client.submit(_run_task, job, token, topic, waiting.popleft(), pure=False, retries=2))
+            monitor.check_owner()
+            monitor.raise_if_stopped()
             for future in [each for each in running if each.done()]:
                 running.remove(future)
-                future.result()
+                choices |= future.result()
             time.sleep(0.05)
     except BaseException:
         ask_to_stop()
         _drain(running)
         raise
+    else:
+        return choices
     finally:
         client.unsubscribe_topic(topic)
         client.cancel([*running, job])
@@ -77,20 +84,20 @@ def _drain(running: set[Any]) -> None:
         time.sleep(0.1)
 
 
-def _do(packed: bytes, token: str, topic: str, task: Task) -> None:
-    """Do one task, on a worker."""
+def _run_task(packed: bytes, token: str, topic: str, task: Task) -> dict[str, str]:
+    """Run one task, on a worker of the cluster."""
     from distributed import get_worker
 
     worker = get_worker()
     with _ONE_AT_A_TIME:
-        if token not in _JOBS:
-            _JOBS.clear()
-            _JOBS[token] = unpack(packed)
+        if token not in _WORKERS:
+            _WORKERS.clear()
+            _WORKERS[token] = Worker(packed)
         tell = partial(_tell, worker, topic)
         try:
-            work(_JOBS[token], task, tell, Stop())
+            return _WORKERS[token].run(task, tell, Stop())
         except (SystemExit, KeyboardInterrupt):
-            return  # asked to end; its state is saved
+            return {}  # asked to end; its chains are saved
 
 
 def _tell(worker: Any, topic: str, update: Update) -> None:

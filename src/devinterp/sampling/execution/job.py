@@ -1,4 +1,4 @@
-"""A run's tasks in other processes: what they are sent, and what they do with it."""
+"""A run's tasks in other processes: what these are sent, and what they do with it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import final
 
 import cloudpickle
 import torch
-from zarr.abc.store import Store
-from zarr.storage import FsspecStore, MemoryStore
 
 from devinterp.errors import InvalidInputError, StoreError
+from devinterp.sampling.execution.monitor import RunMonitor
 from devinterp.sampling.execution.progress import Update
-from devinterp.sampling.execution.run_tasks import CheckpointOptions, RunMonitor, run_tasks
+from devinterp.sampling.execution.run_tasks import CheckpointOptions, TaskRunner
 from devinterp.sampling.execution.signals import Stop
 from devinterp.sampling.execution.tasks import Task, refreshed
 from devinterp.sampling.model_guard import sheltered
 from devinterp.sampling.spec import RunSpec
-from devinterp.store import lock
-from devinterp.store.writing.transactions import commit
+from devinterp.store.run_store import RunStore
 
 #: Seconds between looks at the lock, and between updates of one chain.
 _LOOK, _TELL = 2.0, 0.2
@@ -29,6 +28,7 @@ _LOOK, _TELL = 2.0, 0.2
 STOP = "stop"
 
 
+@final
 @dataclass(frozen=True)
 class Job:
     """What every worker of a run needs, sent once.
@@ -37,10 +37,10 @@ class Job:
     ----------
     spec : RunSpec
         The run, in the host's memory.
-    store : zarr.abc.store.Store
+    store : RunStore
         Where to write.
-    guard : CheckpointOptions
-        How states are saved.
+    checkpoints : CheckpointOptions
+        How chains are saved.
     token : str
         Of the lock under which the run is written.
     device : str
@@ -50,14 +50,14 @@ class Job:
     """
 
     spec: RunSpec
-    store: Store
-    guard: CheckpointOptions
+    store: RunStore
+    checkpoints: CheckpointOptions
     token: str
     device: str
     num_threads: int
 
 
-def pack(spec: RunSpec, store: Store, guard: CheckpointOptions, token: str) -> bytes:
+def pack(spec: RunSpec, store: RunStore, checkpoints: CheckpointOptions, token: str) -> bytes:
     """Return a job as bytes; whatever a user's notebook defines travels with it.
 
     Raises
@@ -65,7 +65,7 @@ def pack(spec: RunSpec, store: Store, guard: CheckpointOptions, token: str) -> b
     InvalidInputError
         If the store lives in this process's memory, or something cannot be sent.
     """
-    if isinstance(store, MemoryStore) or (isinstance(store, FsspecStore) and "memory" in store.fs.protocol):
+    if not store.is_shareable:
         raise InvalidInputError(
             "other processes cannot write into this one's memory: give a path or URL as `output_path`."
         )
@@ -73,8 +73,9 @@ def pack(spec: RunSpec, store: Store, guard: CheckpointOptions, token: str) -> b
     if device != "cpu":
         spec = copy.deepcopy(spec)
         spec.model.cpu()
-        spec = moved(spec, "cpu")
-    job = Job(spec, store, guard, token, device, torch.get_num_threads())
+        spec = to_device(spec, "cpu")
+    # A store that is only wanted in memory is a temporary directory here: a worker may die, and go on from a checkpoint.
+    job = Job(spec, replace(store, in_memory=False), checkpoints, token, device, torch.get_num_threads())
     try:
         return bytes(cloudpickle.dumps(job))
     except Exception as error:  # whatever the parts raise
@@ -84,32 +85,53 @@ def pack(spec: RunSpec, store: Store, guard: CheckpointOptions, token: str) -> b
         ) from error
 
 
-def unpack(packed: bytes) -> Job:
-    """Return the job, its spec on this process's device."""
-    job: Job = cloudpickle.loads(packed)
-    if job.device != "cpu":
-        job.spec.model.to(job.device)
-        job = replace(job, spec=moved(job.spec, job.device))
-    return job
+def to_device(spec: RunSpec, device: str) -> RunSpec:
+    """Return a run with its data on a device; its model must be there already."""
+    target = torch.device(device)
+    observables = {name: replace(o, rows=o.rows.to(target)) for name, o in spec.observables.items()}
+    return replace(spec, rows=spec.rows.to(target), observables=observables)
 
 
-def moved(spec: RunSpec, device: str) -> RunSpec:
-    """Return a spec with its data on a device; its model must be there already."""
-    where = torch.device(device)
-    watched = {name: replace(o, rows=o.rows.to(where)) for name, o in spec.observables.items()}
-    return replace(spec, rows=spec.rows.to(where), observables=watched)
+@final
+class Worker:
+    """One process's copy of a job, on its device, and what its tasks share.
+
+    Parameters
+    ----------
+    packed : bytes
+        From `pack`.
+    """
+
+    def __init__(self, packed: bytes) -> None:
+        job: Job = cloudpickle.loads(packed)
+        if job.device != "cpu":
+            job.spec.model.to(job.device)
+            job = replace(job, spec=to_device(job.spec, job.device))
+        self._job = job
+        self._runner = TaskRunner(job.spec, job.store, job.checkpoints)
+
+    def run(self, task: Task, tell: Callable[[Update], None], stop: Stop) -> dict[str, str]:
+        """Run one task in this process; return which ways of computing were chosen, as `TaskRunner.run` does.
+
+        Parameters
+        ----------
+        task : Task
+            What to do.
+        tell : callable
+            Is given updates to send to the driver.
+        stop : Stop
+            Whether this process was asked to end.
+        """
+        job = self._job
+        settings = job.spec.settings
+        monitor = RunMonitor(_joined(tell, settings.num_steps), stop, _Owner(job, stop).check)
+        job.store.commit("before a task")  # what other workers wrote is seen from here on
+        with _threads(job.num_threads), sheltered(job.spec.model, job.device, seed=settings.init_seed):
+            return self._runner.run([refreshed(task, job.store)], monitor)
 
 
-def work(job: Job, task: Task, tell: Callable[[Update], None], stop: Stop) -> None:
-    """Do one task of a job in this process."""
-    spec = job.spec
-    watch = RunMonitor(_sparingly(tell, spec.settings.num_steps), _Held(job, stop).check, stop)
-    commit(job.store, "before a task")  # what other workers wrote is seen from here on
-    with _threads(job.num_threads), sheltered(spec.model, job.device, seed=spec.settings.init_seed):
-        run_tasks(spec, [refreshed(task, job.store)], job.store, job.guard, watch)
-
-
-class _Held:
+@final
+class _Owner:
     """Sees to it that a worker writes only as long as its driver holds the store."""
 
     def __init__(self, job: Job, stop: Stop) -> None:
@@ -120,16 +142,16 @@ class _Held:
             return
         self._next = time.monotonic() + _LOOK
         try:
-            found = lock.holder(self._job.store)
+            owner = self._job.store.lock_holder()
         except Exception:  # away for a moment; the writer finds out if it stays away
             return
-        if found is None or found.token != self._job.token:
+        if owner is None or owner.token != self._job.token:
             raise StoreError("the process that led this run is gone, or lost the store: run again.")
-        if found.progress.get(STOP):
+        if owner.progress.get(STOP):
             self._stop.requested.set()
 
 
-def _sparingly(tell: Callable[[Update], None], num_steps: int) -> Callable[[Update], None]:
+def _joined(tell: Callable[[Update], None], num_steps: int) -> Callable[[Update], None]:
     """Join updates of each chain, so that short steps do not flood the driver."""
     waiting: dict[tuple[int, int], Update] = {}
     last: dict[tuple[int, int], float] = {}

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 
 from devinterp.errors import DevinterpError
-from devinterp.sampling.execution.run_tasks import RunMonitor
+from devinterp.sampling.execution.monitor import RunMonitor
 from devinterp.sampling.execution.tasks import Task
 from devinterp.sampling.execution.worker_main import receive, send
 
@@ -46,7 +46,7 @@ class _Worker:
         self._events = events
         threading.Thread(target=self._listen, args=(packed,), name="devinterp-worker", daemon=True).start()
 
-    def do(self, task: Task) -> None:
+    def run(self, task: Task) -> None:
         self.task = task
         with suppress(OSError):  # it has died: the listening thread says so
             send(self._in, task)
@@ -76,8 +76,8 @@ class _Worker:
             self._events.put((self, "died", None))
 
 
-def run_in_processes(packed: bytes, tasks: Iterable[Task], num_workers: int, watch: RunMonitor) -> None:
-    """Do tasks in local processes; a task whose process is killed goes on in another.
+def run_in_processes(packed: bytes, tasks: Iterable[Task], num_workers: int, monitor: RunMonitor) -> dict[str, str]:
+    """Run tasks in local processes; a task whose process is killed goes on in another.
 
     Parameters
     ----------
@@ -87,27 +87,32 @@ def run_in_processes(packed: bytes, tasks: Iterable[Task], num_workers: int, wat
         What to do.
     num_workers : int
         Processes.
-    watch : RunMonitor
-        Who watches.
+    monitor : RunMonitor
+        Is told of progress, and says when to stop.
+
+    Returns
+    -------
+    dict of str to str
+        Which ways of computing the workers chose.
 
     Raises
     ------
     Exception
         What a task raised; the others are saved and ended first.
     """
-    waiting, deaths = deque(tasks), dict[Task, int]()
+    waiting, deaths, choices = deque(tasks), dict[Task, int](), dict[str, str]()
     num_workers = min(num_workers, len(waiting))
     with _pool(packed, num_workers) as (workers, events, start):
-        left = len(waiting)
-        while left:
-            watch.check()
-            watch.stop.raise_if_requested(watch.how_to_go_on)
+        remaining = len(waiting)
+        while remaining:
+            monitor.check_owner()
+            monitor.raise_if_stopped()
             try:
                 worker, kind, content = events.get(timeout=0.2)
             except queue.Empty:
                 continue
             if kind == "update":
-                watch.show(content)
+                monitor.show(content)
             elif kind == "failed":
                 raise content
             elif kind in ("died", "stopped"):
@@ -119,17 +124,20 @@ def run_in_processes(packed: bytes, tasks: Iterable[Task], num_workers: int, wat
                     waiting.appendleft(worker.task)
                 start()
             else:
-                left -= kind == "done"
+                if kind == "done":
+                    remaining -= 1
+                    choices |= content
                 worker.task = None
                 if waiting:
-                    worker.do(waiting.popleft())
+                    worker.run(waiting.popleft())
+    return choices
 
 
 def _count_death(task: Task, deaths: dict[Task, int]) -> None:
     deaths[task] = deaths.get(task, 0) + 1
     if deaths[task] > MAX_DEATHS:
         raise WorkerError(
-            f"{deaths[task]} processes died at restriction {task.name!r}, chains {list(task.group.chains)}: probably they ran "
+            f"{deaths[task]} processes died at restriction {task.name!r}, chains {list(task.batch.chains)}: probably they ran "
             "out of memory. Use fewer workers or a smaller batch, then run again."
         )
 

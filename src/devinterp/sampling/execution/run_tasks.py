@@ -1,131 +1,152 @@
-"""Run tasks in this process: from their chains to the store, saving states on the way."""
+"""Run tasks in this process: from their chains to the store, saving checkpoints on the way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import final
 
 import torch
-import zarr
-from zarr.abc.store import Store
 
-from devinterp.sampling.chains.checkpointing import SHARE, CheckpointSchedule, Disabled, TimeBudget
+from devinterp.sampling.chains.checkpointing import SHARE, CheckpointSchedule, Disabled, TimeBudget, check_share
 from devinterp.sampling.chains.loop import run_chains
 from devinterp.sampling.chains.reductions import reduction_of
 from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.out_of_memory import explain
-from devinterp.sampling.engines.plan import set_up
-from devinterp.sampling.execution.progress import Update, summarize
-from devinterp.sampling.execution.signals import Stop
+from devinterp.sampling.engines.plan import engines_of
+from devinterp.sampling.engines.prefix_cache import SharedPrefix
+from devinterp.sampling.execution.monitor import RunMonitor
+from devinterp.sampling.execution.progress import summarize
 from devinterp.sampling.execution.tasks import Task
 from devinterp.sampling.spec import RunSpec
+from devinterp.store.run_store import RunStore
 from devinterp.store.writing.writer import TraceWriter
 from devinterp.types import Checkpoint
 
 
+@final
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """How a run guards against its end.
+    """How a run is protected against its end.
 
     Parameters
     ----------
     share : float
-        Of the run's time that saving states may take; 0 saves only when asked to stop.
+        Share of the run's time that checkpoints may take, in [0, 1]; 0 saves only when asked to stop.
     keep_state : bool
-        Whether states are kept when chains end, so that more draws go on from there.
-    in_memory : bool
-        Whether there is nothing to guard: the store dies with the process.
+        Whether the last checkpoint is kept when chains end, so that more draws go on from there.
+
+    Raises
+    ------
+    InvalidInputError
+        If the share is none.
     """
 
     share: float = SHARE
     keep_state: bool = False
-    in_memory: bool = False
+
+    def __post_init__(self) -> None:
+        check_share(self.share)
 
 
-@dataclass(frozen=True)
-class RunMonitor:
-    """Who watches a run.
+@final
+class TaskRunner:
+    """Runs tasks of one run in this process.
+
+    Restrictions that are run one after the other share the activations of layers that are constant under both.
 
     Parameters
     ----------
-    show : callable
-        Is shown every update.
-    check : callable
-        Raises when this process may not go on: it lost its lock.
-    stop : Stop
-        Whether somebody asked for an end.
-    how_to_go_on : str
-        What to tell them.
+    spec : RunSpec
+        The run.
+    store : RunStore
+        Where its draws go.
+    checkpoints : CheckpointOptions
+        How chains are saved; ignored where the store dies with the process.
     """
 
-    show: Callable[[Update], None]
-    check: Callable[[], None]
-    stop: Stop = field(default_factory=Stop)
-    how_to_go_on: str = "run it again to go on"
+    def __init__(self, spec: RunSpec, store: RunStore, checkpoints: CheckpointOptions) -> None:
+        self._spec, self._store, self._checkpoints = spec, store, checkpoints
+        self._shared = SharedPrefix()
 
+    def run(self, tasks: Sequence[Task], monitor: RunMonitor) -> dict[str, str]:
+        """Run tasks of one restriction one after the other into the store.
 
-def run_tasks(spec: RunSpec, tasks: Iterable[Task], store: Store, guard: CheckpointOptions, watch: RunMonitor) -> None:
-    """Run tasks of one restriction after the other into the store.
+        A chain that diverges is recorded, and the others go on. The model is left as it was.
 
-    A chain that diverges is recorded, and the others go on. The model is left as it was.
+        Parameters
+        ----------
+        tasks : sequence of Task
+            Of one restriction; at least one.
+        monitor : RunMonitor
+            Is told of progress, and says when to stop.
 
-    Raises
-    ------
-    StoreError
-        If the store cannot be written any more.
-    MemoryError
-        If the device has not enough memory; the message says which batch size would fit.
-    KeyboardInterrupt, SystemExit
-        If somebody asked for an end; the state of the chains is saved then.
-    """
-    tasks = list(tasks)
-    by_group = {task.group: task for task in tasks}
-    name = tasks[0].name
-    with TraceWriter(zarr.open_group(store, mode="r+")) as writer:
-        groups = set_up(spec, name, spec.restrictions[name], list(by_group))
-        with closing(groups):  # type: ignore[type-var]
-            for chain_group, group in groups:
-                try:
-                    _run(chain_group, by_group[group], store, writer, guard, watch)
-                except torch.cuda.OutOfMemoryError as error:
-                    message = str(error)
-                else:
-                    continue
-                raise explain(chain_group, message)
+        Returns
+        -------
+        dict of str to str
+            Which way of computing was chosen for what, and why; for the provenance.
 
+        Raises
+        ------
+        StoreError
+            If the store cannot be written any more.
+        OutOfMemoryError
+            If the device has not enough memory; the message says which batch size would fit.
+        KeyboardInterrupt, SystemExit
+            If somebody asked for an end; the chains are saved then.
+        """
+        name = tasks[0].name
+        task_of = {task.batch: task for task in tasks}
+        choices = {f"chains/{name}": tasks[-1].batch.why}
+        masks = self._spec.restrictions[name]
+        with self._store.writer() as writer:
+            engines = engines_of(self._spec, masks, list(task_of), self._shared)
+            with closing(engines):  # type: ignore[type-var]
+                for engine, batch in engines:
+                    if engine.note:
+                        choices[f"prefix/{name}"] = engine.note
+                    try:
+                        self._run(engine, task_of[batch], writer, monitor)
+                    except torch.cuda.OutOfMemoryError as error:
+                        message = str(error)
+                    else:
+                        continue
+                    raise explain(engine, message)
+        return choices
 
-def _run(
-    chains: Engine, task: Task, store: Store, writer: TraceWriter, guard: CheckpointOptions, watch: RunMonitor
-) -> None:
-    slots = task.slots(store)
-    settings = chains.spec.settings
-    if not task.live:
-        return
-    if task.recorded == settings.num_steps:  # killed between its last losses and the word that it has finished
-        for chain in task.live:
-            writer.finish(task.restriction, chain)
-        return
-    keeper = reduction_of(settings)
-    start = keeper.resume(task.start(slots))
-    pacer = Disabled() if guard.in_memory else _pacer(chains, guard, watch)
-    writer.begin(task.restriction, task.live, step=start.recorded)
-    records = run_chains(chains, restriction=task.restriction, chains=task.group.chains, start=start, pacer=pacer)
-    for record in records:
-        if isinstance(record, Checkpoint):
-            assert isinstance(pacer, TimeBudget)
-            writer.save(keeper.extend(record), slots, pacer.saved)
-            watch.stop.raise_if_requested(watch.how_to_go_on)
-        else:
-            writer.append(keeper.reduce(record))
-            watch.show(summarize(record, settings.num_burnin_steps))
-        watch.check()
-    if not guard.keep_state and not guard.in_memory:
-        writer.remove(slots)
-    watch.stop.raise_if_requested(watch.how_to_go_on)
+    def _run(self, engine: Engine, task: Task, writer: TraceWriter, monitor: RunMonitor) -> None:
+        slots, settings = task.slots(self._store), self._spec.settings
+        if not task.active:
+            return
+        if task.steps_done == settings.num_steps:  # killed between its last losses and the word that it has finished
+            for chain in task.active:
+                writer.finish(task.restriction, chain)
+            return
+        reduction = reduction_of(settings)
+        start = reduction.resume(task.start(slots))
+        schedule = self._schedule(engine, monitor)
+        writer.begin(task.restriction, task.active, step=start.steps_done)
+        for record in run_chains(
+            engine, restriction=task.restriction, chains=task.batch.chains, start=start, checkpoints=schedule
+        ):
+            if isinstance(record, Checkpoint):
+                writer.save(reduction.extend(record), slots, schedule.written)
+                monitor.raise_if_stopped()
+            else:
+                writer.append(reduction.reduce(record))
+                monitor.show(summarize(record, settings.num_burnin_steps))
+                if self._store.in_memory:  # there is nothing to save first
+                    monitor.raise_if_stopped()
+            monitor.check_owner()
+        if not self._checkpoints.keep_state and not self._store.in_memory:
+            writer.remove(slots)
+        monitor.raise_if_stopped()
 
-
-def _pacer(chains: Engine, guard: CheckpointOptions, watch: RunMonitor) -> CheckpointSchedule:
-    # Kernels keep a tensor like the weights, or none, or a few.
-    size = 2 * sum(value.nbytes for value in chains.weights.values)
-    return TimeBudget(size, share=guard.share, keep_last=guard.keep_state, stop=watch.stop.requested)
+    def _schedule(self, engine: Engine, monitor: RunMonitor) -> CheckpointSchedule:
+        if self._store.in_memory:
+            return Disabled()
+        # Kernels keep a tensor like the weights, or none, or a few.
+        size = 2 * sum(value.nbytes for value in engine.weights.values)
+        options = self._checkpoints
+        return TimeBudget(size, share=options.share, keep_last=options.keep_state, stop=monitor.stop.requested)

@@ -1,30 +1,27 @@
-"""What is left to do of a run: groups of chains, each to be run from where its store has it."""
+"""What remains to be done of a run: batches of chains, each to be run from where its store has it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from typing import Any
-
-import numpy as np
-from zarr.abc.store import Store
+from typing import Any, final
 
 from devinterp import schema
 from devinterp.sampling.chains.loop import Start
-from devinterp.sampling.engines import plan as grouping
-from devinterp.sampling.engines.plan import Group
+from devinterp.sampling.engines.plan import ChainBatch, plan
 from devinterp.sampling.spec import RunSpec
-from devinterp.store import keys as raw
-from devinterp.store.reading.status import read_status
+from devinterp.store.run_store import RunStore
 from devinterp.store.writing.checkpoints import CheckpointSlots
 
-Key = tuple[int, int]
+#: Restriction and chain, by number.
+ChainKey = tuple[int, int]
 
 
+@final
 @dataclass(frozen=True)
 class Task:
-    """One group of chains to run.
+    """One batch of chains to run.
 
     Parameters
     ----------
@@ -32,98 +29,97 @@ class Task:
         Number of the restriction.
     name : str
         Its name.
-    group : Group
+    batch : ChainBatch
         The chains.
-    live : tuple of int
-        Those that are not finished.
-    recorded : int
-        Steps of all of these that are in the store.
+    active : tuple of int
+        Those that are not at their end.
+    steps_done : int
+        Steps of all of these that are stored.
     """
 
     restriction: int
     name: str
-    group: Group
-    live: tuple[int, ...]
-    recorded: int
+    batch: ChainBatch
+    active: tuple[int, ...]
+    steps_done: int
 
-    def slots(self, store: Store) -> CheckpointSlots:
-        """Return where the state of the group is kept."""
-        return CheckpointSlots(store, self.restriction, self.group.chains)
+    def slots(self, store: RunStore) -> CheckpointSlots:
+        """Return where checkpoints of the batch are stored."""
+        return store.checkpoint_slots(self.restriction, self.batch.chains)
 
     def start(self, slots: CheckpointSlots) -> Start:
-        """Return where the group begins."""
-        state = slots.load(most=self.recorded) if self.recorded else None
-        return Start(state, self.recorded, self.live)
+        """Return where the batch begins."""
+        checkpoint = slots.load(most=self.steps_done) if self.steps_done else None
+        return Start(checkpoint, self.steps_done, self.active)
 
 
-def pending(store: Store, num_steps: int) -> dict[Key, int]:
-    """Return the steps that are in the store of every chain that is not at its end."""
-    status = read_status(store)
-    left = {}
-    for key in np.ndindex(status.state.shape):
-        done, state = int(status.steps_done[key]), str(status.state[key])
-        if state == schema.DIVERGED or (state == schema.FINISHED and done == num_steps):
-            continue
-        left[key] = min(max(done, 0), num_steps)
-    return left
-
-
-def refreshed(task: Task, store: Store) -> Task:
+def refreshed(task: Task, store: RunStore) -> Task:
     """Return a task as the store has it now: another process may have done part of it."""
-    status = read_status(store)
-    live = [c for c in task.live if status.state[task.restriction, c] != schema.DIVERGED]
-    if not live:
-        return replace(task, live=())
-    return replace(task, live=tuple(live), recorded=min(int(status.steps_done[task.restriction, c]) for c in live))
+    status = store.read_status()
+    active = [c for c in task.active if status.state[task.restriction, c] != schema.DIVERGED]
+    if not active:
+        return replace(task, active=())
+    steps_done = min(int(status.steps_done[task.restriction, c]) for c in active)
+    return replace(task, active=tuple(active), steps_done=steps_done)
 
 
-def tasks_of(spec: RunSpec, store: Store, left: Mapping[Key, int], mode: str) -> Iterator[list[Task]]:
-    """Yield what is left to do of each restriction, deciding and recording how it is run when it is asked for.
+def tasks_of(spec: RunSpec, store: RunStore, remaining: Mapping[ChainKey, int], mode: str) -> Iterator[list[Task]]:
+    """Yield what remains of each restriction, deciding and storing how it is run when it is asked for.
 
     Chains that ran together before do so again, because only then are the numbers the same to the last bit.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The run.
+    store : RunStore
+        Its store.
+    remaining : mapping of (int, int) to int
+        Stored steps of every chain that is not at its end.
+    mode : str
+        As for `devinterp.sampling.engines.plan.plan`.
     """
     for restriction, (name, masks) in enumerate(spec.restrictions.items()):
-        chains = [chain for r, chain in left if r == restriction]
+        chains = [chain for r, chain in remaining if r == restriction]
         if not chains:
             continue
         known = range(spec.settings.num_chains)
-        groups = [g for g in read_plan(store, name) if set(g.chains) & set(chains) and set(g.chains) <= set(known)]
-        if mode != "auto":
-            # A wish for this way of computing overrides the plan where they differ.
-            groups = [group for group in groups if group.vectorized == (mode == "vectorized")]
-        new = [chain for chain in chains if not any(chain in group.chains for group in groups)]
+        batches = [b for b in read_plan(store, name) if set(b.chains) & set(chains) and set(b.chains) <= set(known)]
+        if mode in ("sequential", "vectorized"):
+            # A wish for this way of computing overrides the stored plan where they differ.
+            batches = [batch for batch in batches if batch.vectorized == (mode == "vectorized")]
+        new = [chain for chain in chains if not any(chain in batch.chains for batch in batches)]
         if new:
-            groups += grouping.plan(spec, masks, new, mode)
-            _write_plan(store, name, groups)
-        spec.paths[f"chains/{name}"] = groups[-1].why
+            batches += plan(spec, masks, new, mode)
+            _write_plan(store, name, batches)
         tasks = []
-        for group in groups:
-            live = tuple(chain for chain in group.chains if chain in chains)
-            tasks.append(Task(restriction, name, group, live, min(left[restriction, chain] for chain in live)))
+        for batch in batches:
+            active = tuple(chain for chain in batch.chains if chain in chains)
+            tasks.append(Task(restriction, name, batch, active, min(remaining[restriction, chain] for chain in active)))
         yield tasks
 
 
-def read_plan(store: Store, restriction: str) -> list[Group]:
-    """Return the groups in which chains of a restriction have run or are to run."""
-    groups = []
+def read_plan(store: RunStore, restriction: str) -> list[ChainBatch]:
+    """Return the batches in which chains of a restriction have run or are to run."""
+    batches = []
     entries = _plans(store).get(restriction)
     for entry in entries if isinstance(entries, list) else ():
         with suppress(KeyError, TypeError, ValueError):
             chains = tuple(int(chain) for chain in entry["chains"])
             if chains and len(set(chains)) == len(chains) and (entry["vectorized"] or len(chains) == 1):
-                groups.append(Group(chains, bool(entry["vectorized"]), str(entry["why"])))
-    return groups
+                batches.append(ChainBatch(chains, bool(entry["vectorized"]), str(entry["why"])))
+    return batches
 
 
-def _write_plan(store: Store, restriction: str, groups: Sequence[Group]) -> None:
-    kept = {chain for group in groups for chain in group.chains}
-    old = [group for group in read_plan(store, restriction) if not kept & set(group.chains)]
-    plans = {**_plans(store), restriction: [asdict(group) for group in [*old, *groups]]}
-    raw.update_attrs(store, schema.STATUS, {_PLAN: plans})
+def _write_plan(store: RunStore, restriction: str, batches: Sequence[ChainBatch]) -> None:
+    planned = {chain for batch in batches for chain in batch.chains}
+    old = [batch for batch in read_plan(store, restriction) if not planned & set(batch.chains)]
+    plans = {**_plans(store), restriction: [asdict(batch) for batch in [*old, *batches]]}
+    store.update_attrs({_PLAN: plans}, schema.STATUS)
 
 
-def _plans(store: Store) -> dict[str, Any]:
-    plans = raw.get_attrs(store, schema.STATUS).get(_PLAN)
+def _plans(store: RunStore) -> dict[str, Any]:
+    plans = store.read_attrs(schema.STATUS).get(_PLAN)
     return plans if isinstance(plans, dict) else {}
 
 

@@ -13,9 +13,10 @@ import struct
 import sys
 import traceback
 from contextlib import suppress
+from functools import partial
 from typing import Any, BinaryIO
 
-#: Length of what follows.
+#: Length of what follows. (`multiprocessing.connection` frames messages too, but not over plain pipes on every system.)
 _HEADER = struct.Struct(">Q")
 
 
@@ -55,10 +56,10 @@ def main() -> None:
     os.dup2(2, 1)
     path, packed = receive(incoming)
     sys.path[:] = path
-    from devinterp.sampling.execution.job import unpack, work
+    from devinterp.sampling.execution.job import Worker
     from devinterp.sampling.execution.signals import listening
 
-    job = unpack(packed)
+    worker = Worker(packed)
     with listening() as stop:
         send(outgoing, ("ready", None))
         while True:
@@ -67,13 +68,17 @@ def main() -> None:
             except EOFError:
                 return
             try:
-                work(job, task, lambda update: send(outgoing, ("update", update)), stop)
-                send(outgoing, ("done", None))
+                choices = worker.run(task, partial(_tell, outgoing), stop)
+                send(outgoing, ("done", choices))
             except (SystemExit, KeyboardInterrupt):
                 send(outgoing, ("stopped", None))
                 return
             except BaseException as error:
                 send(outgoing, ("failed", _portable(error)))
+
+
+def _tell(outgoing: BinaryIO, update: object) -> None:
+    send(outgoing, ("update", update))
 
 
 def _portable(error: BaseException) -> BaseException:

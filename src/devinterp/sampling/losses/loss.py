@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from devinterp.errors import InvalidInputError, first_line
+from devinterp.errors import InvalidInputError
 from devinterp.sampling.data.datasets import Batch
 from devinterp.sampling.losses import chunked_cross_entropy as chunked
-from devinterp.sampling.losses.tied_embedding import added_in_place, tied_embeddings
-from devinterp.sampling.losses.unembedding import NoUnembedding, Unembedding, find_unembedding, last_hidden
+from devinterp.sampling.losses.tied_embedding import added_in_place
+from devinterp.sampling.losses.unembedding import Unembedding, last_hidden
 from devinterp.types import ModelAdapter
 
 #: ``loss_fn(model, batch)``: one loss per sample, with any trailing dims.
@@ -29,12 +29,12 @@ class Loss(ABC):
         """Return the losses, differentiable with respect to the model's parameters where gradients are on."""
 
     def mean(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the mean over the losses that count, differentiable, and the losses, not."""
+        """Return the mean over the unmasked losses, differentiable, and the losses, detached."""
         losses = self.losses(model, batch, attention_mask)
-        return mean_loss(losses, self.valid(attention_mask)), losses.detach()
+        return mean_unmasked(losses, self.valid(attention_mask)), losses.detach()
 
     def valid(self, attention_mask: Tensor | None) -> Tensor | None:
-        """Return which losses count, shaped like them, or None when all do."""
+        """Return which losses are unmasked, shaped like them, or None when all are."""
         return None
 
     def functional(self) -> Loss:
@@ -97,7 +97,7 @@ class ChunkedNextTokenLoss(NextTokenLoss):
         return losses.view(batch.shape[0], -1)
 
     def mean(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the mean over the losses that count, with its gradient, and the losses."""
+        """Return the mean over the unmasked losses, with its gradient, and the losses."""
         assert isinstance(batch, Tensor)
         with added_in_place(self._tied):
             hidden, weight, bias, targets = self._ends(model, batch, attention_mask)
@@ -140,49 +140,6 @@ class CustomLoss(Loss):
         return self.function(model, batch)
 
 
-def fastest_loss(
-    plain: NextTokenLoss, model: nn.Module, batch: Tensor, attention_mask: Tensor | None
-) -> tuple[NextTokenLoss, str]:
-    """Return the chunked form of a loss if it gives the same losses on a batch, and a word on which was chosen and why.
-
-    Parameters
-    ----------
-    plain : NextTokenLoss
-        The loss from logits.
-    model : torch.nn.Module
-        The model.
-    batch, attention_mask : Tensor
-        A few sequences, ``(batch, token)``.
-
-    Returns
-    -------
-    loss : NextTokenLoss
-        `plain` where the model does not end as `devinterp.sampling.losses.unembedding` knows, or the losses differ.
-    note : str
-        ``"chunked"``, or why not.
-    """
-    try:
-        unembedding = find_unembedding(model, lambda ids: plain.adapter.logits(model, ids), batch[:1, :8])
-    except NoUnembedding as reason:
-        return plain, f"plain: {reason}"
-    fast = ChunkedNextTokenLoss(plain.adapter, unembedding, tied_embeddings(model, unembedding))
-    with torch.no_grad():
-        expected, valid = plain.losses(model, batch, attention_mask), plain.valid(attention_mask)
-        try:
-            found = fast.losses(model, batch, attention_mask)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            return plain, f"plain: the model does not run without its logits ({first_line(error)})"
-    difference = (found - expected).abs()
-    worst = float((difference if valid is None else torch.where(valid, difference, 0)).max())
-    size = float(expected.abs().max())
-    tolerance = (
-        1e-5 if expected.dtype == unembedding.module.weight.dtype else 1e-2
-    )  # half precision: logits are rounded
-    if not worst <= tolerance * size:
-        return plain, f"plain: losses in chunks differ by {worst:.2g}"
-    return fast, "chunked"
-
-
 def token_losses(logits: Float[Tensor, "batch token vocabulary"], input_ids: Tensor) -> Float[Tensor, "batch position"]:
     """Return the cross-entropy of each next token, in float32 whatever the logits are in."""
     flat = logits[:, :-1].reshape(-1, logits.shape[-1])
@@ -190,16 +147,21 @@ def token_losses(logits: Float[Tensor, "batch token vocabulary"], input_ids: Ten
     return losses.view(input_ids.shape[0], -1)
 
 
-def mean_loss(losses: Tensor, valid: Tensor | None) -> Tensor:
-    """Return the mean over the losses that count."""
+def mean_unmasked(losses: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean over the unmasked losses."""
     if valid is None:
         return losses.mean()
     return torch.where(valid, losses, 0).sum() / valid.sum().clamp(min=1)
 
 
 def masked(losses: Tensor, valid: Tensor | None) -> Tensor:
-    """Return the losses with NaN where they do not count."""
+    """Return the losses with NaN where they are masked."""
     return losses if valid is None else torch.where(valid, losses, torch.nan)
+
+
+def all_finite(losses: Tensor, valid: Tensor | None) -> Tensor:
+    """Return whether all unmasked losses are finite: a boolean tensor on their device, so that nothing synchronises."""
+    return torch.isfinite(losses if valid is None else torch.where(valid, losses, 0)).all()
 
 
 def check_losses(losses: object, *, num_samples: int, expected: tuple[int, ...] | None, source: str) -> Tensor:

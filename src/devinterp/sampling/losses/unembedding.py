@@ -1,4 +1,4 @@
-"""The end of a language model, from last hidden states to logits, found by running it.
+"""The end of a language model, from last hidden states to logits, detected by running it.
 
 Most models end in ``logits = cap(scale * (hidden @ weight.T + bias))``. Where that holds, losses can be computed from the
 hidden states in row chunks, without ever holding all logits (`devinterp.sampling.losses.chunked_cross_entropy`).
@@ -38,11 +38,11 @@ class Unembedding:
 
 
 class NoUnembedding(Exception):  # noqa: N818  # an answer, not an error
-    """Why a model's end is not of that form."""
+    """Why a model's logits are not a scaled and capped linear map of hidden states."""
 
 
 def find_unembedding(model: nn.Module, run: Run, input_ids: Tensor) -> Unembedding:
-    """Return the head of a model, found by running it on a few tokens.
+    """Return how a model turns its last hidden states into logits, detected by running it on a few tokens.
 
     The unembedding is the last linear module with as many outputs as there are logits; what happens to its output is read
     off by putting known values in its place.

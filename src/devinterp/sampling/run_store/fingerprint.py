@@ -28,14 +28,14 @@ from devinterp.sampling.spec import RunSpec
 _PACKAGES = ("devinterp", "torch", "numpy", "xarray", "zarr", "transformers")
 
 
-def config(spec: RunSpec, loss_dims: tuple[str, ...]) -> dict[str, Any]:
+def config(spec: RunSpec) -> dict[str, Any]:
     """Return every setting of a run as JSON-able values: the root attribute ``config``."""
     return {
         **spec.settings.to_config(),
         "sampling_method": spec.kernel.name,
         "weight_restrictions": list(spec.restrictions),
         "observables": {name: len(o.sequence_id) for name, o in spec.observables.items()},
-        "loss_dims": list(loss_dims),
+        "loss_dims": list(spec.loss_dims),
     }
 
 
@@ -51,18 +51,18 @@ def fingerprints(spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def provenance(spec: RunSpec, prints: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(spec: RunSpec, fingerprints: Mapping[str, Any]) -> dict[str, Any]:
     """Return where, when and from what a run is made, its `fingerprints` among it: the root attribute ``provenance``."""
     return {
-        "fingerprints": dict(prints),
-        "paths": dict(spec.paths),
+        "fingerprints": dict(fingerprints),
+        "paths": dict(spec.choices),
         "model": type(spec.model).__qualname__,
         "name_or_path": str(getattr(spec.model, "name_or_path", "")),  # HuggingFace keeps where weights came from
         "num_parameters": sum(p.numel() for p in spec.model.parameters()),
         "device": str(spec.device),
         "host": platform.node(),
         "python": sys.version.split()[0],
-        "packages": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "packages": {name: number for name in _PACKAGES if (number := _version(name)) is not None},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -106,7 +106,7 @@ def hash_rows(rows: Rows) -> str:
 
 
 def hash_masks(masks: ParamMasks) -> str:
-    """Return a hash of what moves, the order included (it is the order of the noise)."""
+    """Return a hash of the sampled elements, the order of parameters included (it is the order of the noise)."""
     digest = hashlib.blake2b(digest_size=16)
     for name, mask in masks.items():
         digest.update(f"{name}{mask.shape}".encode())
@@ -191,13 +191,13 @@ def _contents(cell: CellType) -> Any:
 
 def _own_globals(function: FunctionType) -> list[Any]:
     """Return the constants a function takes from its module, and the functions it calls there."""
-    found = []
+    parts: list[Any] = []
     for name in sorted({name for code in _codes(function.__code__) for name in code.co_names}):
         value = function.__globals__.get(name)
         theirs = isinstance(value, FunctionType) and value.__module__ != function.__module__
         if not theirs and not isinstance(value, ModuleType | type):
-            found += [name, value]
-    return found
+            parts += [name, value]
+    return parts
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
@@ -237,6 +237,8 @@ def _short(value: Any) -> str:
 
 
 def _version(package: str) -> str | None:
+    if package == "torch":
+        return str(torch.__version__)  # names the build (+cpu, +cu130), which the metadata may leave out
     try:
         return version(package)
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""Create the store of a run: every group and array, with the data that are known beforehand; make it grow."""
+"""Create the groups and arrays of a run in a store, with the data that are known beforehand, and enlarge them later."""
 
 from __future__ import annotations
 
@@ -9,36 +9,40 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
 from devinterp import schema
-from devinterp.store import keys as raw
-from devinterp.store.arrays.layout import ArraySpec, RunLayout, array_specs
+from devinterp.store import keys
+from devinterp.store.arrays.layout import RunLayout
+from devinterp.store.arrays.specs import ArraySpec, array_specs
 from devinterp.store.lock import LOCK
 from devinterp.store.writing.checkpoints import RESUME
 
 #: Groups of a run's store that are no part of the tree.
-_APART = (LOCK, RESUME)
-#: What may lie in the root of a store that a killed process had begun to create.
-_OURS = {schema.TRACE, schema.OBSERVABLES, schema.METRICS, schema.STATUS, *_APART, raw.METADATA}
-_OURS |= {schema.RESTRICTION, schema.CHAIN, schema.DRAW, "draw_step", "num_moving"}
+_OUTSIDE_TREE = (LOCK, RESUME)
+#: Names in the root of a store whose creation was cut off.
+_NAMES = {schema.TRACE, schema.OBSERVABLES, schema.METRICS, schema.STATUS, *_OUTSIDE_TREE, keys.METADATA}
+_NAMES |= {schema.RESTRICTION, schema.CHAIN, schema.DRAW, "draw_step", "num_moving"}
+
+#: Of every array. Level 1: losses hardly compress (about 11 %), so a higher level only costs time.
+CODECS = (ZstdCodec(level=1), Crc32cCodec())
 
 
-def create(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, group: str = "") -> zarr.Group:
-    """Create the whole hierarchy of a run and write its fixed data.
+def create_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, group: str = "") -> zarr.Group:
+    """Create every group and array of a run, and write the data that are known beforehand.
 
-    The root's attributes are written last, so that a store is either a whole run or none.
+    The root's attributes are written last, so that a store holds either a complete run or none.
 
     Parameters
     ----------
     store : zarr.abc.store.Store
-        Where to; nothing may be there yet (`is_empty`).
+        The store; it must be empty (`is_empty`).
     layout : RunLayout
         The run.
     attrs : mapping
         Attributes of the root beside ``schema_version``: ``config`` and ``provenance``.
     group : str, optional
-        Path of the run inside the store, for runs that are siblings in one tree.
+        Path of the run in the store, where several runs share one.
 
     Returns
     -------
@@ -48,27 +52,27 @@ def create(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, group: 
     root = zarr.open_group(store, path=group, mode="a", zarr_format=3)
     specs = array_specs(layout)
     for name in dict.fromkeys(parent for spec in specs for parent in _parents(spec.path)):
-        raw.update_attrs(store, _join(group, name), _group_attrs(name, layout))
+        keys.update_attrs(store, _join(group, name), _group_attrs(name, layout))
     for spec in specs:
         create_array(root, spec)
     consolidate(
         store, group, attrs={"schema_version": schema.SCHEMA_VERSION, "coordinates": "draw_step num_moving", **attrs}
     )
-    return zarr.open_group(store, path=group, mode="r+")
+    return zarr.open_group(store, path=group, mode="r+", zarr_format=3)
 
 
-def grow(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.Group:
-    """Make room in a run's store for more restrictions, chains, draws or observables.
+def grow_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.Group:
+    """Enlarge a run's store for more restrictions, chains, draws or observables; stored data stay as they are.
 
-    What is there is left as it is. Until the root's attributes are written, at the end, the store is what it was before for
-    whoever opens it; if the process is killed, growing again completes it.
+    The root's attributes are written last: until then a reader sees the run as it was before. If the process is killed,
+    calling this again completes it.
 
     Parameters
     ----------
     store : zarr.abc.store.Store
         The store.
     layout : RunLayout
-        What it will hold; at least as large in every dimension, with everything old in its place.
+        The enlarged run: at least as large in every dimension, what is stored first along each.
     attrs : mapping
         New attributes of the root.
 
@@ -77,10 +81,10 @@ def grow(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.Grou
     zarr.Group
         The run's root.
     """
-    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
     specs = array_specs(layout)
     for name in dict.fromkeys(parent for spec in specs for parent in _parents(spec.path)):
-        raw.update_attrs(store, name, _group_attrs(name, layout))
+        keys.update_attrs(store, name, _group_attrs(name, layout))
     for spec in specs:
         array = root.get(spec.path)
         if array is None:
@@ -91,12 +95,12 @@ def grow(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.Grou
             if spec.data is not None:
                 for region in _new_regions(before, spec.shape):
                     array[region] = np.asarray(spec.data)[region]
-    consolidate(store, attrs=attrs)
-    return zarr.open_group(store, mode="r+")
+    consolidate(store, attrs={"schema_version": schema.SCHEMA_VERSION, **attrs})
+    return zarr.open_group(store, mode="r+", zarr_format=3)
 
 
 def _new_regions(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
-    """Yield what is in the larger of two boxes and not in the smaller, a slab for each dimension that grew."""
+    """Yield the regions of an enlarged array that it did not have before, one for each dimension that grew."""
     for axis, (old, new) in enumerate(zip(before, after, strict=True)):
         if new > old:
             yield (
@@ -108,14 +112,14 @@ def _new_regions(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tu
 
 def _group_attrs(path: str, layout: RunLayout) -> dict[str, Any]:
     if path == schema.OBSERVABLES:
-        return {"names": list(layout.observables)}  # zarr does not keep the order of groups
+        return {"names": list(layout.observables)}  # zarr lists groups in any order
     if path.startswith(f"{schema.OBSERVABLES}/"):
-        return {"coordinates": "sequence_id"}  # the non-index coordinates, as xarray reads them
+        return {"coordinates": "sequence_id"}  # how xarray finds coordinates that are no index
     return {}
 
 
 def create_array(root: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:
-    """Create one array of a run, zstd-compressed and with a checksum in every chunk, and write its data if known."""
+    """Create one array, zstd-compressed and with a checksum in every chunk, and write its data where the spec has them."""
     array = root.create_array(
         spec.path,
         shape=spec.shape,
@@ -124,8 +128,7 @@ def create_array(root: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:
         fill_value=spec.fill_value,
         dimension_names=spec.dims,
         attributes=dict(spec.attrs),
-        # Level 1: losses hardly compress (about 11 %), so a higher level only costs time.
-        compressors=[ZstdCodec(level=1), Crc32cCodec()],
+        compressors=CODECS,
         overwrite=True,
     )
     if spec.data is not None:
@@ -133,26 +136,36 @@ def create_array(root: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:
     return array
 
 
-def consolidate(store: Store, group: str = "", *, attrs: Mapping[str, Any] | None = None) -> None:
-    """Write the consolidated metadata that make opening fast, and attributes of the root, in one write.
+def stored_size(values: np.ndarray, dtype: Any) -> int:
+    """Return the bytes that values take as one chunk of a stored array."""
+    store = MemoryStore()
+    array = zarr.create_array(
+        store, name="array", shape=values.shape, chunks=values.shape, dtype=dtype, compressors=CODECS
+    )
+    array[...] = values
+    return sum(size for key, size in keys.sizes(store).items() if not key.endswith(keys.METADATA))
 
-    Call it whenever the hierarchy or its attributes change. Locks and states of chains are left out.
+
+def consolidate(store: Store, group: str = "", *, attrs: Mapping[str, Any] | None = None) -> None:
+    """Write consolidated metadata, which make opening fast, and attributes of the root, in one write.
+
+    Call it whenever arrays, groups or their attributes change. The lock and checkpoints are left out.
     """
-    root = raw.get_json(store, _join(group, raw.METADATA)) or {"zarr_format": 3, "node_type": "group"}
+    root = keys.get_json(store, keys.metadata_key(group)) or {"zarr_format": 3, "node_type": "group"}
     root = {**root, "attributes": {**root.get("attributes", {}), **(attrs or {})}}
     if store.supports_consolidated_metadata:
         nodes = dict(_nodes(store, group))
         root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
-    raw.put_json(store, _join(group, raw.METADATA), root)
+    keys.put_json(store, keys.metadata_key(group), root)
 
 
 def _nodes(store: Store, root: str, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the metadata of everything below a node, by its path below the root."""
-    for name in sorted(raw.children(store, _join(root, path))):
-        if not path and name in _APART:
+    for name in sorted(keys.children(store, _join(root, path))):
+        if not path and name in _OUTSIDE_TREE:
             continue
         below = _join(path, name)
-        metadata = raw.get_json(store, _join(_join(root, below), raw.METADATA))
+        metadata = keys.get_json(store, keys.metadata_key(_join(root, below)))
         if metadata is None:
             continue
         if metadata.get("node_type") == "group":
@@ -164,20 +177,20 @@ def _nodes(store: Store, root: str, path: str = "") -> Iterator[tuple[str, dict[
 
 
 def is_empty(store: Store) -> bool:
-    """Say whether a store holds nothing, or only what a killed process left of creating a run; creates nothing."""
+    """Say whether a store holds nothing but, perhaps, a run whose creation was cut off; creates nothing."""
     if isinstance(store, LocalStore) and not store.root.exists():
-        return True  # asked for its keys, it would make the directory
-    if raw.get_attrs(store, ""):
+        return True  # listing its keys would make the directory
+    if keys.get_attrs(store, ""):
         return False
-    names = {name for name in raw.children(store, "") if not raw.is_leftover(name)}
-    return names <= _OURS and all(name in (raw.METADATA, LOCK) or _is_begun(store, name) for name in names)
+    names = {name for name in keys.children(store, "") if not keys.is_leftover(name)}
+    return names <= _NAMES and all(name in (keys.METADATA, LOCK) or _is_node(store, name) for name in names)
 
 
-def _is_begun(store: Store, name: str) -> bool:
-    """Say whether what has one of our names is a part of a store, or nothing yet."""
-    if raw.get_json(store, f"{name}/{raw.METADATA}") is not None:
+def _is_node(store: Store, name: str) -> bool:
+    """Say whether a name is a group or an array, or a directory that was to become one."""
+    if keys.get_json(store, keys.metadata_key(name)) is not None:
         return True
-    return all(raw.is_leftover(key) for key in raw.keys(store, f"{name}/"))
+    return all(keys.is_leftover(key) for key in keys.list_keys(store, f"{name}/"))
 
 
 def _join(group: str, name: str) -> str:

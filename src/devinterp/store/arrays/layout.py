@@ -1,27 +1,18 @@
-"""What a run's store will hold: the shape, dims and chunks of every array, before any exists."""
+"""The sizes of a run and its data that are known before the first step: what decides the arrays of its store."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from devinterp import schema
-from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TOKEN
-
-_MIB = 2**20
-#: A chunk of losses is between these sizes where the arrays are large enough. Measured: docs/performance.md.
-MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 4 * _MIB, 16 * _MIB
-#: A writer holds the draws of one chunk for all sequences; this bounds what it holds for one observable of one chain.
-MAX_BUFFER_BYTES = 256 * _MIB
+from devinterp.schema import POSITION
 
 
 @dataclass(frozen=True)
 class ObservableLayout:
-    """The fixed data of one observable: loss at the starting weights, and which sequences it holds.
+    """The data of one observable that do not change: loss at the starting weights, and which sequences it holds.
 
     Parameters
     ----------
@@ -39,13 +30,35 @@ class ObservableLayout:
 
 
 @dataclass(frozen=True)
+class RowLayout:
+    """Losses at w0 of the rows of the sampling dataset that a run's steps use.
+
+    Parameters
+    ----------
+    row_id : numpy.ndarray
+        Rows of the dataset, ``(row,)``: increasing, but for rows that came with more draws, which follow after the others.
+    loss : numpy.ndarray
+        ``(row, *loss_dims)``, or the mean over each row's unmasked losses, ``(row,)``, where a run stores no more.
+    count : numpy.ndarray or None
+        Number of unmasked losses of each row, ``(row,)``, where `loss` holds means.
+    num_rows : int or None
+        Rows of the whole dataset: a mean over all of them has no noise.
+    """
+
+    row_id: np.ndarray
+    loss: np.ndarray
+    count: np.ndarray | None = None
+    num_rows: int | None = None
+
+
+@dataclass(frozen=True)
 class RunLayout:
-    """Everything that is known of a run before its first step.
+    """The sizes and data of a run that are known before its first step.
 
     Parameters
     ----------
     restrictions : dict of str to int
-        Number of weights that move under each restriction, by its name.
+        Number of sampled weights under each restriction, by its name.
     num_chains : int
         Chains of each restriction.
     num_steps : int
@@ -56,10 +69,10 @@ class RunLayout:
         Dataset rows of the minibatches, ``(chain, step, batch)``.
     init_loss, init_loss_se : numpy.ndarray
         Loss where the chains start and its standard error, ``(chain, *loss_dims)``, or ``(restriction, chain, *loss_dims)``
-        when every restriction starts elsewhere (``init_noise``).
+        where every restriction starts from other weights (``init_noise``).
     init_loss_mean : numpy.ndarray
-        Mean over all losses that count, which in ragged text is not that of `init_loss` over positions; the leading dims of
-        `init_loss`.
+        Mean over all unmasked losses, which differs from the mean of `init_loss` over positions where sequences are padded;
+        the leading dims of `init_loss`.
     init_loss_mean_se : numpy.ndarray
         Standard error of the mean of `init_loss` over its `loss_dims`; the leading dims of `init_loss`.
     observables : dict of str to ObservableLayout
@@ -69,9 +82,14 @@ class RunLayout:
     loss_dims : tuple of str
         Dims of a sample's loss: ``("position",)`` for language models, ``()`` for one loss per sample.
     record : {"token", "sequence", "moments"}
-        What of the losses is kept.
+        Which part of the losses is stored: all, their mean over each sequence, or running moments over draws.
     loss_dtype : {"float32", "float16"}
-        Of the losses along chains.
+        Dtype of the losses along chains.
+    rows : RowLayout or None
+        Losses at w0 of every row that steps use, where they are stored.
+    w0_loss : dict of str to numpy.ndarray
+        With ``init_noise``: the loss at w0 itself and its errors, by the name of their variable, dims as of `init_loss`
+        without the restriction.
     """
 
     restrictions: Mapping[str, int]
@@ -88,209 +106,10 @@ class RunLayout:
     loss_dims: tuple[str, ...] = (POSITION,)
     record: str = "token"
     loss_dtype: str = "float32"
+    rows: RowLayout | None = None
+    w0_loss: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def loss_shape(self) -> tuple[int, ...]:
         """Return the shape of one sample's loss."""
         return self.init_loss.shape[self.init_loss.ndim - len(self.loss_dims) :]
-
-
-_NATS = {"units": "nats"}
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """One array of the store: what `store.create` makes, and its data when they are known beforehand."""
-
-    path: str
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    dtype: Any
-    fill_value: Any
-    data: Any = None
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def num_bytes(self) -> int:
-        """Return the uncompressed size of the whole array, in bytes (strings: 0)."""
-        return 0 if self.dtype is str else math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-def loss_chunks(num_rows: int, num_samples: int, sample_bytes: int) -> tuple[int, int]:
-    """Return how many draws (or steps) and how many samples a chunk of losses holds.
-
-    Sixty-four samples by sixteen draws, then as many more draws, and then samples, as a chunk of 4 MiB holds; fewer where
-    that would exceed 16 MiB, or where buffering one chunk's draws of all samples would exceed 256 MiB.
-
-    Parameters
-    ----------
-    num_rows : int
-        Length along draws or steps.
-    num_samples : int
-        Length along sequences or batch slots.
-    sample_bytes : int
-        Size of one sample's loss.
-
-    Returns
-    -------
-    tuple of int
-        ``(rows, samples)``, each at least 1.
-    """
-    sample_bytes = max(1, sample_bytes)
-    samples = max(1, min(64, num_samples, MAX_CHUNK_BYTES // (16 * sample_bytes)))
-    rows = max(16, MIN_CHUNK_BYTES // (samples * sample_bytes))
-    most = min(MAX_CHUNK_BYTES // (samples * sample_bytes), MAX_BUFFER_BYTES // (num_samples * sample_bytes))
-    rows = max(1, min(rows, num_rows, most))
-    samples = max(samples, min(num_samples, MIN_CHUNK_BYTES // (rows * sample_bytes)))
-    return rows, samples
-
-
-def _losses(
-    group: str, rows: str, samples: str, layout: RunLayout, num_rows: int, num_samples: int, loss_shape: tuple[int, ...]
-) -> ArraySpec:
-    """Return the losses along chains of a group: of tokens or sequences, or their mean at each step or draw."""
-    pair = (len(layout.restrictions), layout.num_chains)
-    if layout.record == "moments":
-        path = f"{group}/{schema.MEAN_LOSS}"
-        chunks = (1, 1, max(1, min(num_rows, 2**18)))
-        return ArraySpec(path, (RESTRICTION, CHAIN, rows), (*pair, num_rows), chunks, np.float64, np.nan, attrs=_NATS)
-    if layout.record == "sequence":
-        loss_shape = ()
-    dtype = np.dtype(layout.loss_dtype)
-    num, per = loss_chunks(num_rows, num_samples, dtype.itemsize * math.prod(loss_shape))
-    return ArraySpec(
-        f"{group}/loss",
-        (RESTRICTION, CHAIN, rows, samples, *(layout.loss_dims if loss_shape else ())),
-        (*pair, num_rows, num_samples, *loss_shape),
-        (1, 1, num, per, *(max(1, n) for n in loss_shape)),
-        dtype,
-        np.nan,
-        attrs=_NATS,
-    )
-
-
-def _fixed(path: str, dims: tuple[str, ...], data: np.ndarray, dtype: Any = None, **attrs: Any) -> ArraySpec:
-    data = np.asarray(data, dtype=dtype)
-    fill = np.nan if data.dtype.kind == "f" else -1
-    return ArraySpec(path, dims, data.shape, _fixed_chunks(data.shape, data.itemsize), data.dtype, fill, data, attrs)
-
-
-def _fixed_chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Return whole arrays as one chunk, cut along their leading dims where that would exceed 16 MiB."""
-    chunks = [max(1, n) for n in shape]
-    for axis in range(len(chunks)):
-        excess = math.ceil(itemsize * math.prod(chunks) / MAX_CHUNK_BYTES)
-        chunks[axis] = max(1, chunks[axis] // excess)
-    return tuple(chunks)
-
-
-def array_specs(layout: RunLayout) -> list[ArraySpec]:
-    """Return every array of a run's store.
-
-    Parameters
-    ----------
-    layout : RunLayout
-        The run.
-
-    Returns
-    -------
-    list of ArraySpec
-        Fixed data carry their values; losses, metrics and status start out filled.
-    """
-    pair = (len(layout.restrictions), layout.num_chains)
-    lead = (RESTRICTION, CHAIN)
-    labels = np.array(list(layout.restrictions), dtype=object)
-    specs = [
-        ArraySpec(RESTRICTION, (RESTRICTION,), pair[:1], pair[:1], str, "", labels),
-        _fixed(CHAIN, (CHAIN,), np.arange(layout.num_chains)),
-        _fixed(DRAW, (DRAW,), np.arange(len(layout.draw_steps))),
-        _fixed("draw_step", (DRAW,), layout.draw_steps, np.int64),
-        _fixed("num_moving", (RESTRICTION,), np.array(list(layout.restrictions.values())), np.int64),
-        *_trace_specs(layout),
-        *(
-            spec
-            for name, observable in layout.observables.items()
-            for spec in _observable_specs(name, observable, layout)
-        ),
-    ]
-    for name in layout.metrics:
-        shape = (*pair, layout.num_steps)
-        chunks = (1, 1, min(layout.num_steps, 2**18))
-        specs.append(ArraySpec(f"{schema.METRICS}/{name}", (*lead, STEP), shape, chunks, np.float32, np.nan))
-    specs += [
-        ArraySpec(f"{schema.STATUS}/steps_done", lead, pair, (1, 1), np.int64, 0),
-        ArraySpec(f"{schema.STATUS}/state", lead, pair, (1, 1), str, schema.PENDING),
-        ArraySpec(f"{schema.STATUS}/error", lead, pair, (1, 1), str, ""),
-    ]
-    return specs
-
-
-def _trace_specs(layout: RunLayout) -> list[ArraySpec]:
-    trace, loss_dims = schema.TRACE, layout.loss_dims
-    num_batch = layout.sequence_id.shape[2]
-    start = (RESTRICTION, CHAIN)[2 - (layout.init_loss.ndim - len(loss_dims)) :]
-    return [
-        _fixed(f"{trace}/{STEP}", (STEP,), np.arange(layout.num_steps)),
-        *_position_spec(trace, loss_dims, layout.loss_shape),
-        _losses(trace, STEP, BATCH, layout, layout.num_steps, num_batch, layout.loss_shape),
-        _fixed(f"{trace}/sequence_id", (CHAIN, STEP, BATCH), layout.sequence_id, np.int64),
-        _fixed(f"{trace}/init_loss", (*start, *loss_dims), layout.init_loss, np.float32, units="nats"),
-        _fixed(f"{trace}/init_loss_se", (*start, *loss_dims), layout.init_loss_se, np.float32, units="nats"),
-        _fixed(f"{trace}/init_loss_mean", start, layout.init_loss_mean, np.float64, units="nats"),
-        _fixed(f"{trace}/init_loss_mean_se", start, layout.init_loss_mean_se, np.float32, units="nats"),
-    ]
-
-
-def _observable_specs(name: str, observable: ObservableLayout, layout: RunLayout) -> list[ArraySpec]:
-    group, loss_dims = f"{schema.OBSERVABLES}/{name}", layout.loss_dims
-    num_sequences, *loss_shape = observable.init_loss.shape
-    num_draws = len(layout.draw_steps)
-    specs = [
-        *_position_spec(group, loss_dims, tuple(loss_shape)),
-        _losses(group, DRAW, SEQUENCE, layout, num_draws, num_sequences, tuple(loss_shape)),
-        *_moment_specs(group, layout, (num_sequences, *loss_shape)),
-        _fixed(f"{group}/init_loss", (SEQUENCE, *loss_dims), observable.init_loss, np.float32, units="nats"),
-        _fixed(f"{group}/sequence_id", (SEQUENCE,), observable.sequence_id, np.int64),
-    ]
-    if observable.token_ids is not None:
-        specs.append(_fixed(f"{group}/token_ids", (SEQUENCE, TOKEN), observable.token_ids, np.int64))
-    return specs
-
-
-def _moment_specs(group: str, layout: RunLayout, shape: tuple[int, ...]) -> list[ArraySpec]:
-    if layout.record != "moments":
-        return []
-    pair = (len(layout.restrictions), layout.num_chains)
-    tokens, tasks = (SEQUENCE, *layout.loss_dims), tuple(layout.observables)
-    tile = (1, 1, *_fixed_chunks(shape, 4))
-    return [
-        ArraySpec(
-            f"{group}/{schema.TASK}", (schema.TASK,), (len(tasks),), (len(tasks),), str, "", np.array(tasks, object)
-        ),
-        ArraySpec(
-            f"{group}/{schema.LOSS_MEAN}",
-            (RESTRICTION, CHAIN, *tokens),
-            (*pair, *shape),
-            tile,
-            np.float32,
-            np.nan,
-            attrs=_NATS,
-        ),
-        ArraySpec(
-            f"{group}/{schema.LOSS_COMOMENT}",
-            (RESTRICTION, CHAIN, schema.TASK, *tokens),
-            (*pair, len(tasks), *shape),
-            (1, *tile),
-            np.float32,
-            np.nan,
-            attrs={"units": "nats^2"},
-        ),
-    ]
-
-
-def _position_spec(group: str, loss_dims: tuple[str, ...], loss_shape: tuple[int, ...]) -> list[ArraySpec]:
-    if loss_dims != (POSITION,):
-        return []
-    # The coordinate is the index of the predicted token, so that the first position is 1.
-    return [_fixed(f"{group}/{POSITION}", (POSITION,), np.arange(1, loss_shape[0] + 1))]

@@ -1,22 +1,22 @@
-"""Take damaged data out of a store, so that they are sampled again."""
+"""Remove damaged data from a store, so that they are sampled or written again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
 import zarr
 from zarr.abc.store import Store
 
-from devinterp import schema
-from devinterp.store import keys as raw
+from devinterp.store import keys
 from devinterp.store.arrays.create import create_array
-from devinterp.store.arrays.layout import RunLayout, array_specs
-from devinterp.store.integrity.verify import Damage
+from devinterp.store.arrays.layout import RunLayout
+from devinterp.store.arrays.specs import array_specs
+from devinterp.store.integrity.damage import Damage
+from devinterp.store.writing.reopen import reopen
 
 
 def discard(store: Store, damages: Iterable[Damage]) -> set[str]:
-    """Remove chunks that cannot be used, and mark their chains to be sampled anew, from their start.
+    """Remove chunks that cannot be used, and mark their chains to be sampled again from their start.
 
     Parameters
     ----------
@@ -30,27 +30,23 @@ def discard(store: Store, damages: Iterable[Damage]) -> set[str]:
     set of str
         Paths of damaged arrays that belong to no chain; see `rewrite`.
     """
-    fixed, chains = set(), set()
+    paths, chains = set(), set()
     for damage in damages:
         for key in damage.keys:
-            raw.delete(store, key)
+            keys.delete(store, key)
         if damage.chain is None:
-            fixed.add(damage.path)
+            paths.add(damage.path)
         else:
             chains.add(damage.chain)
     if chains:
-        state = zarr.open_array(store, path=f"{schema.STATUS}/state", mode="r+")
-        done = zarr.open_array(store, path=f"{schema.STATUS}/steps_done", mode="r+")
-        error = zarr.open_array(store, path=f"{schema.STATUS}/error", mode="r+")
-        for chain in chains:
-            done[chain], state[chain], error[chain] = np.int64(0), schema.PENDING, ""
-    return fixed
+        reopen(store, chains, from_start=True)
+    return paths
 
 
 def rewrite(store: Store, layout: RunLayout, paths: Iterable[str]) -> None:
-    """Write fixed data again."""
-    root = zarr.open_group(store, mode="r+", use_consolidated=False)
-    wanted = set(paths)
+    """Write the arrays at some paths again, whose data are known beforehand."""
+    root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
+    paths = set(paths)
     for spec in array_specs(layout):
-        if spec.path in wanted and spec.data is not None:
+        if spec.path in paths and spec.data is not None:
             create_array(root, spec)

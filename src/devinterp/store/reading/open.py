@@ -1,4 +1,4 @@
-"""Open a store as a lazy tree."""
+"""Open a store as a lazy `xarray.DataTree`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import xarray as xr
-from zarr.abc.store import Store
 
 from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.store.location import StoreLike, describe, resolve
-from devinterp.store.reading.status import read_attrs
+from devinterp.store.reading.v2 import is_v2, open_v2
 from devinterp.store.reading.validate import inspect
 
 
@@ -28,11 +27,11 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
     Parameters
     ----------
     location : str, path or zarr.abc.store.Store
-        Where the store is: a path, a URL for fsspec, or a store object. Stores written by DevInterp 2 are recognised.
+        A path, a URL for fsspec, or a store object. Stores that DevInterp 2 wrote are recognised.
     group : str, optional
         Path of a sub-tree.
     chunks : mapping of str to int, "stored", "auto" or None, default: "stored"
-        Dask chunks: as stored, by dimension, chosen by Dask, or None for arrays without Dask that are still read lazily.
+        Dask chunks by dimension, as stored, or chosen by Dask; None for lazily read arrays without Dask.
     storage_options : mapping, optional
         Passed to fsspec; only for URLs.
 
@@ -44,18 +43,16 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
     Raises
     ------
     StoreError
-        If nothing is there, it is no store of this package, or it was written by a newer version.
+        If there is no store, or one that neither this version of the package nor DevInterp 2 wrote.
     """
     store = resolve(location, read_only=True, storage_options=storage_options)
     sizes: Any = {} if chunks == "stored" else chunks
     try:
         inspect(store)
-        if _is_v2(store):
-            from devinterp.store.reading import v2  # only for foreign stores
-
-            return v2.open_v2(store, chunks=sizes)
+        if is_v2(store):
+            return open_v2(store, chunks=sizes)
         with warnings.catch_warnings():
-            # What was not consolidated is slower to open, and what was not created to the end is refused below.
+            # Without consolidated metadata opening is slower; a store whose creation was cut off is refused below.
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
             tree = xr.open_datatree(store, engine="zarr", chunks=sizes, group=group)  # type: ignore[arg-type]
     except StoreError as error:
@@ -76,15 +73,8 @@ def _check_version(tree: xr.DataTree, location: StoreLike) -> None:
         )
     for run in runs.values():
         version = run.attrs["schema_version"]
-        if version != schema.SCHEMA_VERSION:
+        if version not in schema.READABLE_VERSIONS:
             raise StoreError(
                 f"{describe(location)} has schema version {version!r}; this version of devinterp reads "
-                f"{schema.SCHEMA_VERSION}: update devinterp."
+                f"{' and '.join(map(str, schema.READABLE_VERSIONS))}: update devinterp."
             )
-
-
-def _is_v2(store: Store) -> bool:
-    """Say whether DevInterp 2 wrote a store: its root holds the sampler's configuration and no schema version."""
-    attrs = read_attrs(store)
-    metadata = attrs.get("metadata")
-    return "schema_version" not in attrs and isinstance(metadata, dict) and "sampler" in metadata.get("config", {})

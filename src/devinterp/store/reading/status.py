@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import zarr
@@ -12,17 +12,43 @@ from zarr.abc.store import Store
 
 from devinterp import schema
 from devinterp.errors import StoreError
-from devinterp.store import keys as raw
+from devinterp.store import keys
 from devinterp.store.reading.validate import bad_strings, inspect_node
+
+#: A chain of a run: its restriction and itself, each by its number.
+ChainKey: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far each chain of a run is, ``(restriction, chain)`` each; what cannot be read counts as not begun."""
+    """How far each chain of a run is; a chain whose cells cannot be read counts as not begun.
+
+    Parameters
+    ----------
+    state : numpy.ndarray
+        One of `devinterp.schema.STATES`, ``(restriction, chain)``.
+    steps_done : numpy.ndarray
+        Number of stored steps, ``(restriction, chain)``.
+    error : numpy.ndarray
+        Why a chain diverged, ``(restriction, chain)``; else empty.
+    """
 
     state: np.ndarray
     steps_done: np.ndarray
     error: np.ndarray
+
+    def pending(self, num_steps: int) -> dict[ChainKey, int]:
+        """Return the number of stored steps of every chain that is not at its end.
+
+        A chain is at its end when it diverged, or has finished all of `num_steps`.
+        """
+        pending = {}
+        for key in np.ndindex(self.state.shape):
+            steps_done, state = int(self.steps_done[key]), str(self.state[key])
+            if state == schema.DIVERGED or (state == schema.FINISHED and steps_done == num_steps):
+                continue
+            pending[key] = min(max(steps_done, 0), num_steps)
+        return pending
 
 
 def read_status(store: Store, group: str = "") -> Status:
@@ -33,40 +59,41 @@ def read_status(store: Store, group: str = "") -> Status:
     StoreError
         If the run has no status, or one whose arrays do not fit each other.
     """
-    parts = {"state": schema.PENDING, "steps_done": 0, "error": ""}
-    found = {}
-    for name, default in parts.items():
+    defaults = {"state": schema.PENDING, "steps_done": 0, "error": ""}
+    cells = {}
+    for name, default in defaults.items():
         path = f"{group}/{schema.STATUS}/{name}".strip("/")
         try:
-            array = zarr.open_array(store, path=path, mode="r")
+            array = zarr.open_array(store, path=path, mode="r", zarr_format=3)
         except Exception as error:  # zarr raises errors of many kinds
             raise StoreError(f"the store has no readable `{path}`: {error}") from error
-        node = raw.get_json(store, f"{path}/{raw.METADATA}") or {}
-        if node:  # its own, which are read from here on, whatever consolidated ones say
+        node = keys.get_json(store, keys.metadata_key(path)) or {}
+        if node:  # the array's own metadata decide how it is read: consolidated ones may differ
             inspect_node(path, node)
-        found[name] = _read_cells(array, default, set(bad_strings(store, path, node)))
-    shapes = {name: cells.shape for name, cells in found.items()}
+        cells[name] = _read_cells(array, default, set(bad_strings(store, path, node)))
+    shapes = {name: values.shape for name, values in cells.items()}
     if len(set(shapes.values())) > 1 or len(shapes["state"]) != 2:
         raise StoreError(f"the arrays of `{schema.STATUS}` must be (restriction, chain); their shapes are {shapes}.")
-    return Status(**found)
+    return Status(**cells)
 
 
-def _read_cells(array: zarr.Array[Any], default: Any, bad: set[str]) -> np.ndarray:
-    if not bad:
-        with suppress(Exception):  # damaged somewhere: every chain has a chunk of its own, read below
+def _read_cells(array: zarr.Array[Any], default: Any, bad_chunks: set[str]) -> np.ndarray:
+    """Return an array as objects, `default` in cells that cannot be read; every chain has a chunk of its own."""
+    if not bad_chunks:
+        with suppress(Exception):  # damaged somewhere: read cell by cell below
             return np.asarray(array[...]).astype(object)
     cells = np.full(array.shape, default, dtype=object)
     for key in np.ndindex(array.shape):
         chunk = tuple(k // n for k, n in zip(key, array.chunks, strict=True))
-        if f"{array.path}/{array.metadata.encode_chunk_key(chunk)}" not in bad:
+        if f"{array.path}/{array.metadata.encode_chunk_key(chunk)}" not in bad_chunks:
             with suppress(Exception):
                 cells[key] = np.asarray(array[key])[()]
     return cells
 
 
 def read_attrs(store: Store, group: str = "") -> dict[str, Any]:
-    """Return the attributes of a group of a store, empty where there is no group."""
+    """Return the attributes of a group in any of zarr's formats; empty where there is no group."""
     try:
-        return dict(zarr.open_group(store, path=group, mode="r").attrs)
+        return dict(zarr.open_group(store, path=group, mode="r", zarr_format=3).attrs)
     except (FileNotFoundError, KeyError):
         return {}

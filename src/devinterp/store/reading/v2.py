@@ -1,8 +1,8 @@
-"""Read the flat stores that DevInterp 2 wrote as a tree, and give that layout back to tools that read it.
+"""Open the flat stores that DevInterp 2 wrote as a tree, and return a tree in that layout for tools that read it.
 
-The flat layout keeps one set of variables for one weight restriction: ``sampling_loss_micro`` and ``init_loss`` of the chains,
-``loss_<observable>`` and ``input_ids_<observable>``, and ``metrics_<metric>``. It has no losses of observables at the starting
-weights and no error of the initial loss, so results that need those are not available from an imported store.
+The flat layout has one set of variables for one weight restriction: ``sampling_loss_micro`` and ``init_loss`` of the chains,
+``loss_<observable>`` and ``input_ids_<observable>``, and ``metrics_<metric>``. It lacks the losses of observables at the
+starting weights and the standard error of the initial loss: results that need these are not available from such a store.
 """
 
 from __future__ import annotations
@@ -25,18 +25,24 @@ from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE
 
 _TRACE_LOSS, _TRACE_TOKENS, _DRAW_LOSS = "sampling_loss_micro", "sampling_input_ids_micro", "sampling_loss"
 _LOSS, _TOKENS, _METRIC = "loss_", "input_ids_", "metrics_"
-#: Name of the group's variable that holds the minibatches' tokens: an imported store has those in place of dataset rows.
+#: Variable of ``/trace`` with the tokens of the minibatches, which an imported store has in place of dataset rows.
 TRACE_TOKEN_IDS = "token_ids"
 
 
 def is_v2(store: Store) -> bool:
-    """Say whether a store was written by DevInterp 2."""
+    """Say whether DevInterp 2 wrote a store: it has no schema version, but a configuration, and in it a sampler's or losses.
+
+    One that lacks either the sampler's configuration or the losses is incomplete: `open_v2` says what is missing.
+    """
     try:
         root = zarr.open_group(store, mode="r")
-    except (GroupNotFoundError, FileNotFoundError, ValueError):
+    except (GroupNotFoundError, FileNotFoundError, KeyError, ValueError):
         return False
     metadata = root.attrs.get("metadata")
-    return isinstance(metadata, Mapping) and "config" in metadata and _TRACE_LOSS in root
+    config = metadata.get("config") if isinstance(metadata, Mapping) else None
+    if "schema_version" in root.attrs or not isinstance(config, Mapping):
+        return False
+    return "sampler" in config or _TRACE_LOSS in root
 
 
 def open_v2(store: Store, chunks: Any = None) -> xr.DataTree:
@@ -55,7 +61,7 @@ def open_v2(store: Store, chunks: Any = None) -> xr.DataTree:
         A run with one restriction, ``"full"``.
     """
     with warnings.catch_warnings():
-        # v2 did not consolidate its metadata, which costs some milliseconds and does not matter.
+        # DevInterp 2 did not consolidate its metadata: opening takes some milliseconds more.
         warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
         flat = xr.open_dataset(store, engine="zarr", chunks={} if isinstance(chunks, Mapping) else chunks)  # type: ignore[arg-type]
     tree = from_v2(flat)
@@ -70,12 +76,12 @@ def from_v2(flat: xr.Dataset, *, restriction: str = "full") -> xr.DataTree:
     flat : xarray.Dataset
         As DevInterp 2 stores it, with its attribute ``metadata``.
     restriction : str, default: "full"
-        What to call the weights that moved: v2 did not name them.
+        Name of the sampled weights, which DevInterp 2 did not store.
 
     Returns
     -------
     xarray.DataTree
-        Chains whose last losses are not finite are marked as diverged; all as interrupted if v2 did not mark the store as
+        Chains whose last losses are not finite are marked as diverged; all as interrupted if the store is not marked as
         complete.
 
     Raises
@@ -83,10 +89,10 @@ def from_v2(flat: xr.Dataset, *, restriction: str = "full") -> xr.DataTree:
     StoreError
         If a variable or setting is missing.
     """
-    absent = [name for name in (_TRACE_LOSS, "init_loss") if name not in flat.variables]
+    missing = [name for name in (_TRACE_LOSS, "init_loss") if name not in flat.variables]
     settings = flat.attrs.get("metadata", {}).get("config", {}).get("sampler")
-    if absent or not settings:
-        what = ", ".join(absent) or "its attribute metadata.config.sampler"
+    if missing or not settings:
+        what = ", ".join(missing) or "its attribute metadata.config.sampler"
         raise StoreError(
             f"a store of DevInterp 2 must have {what}; this one has only {sorted(map(str, flat.variables))}."
         )
@@ -124,13 +130,13 @@ def from_v2(flat: xr.Dataset, *, restriction: str = "full") -> xr.DataTree:
     return xr.DataTree.from_dict(groups)
 
 
-def _renamed(found: xr.DataArray, dims: tuple[str, ...]) -> xr.DataArray:
-    """Return an array without coordinates, its dims named by their order."""
-    if found.ndim != len(dims):
+def _renamed(array: xr.DataArray, dims: tuple[str, ...]) -> xr.DataArray:
+    """Return an array with its dims renamed, in their order, and without coordinates."""
+    if array.ndim != len(dims):
         raise StoreError(
-            f"`{found.name}` of a store of DevInterp 2 must have {len(dims)} dims {dims}; got {found.dims}."
+            f"`{array.name}` of a store of DevInterp 2 must have {len(dims)} dims {dims}; got {array.dims}."
         )
-    return xr.DataArray(found.variable.copy(deep=False)).rename(dict(zip(found.dims, dims, strict=True)))
+    return xr.DataArray(array.variable.copy(deep=False)).rename(dict(zip(array.dims, dims, strict=True)))
 
 
 def _positions(loss: xr.DataArray) -> np.ndarray:
@@ -155,18 +161,17 @@ def _observable(flat: xr.Dataset, name: str) -> xr.Dataset:
 
 
 def _status(flat: xr.Dataset, trace: xr.DataArray) -> xr.Dataset:
-    # A chain whose weights are not numbers stays so: its last step tells.
-    last = trace.isel({STEP: -1}).to_numpy()
-    healthy = np.isfinite(last).all(axis=(1, 2))[None]
+    # Weights that are not finite stay so: the last step shows whether a chain diverged.
+    finite = np.isfinite(trace.isel({STEP: -1}).to_numpy()).all(axis=(1, 2))[None]
     complete = flat.attrs.get("completed", 1) == 1
     state = (
-        np.where(healthy, schema.FINISHED, schema.DIVERGED) if complete else np.full(healthy.shape, schema.INTERRUPTED)
+        np.where(finite, schema.FINISHED, schema.DIVERGED) if complete else np.full(finite.shape, schema.INTERRUPTED)
     )
-    error = np.where(healthy | (not complete), "", "its last losses, in a store of DevInterp 2, are not finite")
+    error = np.where(finite | (not complete), "", "its last losses, in a store of DevInterp 2, are not finite")
     dims = (RESTRICTION, CHAIN)
     return xr.Dataset(
         {
-            "steps_done": (dims, np.full(healthy.shape, trace.sizes[STEP])),
+            "steps_done": (dims, np.full(finite.shape, trace.sizes[STEP])),
             "state": (dims, state.astype(object)),
             "error": (dims, error.astype(object)),
         }
@@ -176,8 +181,8 @@ def _status(flat: xr.Dataset, trace: xr.DataArray) -> xr.Dataset:
 def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
     """Return one restriction of a run in the flat layout of DevInterp 2, lazily if the run is lazy.
 
-    ``sampling_input_ids_micro`` is there only for runs that hold their minibatches' tokens (imported ones): our own stores
-    hold the dataset's rows instead.
+    ``sampling_input_ids_micro`` is present only for imported runs: this package stores the rows of the dataset instead of
+    the tokens of minibatches.
 
     Parameters
     ----------
@@ -194,8 +199,8 @@ def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
     Raises
     ------
     InvalidInputError
-        If `restriction` is not one of the run's, or two observables get the same name (v2's names hold letters, digits and
-        underscores only), or their sequences have different lengths, which v2 cannot store.
+        If `restriction` is not one of the run's, if two observables get the same name (in this layout names consist of
+        letters, digits and underscores), or if sequences have different lengths, which it cannot store.
     """
     names = [str(name) for name in tree[RESTRICTION].to_numpy()]
     if (restriction is None and len(names) > 1) or (restriction is not None and restriction not in names):
@@ -203,7 +208,7 @@ def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
             f"the layout of DevInterp 2 holds one restriction: `restriction` (={restriction!r}) must be one of {names}."
         )
     run = tree.isel({RESTRICTION: names.index(restriction) if restriction else 0}, missing_dims="ignore")
-    _check_one_length(run)
+    _check_equal_lengths(run)
     settings = json.loads(run.attrs["config"])
     trace = _group(run, schema.TRACE)
     per_draw = int(settings.get("batch_size") or trace.sizes[BATCH])
@@ -211,7 +216,7 @@ def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
         _TRACE_LOSS: _flat(trace["loss"], (CHAIN, STEP, "batch_sampling", "token_pos")),
         "init_loss": _flat(trace["init_loss"], (CHAIN, "token_pos")),
         _DRAW_LOSS: _flat(
-            _at_draws(trace["loss"], run["draw_step"].to_numpy(), per_draw), (CHAIN, DRAW, BATCH, "token_pos")
+            _select_draws(trace["loss"], run["draw_step"].to_numpy(), per_draw), (CHAIN, DRAW, BATCH, "token_pos")
         ),
     }
     if TRACE_TOKEN_IDS in trace:
@@ -232,7 +237,7 @@ def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
     return xr.Dataset(variables, attrs=attrs)
 
 
-def _check_one_length(run: xr.DataTree) -> None:
+def _check_equal_lengths(run: xr.DataTree) -> None:
     paths = [schema.TRACE, *(f"{schema.OBSERVABLES}/{name}" for name in schema.observable_names(run))]
     lengths = {path: run[f"{path}/loss"].sizes.get(POSITION) for path in paths}
     if None in lengths.values() or len(set(lengths.values())) > 1:
@@ -253,8 +258,8 @@ def _flat(array: xr.DataArray, dims: tuple[str, ...]) -> xr.Variable:
     return xr.Variable(dims, variable.data, encoding={})
 
 
-def _at_draws(loss: xr.DataArray, steps: np.ndarray, batch_size: int) -> xr.DataArray:
-    """Return the minibatch losses at the draws, the mean over gradient accumulation."""
+def _select_draws(loss: xr.DataArray, steps: np.ndarray, batch_size: int) -> xr.DataArray:
+    """Return the minibatch losses at the draws, their mean over the batches of gradient accumulation."""
     drawn = loss.isel({STEP: steps})
     parts = [drawn.isel({BATCH: slice(n, n + batch_size)}) for n in range(0, drawn.sizes[BATCH], batch_size)]
     return parts[0] if len(parts) == 1 else sum(parts[1:], parts[0]) / len(parts)

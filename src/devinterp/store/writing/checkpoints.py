@@ -1,7 +1,7 @@
-"""States of chains on their way: what a run needs to go on as if it had never stopped. Plain arrays, no pickle.
+"""Store checkpoints of unfinished chains, from which a run goes on as if it had not stopped. Plain arrays, no pickle.
 
-Each group of chains that advance together has two slots, written in turn. A slot is marked with its step only when all of
-it is written, so that whenever the writer is killed one slot is whole.
+Chains that advance together have two slots, written in turn. A slot is marked with its step only after everything in it is
+written, so that one slot is complete whenever the writer is killed.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 import zarr
 from zarr.abc.store import Store
 
-from devinterp.store import keys as raw
+from devinterp.store import keys
 from devinterp.types import Checkpoint
 
-#: Group of the states, which is no part of the tree: consolidated metadata leave it out.
+#: Group of the checkpoints, which is no part of the tree: consolidated metadata leave it out.
 RESUME = "resume"
 _SLOTS = ("slot0", "slot1")
 _CHUNK_BYTES = 16 * 2**20
 
 
 class CheckpointSlots:
-    """The two slots of one group of chains in a store.
+    """The two slots in which chains that advance together store their checkpoints.
 
     Parameters
     ----------
@@ -34,38 +34,38 @@ class CheckpointSlots:
     restriction : int
         Number of the restriction.
     chains : sequence of int
-        The group.
+        Numbers of the chains.
     """
 
     def __init__(self, store: Store, restriction: int, chains: Sequence[int]) -> None:
         self._store, self._restriction, self._chains = store, restriction, tuple(chains)
-        self._path = f"{RESUME}/r{restriction}-c{'-'.join(map(str, _ranges(chains)))}"
-        self._next = 0
-        self._made: dict[str, Any] = {}  # arrays by path, so that a later save only writes chunks
+        self._path = f"{RESUME}/r{restriction}-c{_range(chains)}"
+        self._next_slot = 0
+        self._arrays: dict[str, Any] = {}  # by path, so that a later save only writes chunks
 
     def save(self, state: Checkpoint) -> None:
-        """Write a state into the slot whose turn it is."""
-        path = f"{self._path}/{_SLOTS[self._next]}"
-        self._next = 1 - self._next
+        """Write a checkpoint into the slot whose turn it is."""
+        path = f"{self._path}/{_SLOTS[self._next_slot]}"
+        self._next_slot = 1 - self._next_slot
         for group in (RESUME, self._path, path):
-            if raw.get(self._store, f"{group}/{raw.METADATA}") is None:
-                raw.update_attrs(self._store, group, {})
-        raw.update_attrs(self._store, path, {"step": None})  # from here on until the end the slot is not whole
+            if keys.get(self._store, keys.metadata_key(group)) is None:
+                keys.update_attrs(self._store, group, {})
+        keys.update_attrs(self._store, path, {"step": None})  # until the last write the slot is incomplete
         shapes, sums, dtypes = {}, {}, {}
         for name, arrays in state.arrays.items():
             flat = _flatten(arrays)
             dtypes[name] = [array.dtype.str for array in arrays]
-            self._array(f"{path}/{name}", flat)[...] = flat
+            self._get_array(f"{path}/{name}", flat)[...] = flat
             shapes[name], sums[name] = [list(array.shape) for array in arrays], zlib.crc32(flat.data)
         mark = {"step": state.step, "chains": list(state.chains), "shapes": shapes, "dtypes": dtypes, "crc32": sums}
-        raw.update_attrs(self._store, path, mark)
+        keys.update_attrs(self._store, path, mark)
 
     def load(self, *, most: int) -> Checkpoint | None:
-        """Return the latest whole state of at most so many steps, or None.
+        """Return the latest complete checkpoint of at most so many steps, or None.
 
-        What cannot be read, or is not of this group, is passed over: a chain can always start again.
+        One that cannot be read, or is of other chains, is passed over: chains can always start again.
         """
-        marks = {slot: raw.get_attrs(self._store, f"{self._path}/{slot}") for slot in _SLOTS}
+        marks = {slot: keys.get_attrs(self._store, f"{self._path}/{slot}") for slot in _SLOTS}
         steps = {
             slot: step for slot, attrs in marks.items() if (step := self._step(attrs)) is not None and step <= most
         }
@@ -74,14 +74,14 @@ class CheckpointSlots:
                 arrays = self._read(f"{self._path}/{slot}", marks[slot])
             except Exception:  # damaged in whatever way: zarr raises errors of many kinds
                 continue
-            self._next = 1 - _SLOTS.index(slot)
+            self._next_slot = 1 - _SLOTS.index(slot)
             return Checkpoint(self._restriction, self._chains, steps[slot], arrays)
         return None
 
     def remove(self) -> None:
         """Remove both slots."""
-        raw.delete_below(self._store, self._path)
-        self._made.clear()
+        keys.delete_below(self._store, self._path)
+        self._arrays.clear()
 
     def _step(self, attrs: Mapping[str, Any]) -> int | None:
         step = attrs.get("step")
@@ -93,7 +93,9 @@ class CheckpointSlots:
         arrays = {}
         for name, shapes in mark["shapes"].items():
             dtypes = [np.dtype(dtype) for dtype in mark["dtypes"][name]]
-            flat = np.ascontiguousarray(zarr.open_array(self._store, path=f"{path}/{name}", mode="r")[...])
+            flat = np.ascontiguousarray(
+                zarr.open_array(self._store, path=f"{path}/{name}", mode="r", zarr_format=3)[...]
+            )
             if zlib.crc32(flat.data) != mark["crc32"][name]:
                 raise ValueError(f"{path}/{name} is not what was written")
             sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True)]
@@ -104,10 +106,11 @@ class CheckpointSlots:
             ]
         return arrays
 
-    def _array(self, path: str, flat: np.ndarray) -> Any:
-        made = self._made.get(path)
-        if made is None or made.shape != flat.shape or made.dtype != flat.dtype:
-            made = zarr.create_array(
+    def _get_array(self, path: str, flat: np.ndarray) -> Any:
+        """Return the array at a path, made anew where its shape or dtype is another."""
+        array = self._arrays.get(path)
+        if array is None or array.shape != flat.shape or array.dtype != flat.dtype:
+            array = self._arrays[path] = zarr.create_array(
                 self._store,
                 name=path,
                 shape=flat.shape,
@@ -117,17 +120,16 @@ class CheckpointSlots:
                 dimension_names=(f"{path.rpartition('/')[2]}_element",),
                 overwrite=True,
             )
-            self._made[path] = made
-        return made
+        return array
 
 
 def remove_all(store: Store) -> None:
-    """Remove the states of all chains."""
-    raw.delete_below(store, RESUME)
+    """Remove the checkpoints of all chains."""
+    keys.delete_below(store, RESUME)
 
 
 def _flatten(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Return arrays behind each other: in their dtype if they share it, else as bytes."""
+    """Return arrays joined into one dimension: in their dtype if they share it, else as bytes."""
     if not arrays:
         return np.empty(0, np.uint8)
     if len({array.dtype for array in arrays}) == 1:
@@ -135,6 +137,6 @@ def _flatten(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays])
 
 
-def _ranges(chains: Sequence[int]) -> tuple[int, ...]:
-    """Return first and last chain: groups of one restriction share none, so that this names one."""
-    return tuple(dict.fromkeys((chains[0], chains[-1])))
+def _range(chains: Sequence[int]) -> str:
+    """Return first and last chain, which name the slots: no chain of a restriction has two."""
+    return "-".join(str(chain) for chain in dict.fromkeys((chains[0], chains[-1])))

@@ -1,4 +1,4 @@
-"""One thread that does what writes into a store, in order, and tries again what may pass."""
+"""Background thread that runs store writes in order and retries transient failures."""
 
 from __future__ import annotations
 
@@ -10,32 +10,29 @@ from collections.abc import Callable
 
 from devinterp.errors import StoreError
 
-#: Waiting does not help against these.
+#: Errors of the operating system that a retry does not cure.
 _LASTING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-#: Seconds between attempts: a network store that is away for a minute does not end a run.
+#: Seconds between attempts: a network store that cannot be reached for a minute does not end a run.
 BACKOFF = (0.1, 0.5, 2.0, 5.0, 15.0, 30.0)
 
 
 class WriterThread:
-    """Runs jobs one after the other in the background, and keeps the first error.
+    """Runs jobs one after the other in a background thread; after the first that failed for good, none.
 
     Parameters
     ----------
     max_pending : int
-        Number of jobs that may wait; a further one makes `submit` wait.
-    backoff : tuple of float, optional
-        Seconds to wait before each further attempt at a job that failed, except for want of space or permission.
+        Number of jobs that may be queued; with more, `submit` blocks.
     """
 
-    def __init__(self, max_pending: int, *, backoff: tuple[float, ...] | None = None) -> None:
-        self._backoff = BACKOFF if backoff is None else backoff
+    def __init__(self, max_pending: int) -> None:
         self._queue: queue.Queue[Callable[[], object] | None] = queue.Queue(maxsize=max_pending)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="devinterp-writer", daemon=True)
         self._thread.start()
 
     def submit(self, job: Callable[[], object]) -> None:
-        """Hand over a job.
+        """Queue a job.
 
         Raises
         ------
@@ -46,7 +43,7 @@ class WriterThread:
         self._queue.put(job)
 
     def close(self) -> None:
-        """Wait until all jobs are done.
+        """Wait until all queued jobs are done, and end the thread.
 
         Raises
         ------
@@ -62,8 +59,8 @@ class WriterThread:
         while (job := self._queue.get()) is not None:
             if self._error is None:
                 try:
-                    attempt(job, self._backoff)
-                except Exception as error:  # handed to the sampling thread, which raises it
+                    _run_with_retries(job)
+                except Exception as error:  # raised in the sampling thread, by `check`
                     self._error = error
 
     def check(self) -> None:
@@ -78,20 +75,20 @@ class WriterThread:
             ) from self._error
 
 
-def attempt(job: Callable[[], object], backoff: tuple[float, ...] | None = None) -> object:
-    """Do a job; where it fails and may pass, wait and do it again."""
-    for seconds in BACKOFF if backoff is None else backoff:
+def _run_with_retries(job: Callable[[], object]) -> None:
+    for seconds in BACKOFF:
         try:
-            return job()
+            job()
+            return
         except Exception as error:
-            if is_lasting(error):
+            if _is_lasting(error):
                 raise
         time.sleep(seconds)
-    return job()
+    job()
 
 
-def is_lasting(error: BaseException) -> bool:
-    """Say whether trying again cannot help: no space, no permission, another owner, or an error of ours."""
+def _is_lasting(error: BaseException) -> bool:
+    """Say whether a retry cannot help: no space, no permission, a lost lock, or a programming error."""
     if isinstance(error, StoreError):
         return True
     if isinstance(error, OSError):

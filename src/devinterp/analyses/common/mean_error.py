@@ -1,0 +1,184 @@
+r"""The standard error of a mean over chains and draws, from its slowest movements.
+
+The error of a mean is set by what moves slowly: differences between chains, and each chain's slowest half-cosines. With the
+orthonormal contrasts
+
+.. math:: y_{c0} = \sqrt{T}\,\bar x_c, \qquad y_{cj} = \sqrt{2/T} \sum_t \cos\!\big(\pi j (t + \tfrac12)/T\big)\, x_{ct}
+
+of a chain of T draws, every :math:`\mathrm{E}\,y_{cj}^2` with small j is the long-run variance [1]_. Their mean is one of
+squares of a known number of normal variables, so that Student's t gives intervals, and fast noise cannot hide a slow signal, as
+it does where autocorrelation times are estimated.
+
+Chains that see the same minibatches are not independent. Their series are split into the mean over chains at each draw and the
+rest. The rest says how far chains differ. What the means over chains vary beyond that is common to all chains, and more chains
+do not make it smaller.
+
+References
+----------
+.. [1] E. Lazarus, D. Lewis, J. Stock, M. Watson. HAR inference: recommendations for practice. Journal of Business & Economic
+   Statistics 36 (2018). doi:10.1080/07350015.2018.1506926.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import xarray as xr
+
+from devinterp.analyses.common.convergence import MIN_DRAWS, in_blocks
+from devinterp.analyses.common.uncertainty import student_quantile
+from devinterp.schema import CHAIN, DRAW
+
+#: Of fewer draws what chains have in common cannot be told from the rest.
+_LEAST = 4
+#: Cosines are taken in until the error has so many degrees of freedom: a 95 % interval is then 1.2 times the normal one.
+_ENOUGH = 7
+#: Where the first cosines are stronger than the next ones by this factor, chains are too short for cosines to be trusted.
+_SLOW = 2.0
+
+
+@dataclass(frozen=True)
+class Contrasts:
+    """Which contrasts of chains and draws an error is made of.
+
+    Parameters
+    ----------
+    num_waves : int
+        Cosines of each chain beside its mean.
+    degrees_of_freedom : int
+        Of the error; 0 where there is none.
+    num_waves_if_slow : int
+        The same where chains move so slowly that most cosines miss it.
+    widening : float
+        By how much the error is then larger, so that its intervals, too, can be made with `degrees_of_freedom`.
+    num_common : int
+        Cosines of the mean over chains that tell what all chains have in common.
+    """
+
+    num_waves: int
+    degrees_of_freedom: int
+    num_waves_if_slow: int
+    widening: float
+    num_common: int
+
+
+@lru_cache(maxsize=64)
+def contrasts(num_chains: int, num_draws: int, shared: bool) -> Contrasts:
+    """Return the contrasts for chains of a length, which are or are not driven by the same minibatches."""
+    independent = num_chains - 1 if shared and num_chains > 1 else num_chains
+    at_most = 0 if num_draws < MIN_DRAWS else min(max(4, min(8, num_draws // 25)), (num_draws - 1) // 3)
+    waves = min(at_most, max(0, -(-(_ENOUGH - num_chains + 1) // independent)))
+    degrees = num_chains - 1 + independent * waves if num_draws >= _LEAST else 0
+    waves_if_slow = min(waves, 1) if num_chains < 3 else 0
+    degrees_if_slow = num_chains - 1 + independent * waves_if_slow
+    widening = half_width(degrees_if_slow) / half_width(degrees) if waves > waves_if_slow else 1.0
+    return Contrasts(waves, degrees, waves_if_slow, widening, min(max(4, min(32, num_draws // 10)), num_draws - 1))
+
+
+def half_width(degrees_of_freedom: float) -> float:
+    """Return how many standard errors a 95 % interval reaches to either side."""
+    return student_quantile(0.975, degrees_of_freedom)
+
+
+def mean_error(
+    series: xr.DataArray, *, shared: bool, draw: str = DRAW, data_share: xr.DataArray | float | None = None
+) -> xr.DataArray:
+    """Compute the standard error of the mean over chains and draws, lazily if the series are lazy.
+
+    Parameters
+    ----------
+    series : xarray.DataArray
+        With dims `chain` and `draw`, and any others.
+    shared : bool
+        Whether all chains see the same minibatches at each step.
+    draw : str, default: "draw"
+        Name of the dimension along which a chain moves.
+    data_share : xarray.DataArray or float, optional
+        One number, for losses of minibatches that chains share: how much of their variance the mean over all steps keeps,
+        from 0 (whole epochs) to 1 over the number of steps (fresh data at each step). Default: the losses are of the same data
+        at every draw.
+
+    Returns
+    -------
+    xarray.DataArray
+        Float64 over the other dims, with the attribute ``degrees_of_freedom`` for `confidence_interval`. It is NaN, and the
+        attribute ``reason`` says why, with fewer than 4 draws and for a single chain of fewer than 10.
+    """
+    if series.chunks is not None:
+        series = series.chunk({CHAIN: -1, draw: -1})
+    share = xr.DataArray(np.nan) if data_share is None else xr.DataArray(data_share)
+    error: xr.DataArray = xr.apply_ufunc(
+        _mean_errors,
+        series,
+        share,
+        input_core_dims=[[CHAIN, draw], []],
+        kwargs={"shared": shared},
+        dask="parallelized",
+        output_dtypes=[np.float64],
+    )
+    num_chains, num_draws = series.sizes[CHAIN], series.sizes[draw]
+    error.attrs = {"degrees_of_freedom": contrasts(num_chains, num_draws, shared).degrees_of_freedom}
+    if not error.attrs["degrees_of_freedom"]:
+        error.attrs["reason"] = f"{num_chains} chain(s) of {num_draws} draws are too few for an error"
+    return error
+
+
+def _mean_errors(series: np.ndarray, data_share: np.ndarray | np.floating, *, shared: bool) -> np.ndarray:
+    share = None if np.isnan(data_share) else float(data_share)
+    return in_blocks(lambda part: np.sqrt(mean_variance(part, shared=shared, data_share=share)), series)
+
+
+def mean_variance(series: np.ndarray, *, shared: bool, data_share: np.ndarray | float | None = None) -> np.ndarray:
+    """Return the variance of the mean of series ``(..., chain, draw)``: see `mean_error`."""
+    num_chains, num_draws = series.shape[-2:]
+    plan = contrasts(num_chains, num_draws, shared)
+    if not plan.degrees_of_freedom:
+        return np.full(series.shape[:-2], np.nan)
+    means = series.mean(-1, keepdims=True, dtype=np.float64)
+    centred = series - means
+    levels = np.sqrt(num_draws) * means[..., 0]
+    waves = centred @ _cosines(num_draws, max(3 * max(plan.num_waves, 2), plan.num_common))
+    shared = shared and num_chains > 1
+    own_waves = waves - waves.mean(-2, keepdims=True) if shared else waves
+    own = _long_run_variance(levels, own_waves, plan, independent=num_chains - 1 if shared else num_chains)
+    if not shared:
+        return np.asarray(own / (num_chains * num_draws))
+    power = (waves.mean(-2) ** 2)[..., : plan.num_common]
+    explained = ((own_waves**2).sum(-2) / (num_chains * (num_chains - 1)))[..., : plan.num_common]
+    slow = (power - explained).mean(-1)  # long-run variance of what all chains have in common
+    white = 0.0 if data_share is None else _common_variance(centred)
+    kept = 0.0 if data_share is None else white * data_share
+    return np.asarray(own / (num_chains * num_draws) + kept + np.maximum(slow - white, 0) / num_draws)
+
+
+def _long_run_variance(levels: np.ndarray, waves: np.ndarray, plan: Contrasts, *, independent: int) -> np.ndarray:
+    """Return the long-run variance of one chain, from the spread of chains and from their cosines."""
+    squares = ((levels - levels.mean(-1, keepdims=True)) ** 2).sum(-1)
+    power = (waves**2).sum(-2)
+
+    def pooled(num: int) -> np.ndarray:
+        return np.asarray((squares + power[..., :num].sum(-1)) / (levels.shape[-1] - 1 + independent * num))
+
+    if plan.num_waves == plan.num_waves_if_slow:
+        return pooled(plan.num_waves)
+    low = max(plan.num_waves, 2)
+    slow = power[..., :low].mean(-1) > _SLOW * power[..., low : 3 * low].mean(-1)
+    usual, cautious = pooled(plan.num_waves), plan.widening**2 * pooled(plan.num_waves_if_slow)
+    return np.asarray(np.where(slow, cautious, usual))
+
+
+def _common_variance(centred: np.ndarray) -> np.ndarray:
+    """Return the variance, from draw to draw, of what all chains have in common (a two-way analysis of variance)."""
+    num_chains, num_draws = centred.shape[-2:]
+    common = centred.mean(-2, keepdims=True)
+    own = ((centred - common) ** 2).sum((-1, -2)) / ((num_chains - 1) * (num_draws - 1))
+    return np.asarray(np.maximum((common[..., 0, :] ** 2).sum(-1) / (num_draws - 1) - own / num_chains, 0))
+
+
+@lru_cache(maxsize=16)
+def _cosines(num_draws: int, num: int) -> np.ndarray:
+    """Return the slowest `num` orthonormal cosines ``(draw, cosine)``, without the constant."""
+    angles = np.pi * np.arange(1, num + 1) * (np.arange(num_draws)[:, None] + 0.5) / num_draws
+    return np.asarray(np.sqrt(2 / num_draws) * np.cos(angles))

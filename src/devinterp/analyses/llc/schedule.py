@@ -1,0 +1,101 @@
+"""How much noise of the data a mean over steps keeps, from which rows each step used.
+
+Rows are used once an epoch, and every epoch replays the first. A mean over whole epochs holds all rows equally and has no such
+noise; a mean over fresh rows has that of so many rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from devinterp.analyses.common.mean_losses import share_minibatches
+from devinterp.analyses.common.run_data import noise_attrs
+from devinterp.analyses.llc.row_losses import minibatches_per_step
+from devinterp.runs import settings
+from devinterp.schema import BATCH, CHAIN, STEP, TRACE
+
+
+def run_attrs(run: xr.DataTree) -> dict[str, Any]:
+    """Return what a result says of how its run was sampled, where that changes what its numbers mean."""
+    attrs: dict[str, Any] = {"chains_share_minibatches": share_minibatches(run), **noise_attrs(run)}
+    if "noise_level" in attrs:
+        level = attrs["noise_level"]
+        attrs["caution"] = (
+            f"sampled with noise_level={level:g}: a learning coefficient comes out about {level**2:.3g} times what it is at 1"
+        )
+    return attrs
+
+
+def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.DataArray | float, xr.DataArray | float]:
+    r"""Return which shares of the variance of minibatches and of rows remain in means over the steps after burn-in.
+
+    With :math:`u_i` the weight of row i of N in such a mean of minibatches of B rows, and :math:`v_i` its weight in L(w0)
+    where that is measured on the first minibatches of the same chains (else 0):
+
+    Returns
+    -------
+    steps : xarray.DataArray or float
+        :math:`B (\sum_i u_i^2 - 1/N)`, times the variance of a step's mean loss: what is left in the mean over steps.
+    difference : xarray.DataArray or float
+        :math:`\sum_i (u_i - v_i)^2`, times the variance of `RowLosses.variance`: what is left in that mean less L(w0).
+    """
+    if "sequence_id" not in run[TRACE]:
+        return 1 / (run[TRACE].sizes[STEP] - burnin), math.nan
+    rows = run[TRACE]["sequence_id"].reset_coords(drop=True)
+    population = run[TRACE]["row_id"].attrs.get("num_rows") if "row_id" in run[TRACE] else None
+    if rows.chunks is not None:
+        rows = rows.chunk(-1)
+    shares: xr.DataArray = xr.apply_ufunc(
+        shares_of_rows,
+        rows,
+        input_core_dims=[[CHAIN, STEP, BATCH]],
+        output_core_dims=[["share"]],
+        kwargs={
+            "burnin": burnin,
+            "num_minibatches": minibatches_per_step(run),
+            "num_initial": settings(run).get("num_init_loss_batches"),
+            "population": population,
+        },
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {"share": 2}},
+    )
+    return shares.isel(share=0), shares.isel(share=1)
+
+
+def shares_of_rows(
+    rows: np.ndarray, *, burnin: int, num_minibatches: int, num_initial: int | None, population: int | None
+) -> np.ndarray:
+    """Return both shares from the rows ``(chain, step, batch)`` of each step."""
+    num_chains, _, num_rows = rows.shape
+    size = num_rows // num_minibatches
+    ids, index = np.unique(rows, return_inverse=True)
+    index = index.reshape(rows.shape)
+    minibatches = index.reshape(num_chains, -1, size)
+    period = replay_period(minibatches[0])
+    epoch = population // size * size if population else period * size if period else math.inf
+    weights = _weights(index[:, burnin:], len(ids))
+    steps = num_rows * max(float((weights**2).sum()) - 1 / epoch, 0.0)
+    if num_initial is None:
+        return np.array([steps, steps / num_rows])
+    wanted, known = num_initial * num_minibatches, minibatches.shape[1]
+    order = np.arange(wanted) % period if period else np.arange(min(wanted, known))
+    initial = _weights(minibatches[:, order], len(ids)) * len(order) / wanted
+    # Minibatches beyond those of the steps hold rows that no step used.
+    streams = 1 if (rows == rows[:1]).all() else num_chains
+    beyond = (wanted - len(order)) / (wanted**2 * size * streams)
+    return np.array([steps, float(((weights - initial) ** 2).sum()) + beyond])
+
+
+def _weights(index: np.ndarray, num: int) -> np.ndarray:
+    return np.bincount(index.ravel(), minlength=num) / index.size
+
+
+def replay_period(minibatches: np.ndarray) -> int | None:
+    """Return after how many minibatches ``(minibatch, row)`` of a chain the first one comes again, None if it does not."""
+    again = np.flatnonzero((minibatches[1:] == minibatches[0]).all(axis=1))
+    return int(again[0]) + 1 if len(again) else None

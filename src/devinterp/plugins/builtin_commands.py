@@ -1,0 +1,47 @@
+"""The commands that come with the package. No plugin returns them: ``devinterp plugins`` must work when plugins do not."""
+
+from __future__ import annotations
+
+from devinterp.types import Command
+
+#: By name. What the command line imports is named as text here, below the command line, so that no plugin takes a name.
+BUILTIN_COMMANDS = {
+    command.name: command
+    for command in (
+        Command(
+            "quickstart",
+            "devinterp.cli.quickstart:quickstart",
+            "Sample a real language model and show its learning coefficient.",
+        ),
+        Command(
+            "sample",
+            "devinterp.cli.sampling:sample",
+            "Sample around the weights of a HuggingFace model into a store.",
+        ),
+        Command(
+            "masks",
+            "devinterp.cli.masks:masks",
+            "Show which weights of a model a restriction such as l0h1 selects.",
+        ),
+        Command(
+            "info",
+            "devinterp.cli.info:info",
+            "Show what a store holds, how far its chains are, and what can be asked of it.",
+        ),
+        Command(
+            "resume",
+            "devinterp.cli.resume:resume",
+            "Go on with a run that `devinterp sample` began, or make it longer.",
+        ),
+        Command(
+            "check",
+            "devinterp.cli.check:check",
+            "Verify a store from end to end, and name what is damaged.",
+        ),
+        Command(
+            "plugins",
+            "devinterp.cli.info:show_plugins",
+            "List the installed plugins and what each provides.",
+        ),
+    )
+}

@@ -1,0 +1,233 @@
+"""The arrays of a run's store: path, dims, shape and chunks of each, before any exists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from devinterp import schema
+from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, ROW, SEQUENCE, STEP, TOKEN
+from devinterp.store.arrays.layout import ObservableLayout, RunLayout
+
+_MIB = 2**20
+#: A chunk of losses is between these sizes where the arrays are large enough. Measured: docs/performance.md.
+MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 4 * _MIB, 16 * _MIB
+#: A writer buffers the draws of one chunk for all sequences; this bounds its buffer for one observable of one chain.
+MAX_BUFFER_BYTES = 256 * _MIB
+
+_NATS = {"units": "nats"}
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of the store, with its data where they are known beforehand."""
+
+    path: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: Any
+    fill_value: Any
+    data: Any = None
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def loss_chunks(num_rows: int, num_samples: int, sample_bytes: int) -> tuple[int, int]:
+    """Return how many draws (or steps) and how many samples a chunk of losses holds.
+
+    Up to 64 samples by 16 draws; then more draws, and after them more samples, until the chunk has 4 MiB. Fewer where it
+    would exceed 16 MiB, or where the writer's buffer, one chunk's draws of all samples, would exceed 256 MiB.
+
+    Parameters
+    ----------
+    num_rows : int
+        Length along draws or steps.
+    num_samples : int
+        Length along sequences or batch slots.
+    sample_bytes : int
+        Size of one sample's loss.
+
+    Returns
+    -------
+    tuple of int
+        ``(rows, samples)``, each at least 1.
+    """
+    sample_bytes = max(1, sample_bytes)
+    samples = max(1, min(64, num_samples, MAX_CHUNK_BYTES // (16 * sample_bytes)))
+    rows = max(16, MIN_CHUNK_BYTES // (samples * sample_bytes))
+    max_rows = min(MAX_CHUNK_BYTES // (samples * sample_bytes), MAX_BUFFER_BYTES // (num_samples * sample_bytes))
+    rows = max(1, min(rows, num_rows, max_rows))
+    samples = max(samples, min(num_samples, MIN_CHUNK_BYTES // (rows * sample_bytes)))
+    return rows, samples
+
+
+def _losses(
+    group: str, rows: str, samples: str, layout: RunLayout, num_rows: int, num_samples: int, loss_shape: tuple[int, ...]
+) -> ArraySpec:
+    """Return the array of a group's losses along chains: of tokens or sequences, or their mean at each step or draw."""
+    pair = (len(layout.restrictions), layout.num_chains)
+    if layout.record == "moments":
+        path = f"{group}/{schema.MEAN_LOSS}"
+        chunks = (1, 1, max(1, min(num_rows, 2**18)))
+        return ArraySpec(path, (RESTRICTION, CHAIN, rows), (*pair, num_rows), chunks, np.float64, np.nan, attrs=_NATS)
+    if layout.record == "sequence":
+        loss_shape = ()
+    dtype = np.dtype(layout.loss_dtype)
+    chunk_rows, chunk_samples = loss_chunks(num_rows, num_samples, dtype.itemsize * math.prod(loss_shape))
+    return ArraySpec(
+        f"{group}/loss",
+        (RESTRICTION, CHAIN, rows, samples, *(layout.loss_dims if loss_shape else ())),
+        (*pair, num_rows, num_samples, *loss_shape),
+        (1, 1, chunk_rows, chunk_samples, *(max(1, n) for n in loss_shape)),
+        dtype,
+        np.nan,
+        attrs=_NATS,
+    )
+
+
+def _fixed(path: str, dims: tuple[str, ...], data: np.ndarray, dtype: Any = None, **attrs: Any) -> ArraySpec:
+    data = np.asarray(data, dtype=dtype)
+    fill = np.nan if data.dtype.kind == "f" else -1
+    return ArraySpec(path, dims, data.shape, _fixed_chunks(data.shape, data.itemsize), data.dtype, fill, data, attrs)
+
+
+def _fixed_chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """Return the chunks of an array that is written at once: all of it, cut along leading dims where it exceeds 16 MiB."""
+    chunks = [max(1, n) for n in shape]
+    for axis in range(len(chunks)):
+        excess = math.ceil(itemsize * math.prod(chunks) / MAX_CHUNK_BYTES)
+        chunks[axis] = max(1, chunks[axis] // excess)
+    return tuple(chunks)
+
+
+def array_specs(layout: RunLayout) -> list[ArraySpec]:
+    """Return every array of a run's store.
+
+    Parameters
+    ----------
+    layout : RunLayout
+        The run.
+
+    Returns
+    -------
+    list of ArraySpec
+        Data that are known beforehand are in their specs; losses, metrics and status begin with their fill values.
+    """
+    pair = (len(layout.restrictions), layout.num_chains)
+    lead = (RESTRICTION, CHAIN)
+    labels = np.array(list(layout.restrictions), dtype=object)
+    specs = [
+        ArraySpec(RESTRICTION, (RESTRICTION,), pair[:1], pair[:1], str, "", labels),
+        _fixed(CHAIN, (CHAIN,), np.arange(layout.num_chains)),
+        _fixed(DRAW, (DRAW,), np.arange(len(layout.draw_steps))),
+        _fixed("draw_step", (DRAW,), layout.draw_steps, np.int64),
+        _fixed("num_moving", (RESTRICTION,), np.array(list(layout.restrictions.values())), np.int64),
+        *_trace_specs(layout),
+        *(
+            spec
+            for name, observable in layout.observables.items()
+            for spec in _observable_specs(name, observable, layout)
+        ),
+    ]
+    for name in layout.metrics:
+        shape = (*pair, layout.num_steps)
+        chunks = (1, 1, min(layout.num_steps, 2**18))
+        specs.append(ArraySpec(f"{schema.METRICS}/{name}", (*lead, STEP), shape, chunks, np.float32, np.nan))
+    specs += [
+        ArraySpec(f"{schema.STATUS}/steps_done", lead, pair, (1, 1), np.int64, 0),
+        ArraySpec(f"{schema.STATUS}/state", lead, pair, (1, 1), str, schema.PENDING),
+        ArraySpec(f"{schema.STATUS}/error", lead, pair, (1, 1), str, ""),
+    ]
+    return specs
+
+
+def _trace_specs(layout: RunLayout) -> list[ArraySpec]:
+    trace, loss_dims = schema.TRACE, layout.loss_dims
+    num_batch = layout.sequence_id.shape[2]
+    start = (RESTRICTION, CHAIN)[2 - (layout.init_loss.ndim - len(loss_dims)) :]
+    return [
+        _fixed(f"{trace}/{STEP}", (STEP,), np.arange(layout.num_steps)),
+        *_position_spec(trace, loss_dims, layout.loss_shape),
+        _losses(trace, STEP, BATCH, layout, layout.num_steps, num_batch, layout.loss_shape),
+        _fixed(f"{trace}/sequence_id", (CHAIN, STEP, BATCH), layout.sequence_id, np.int64),
+        _fixed(f"{trace}/init_loss", (*start, *loss_dims), layout.init_loss, np.float32, units="nats"),
+        _fixed(f"{trace}/init_loss_se", (*start, *loss_dims), layout.init_loss_se, np.float32, units="nats"),
+        _fixed(f"{trace}/init_loss_mean", start, layout.init_loss_mean, np.float64, units="nats"),
+        _fixed(f"{trace}/init_loss_mean_se", start, layout.init_loss_mean_se, np.float32, units="nats"),
+        *_w0_specs(layout),
+    ]
+
+
+def _w0_specs(layout: RunLayout) -> list[ArraySpec]:
+    """Return what is known of losses at w0 beyond `init_loss`: of single rows, and without the noise of the start."""
+    trace, rows = schema.TRACE, layout.rows
+    specs = [
+        _fixed(f"{trace}/{name}", (CHAIN, *layout.loss_dims)[: values.ndim], values, np.float64, units="nats")
+        for name, values in layout.w0_loss.items()
+    ]
+    if rows is not None:
+        dims = (ROW, *layout.loss_dims)[: rows.loss.ndim]
+        size = {} if rows.num_rows is None else {"num_rows": rows.num_rows}
+        specs.append(_fixed(f"{trace}/row_id", (ROW,), rows.row_id, np.int64, **size))
+        specs.append(_fixed(f"{trace}/row_loss", dims, rows.loss, rows.loss.dtype, units="nats"))
+        if rows.count is not None:
+            specs.append(_fixed(f"{trace}/row_count", (ROW,), rows.count, np.int32))
+    return specs
+
+
+def _observable_specs(name: str, observable: ObservableLayout, layout: RunLayout) -> list[ArraySpec]:
+    group, loss_dims = f"{schema.OBSERVABLES}/{name}", layout.loss_dims
+    num_sequences, *loss_shape = observable.init_loss.shape
+    num_draws = len(layout.draw_steps)
+    specs = [
+        *_position_spec(group, loss_dims, tuple(loss_shape)),
+        _losses(group, DRAW, SEQUENCE, layout, num_draws, num_sequences, tuple(loss_shape)),
+        *_moment_specs(group, layout, (num_sequences, *loss_shape)),
+        _fixed(f"{group}/init_loss", (SEQUENCE, *loss_dims), observable.init_loss, np.float32, units="nats"),
+        _fixed(f"{group}/sequence_id", (SEQUENCE,), observable.sequence_id, np.int64),
+    ]
+    if observable.token_ids is not None:
+        specs.append(_fixed(f"{group}/token_ids", (SEQUENCE, TOKEN), observable.token_ids, np.int64))
+    return specs
+
+
+def _moment_specs(group: str, layout: RunLayout, shape: tuple[int, ...]) -> list[ArraySpec]:
+    if layout.record != "moments":
+        return []
+    pair = (len(layout.restrictions), layout.num_chains)
+    tokens, tasks = (SEQUENCE, *layout.loss_dims), tuple(layout.observables)
+    tile = (1, 1, *_fixed_chunks(shape, 4))
+    return [
+        ArraySpec(
+            f"{group}/{schema.TASK}", (schema.TASK,), (len(tasks),), (len(tasks),), str, "", np.array(tasks, object)
+        ),
+        ArraySpec(
+            f"{group}/{schema.LOSS_MEAN}",
+            (RESTRICTION, CHAIN, *tokens),
+            (*pair, *shape),
+            tile,
+            np.float32,
+            np.nan,
+            attrs=_NATS,
+        ),
+        ArraySpec(
+            f"{group}/{schema.LOSS_COMOMENT}",
+            (RESTRICTION, CHAIN, schema.TASK, *tokens),
+            (*pair, len(tasks), *shape),
+            (1, *tile),
+            np.float32,
+            np.nan,
+            attrs={"units": "nats^2"},
+        ),
+    ]
+
+
+def _position_spec(group: str, loss_dims: tuple[str, ...], loss_shape: tuple[int, ...]) -> list[ArraySpec]:
+    if loss_dims != (POSITION,):
+        return []
+    # The coordinate is the index of the predicted token: the first is 1.
+    return [_fixed(f"{group}/{POSITION}", (POSITION,), np.arange(1, loss_shape[0] + 1))]
