@@ -11,7 +11,7 @@ import xarray as xr
 
 from devinterp.analyses.bif import analysis as bif
 from devinterp.analyses.bif import averaged as _averaged
-from devinterp.analyses.bif import compute_bif
+from devinterp.analyses.bif import compute_bif, pairs
 from devinterp.analyses.bif.ranking import strongest_products
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.testing import synthetic_tree
@@ -441,6 +441,17 @@ def test_streams_to_zarr(tmp_path):
     again = xr.open_zarr(tmp_path / "bif.zarr", consolidated=False)
     np.testing.assert_allclose(again["influences"], compute_bif(tree.load())["influences"], atol=1e-6)
     assert again["observable_1"].to_numpy().tolist() == ["web"] * 40
+
+
+@pytest.mark.parametrize("options", [{}, {"method": "sequence"}, {"standard_errors": True}])
+def test_a_large_result_is_lazy_although_the_losses_are_in_memory(options, monkeypatch):
+    tree = synthetic_tree(num_restrictions=2)
+    expected = compute_bif(tree, **options)
+    assert expected["influences"].chunks is None
+    monkeypatch.setattr(pairs, "LAZY_BYTES", expected["influences"].nbytes - 1)
+    result = compute_bif(tree, **options)
+    assert result["influences"].chunks is not None
+    xr.testing.assert_allclose(result.compute(), expected, atol=1e-6)
 
 
 def test_restrictions_are_kept_apart():
