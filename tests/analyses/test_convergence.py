@@ -8,7 +8,8 @@ import xarray as xr
 from arviz_stats.base import array_stats
 from scipy import stats
 
-from devinterp.analyses.common import convergence
+from devinterp.analyses.common import convergence, mean_error
+from devinterp.analyses.common.uncertainty import confidence_interval
 
 
 def _series(rng, num_chains, num_draws, kind):
@@ -74,6 +75,57 @@ def test_nan_and_constant_series():
     assert convergence.mcse(series)[1] == 0
     assert np.isfinite(convergence.rhat(series)[2])
     assert np.isnan(convergence.ess(series[..., :3])).all()
+
+
+def test_chains_that_stay_apart():
+    stuck = np.array([1.0, 2.0])[:, None] * np.ones((2, 20))
+    assert convergence.rhat(stuck) == np.inf
+    assert np.isnan(convergence.rhat(np.ones((2, 20))))
+    # Of two values only, the distances from the median do not vary; the ranks still say how chains differ.
+    assert np.isfinite(convergence.rhat(np.tile([0.0, 1.0], (2, 10))))
+
+
+@pytest.mark.parametrize("num_chains", [1, 2, 3, 4, 8, 16])
+@pytest.mark.parametrize("num_draws", [4, 9, 10, 20, 100, 500])
+def test_contrasts_are_enough_for_an_interval_and_no_more(num_chains, num_draws):
+    for shared in (True, False):
+        plan = mean_error.contrasts(num_chains, num_draws, shared)
+        if num_draws < 10:
+            assert plan.degrees_of_freedom == num_chains - 1
+        else:
+            assert plan.degrees_of_freedom >= (7 if num_chains > 2 or num_draws == 500 else 3)
+            assert plan.num_waves == 0 or plan.degrees_of_freedom - num_chains < 7
+        assert plan.widening >= 1
+
+
+def test_the_error_of_many_independent_chains_is_their_spread():
+    series = np.random.default_rng(3).normal(size=(5, 16, 30))
+    spread = series.mean(-1).std(-1, ddof=1) / 4
+    np.testing.assert_allclose(np.sqrt(mean_error.mean_variance(series, shared=False)), spread)
+    # What is the same in all chains is no less uncertain for there being many.
+    common = 3 * np.random.default_rng(4).normal(size=(5, 1, 30))
+    variance = mean_error.mean_variance(series + common, shared=True, data_share=1 / 30)
+    assert (variance > 0.3 * 9 / 30).all()
+    # A mean over whole epochs has no noise of the data.
+    assert (mean_error.mean_variance(series + common, shared=True, data_share=0.0) < 0.3 * 9 / 30).any()
+
+
+def test_the_error_is_lazy_and_does_not_depend_on_chunks():
+    values = np.random.default_rng(1).normal(size=(4, 30, 5, 7)).astype(np.float32)
+    series = xr.DataArray(values, dims=("chain", "draw", "sequence", "position"))
+    for shared in (True, False):
+        expected = mean_error.mean_error(series, shared=shared)
+        lazy = mean_error.mean_error(series.chunk({"chain": 1, "draw": 7, "sequence": 2}), shared=shared)
+        assert lazy.chunks is not None
+        xr.testing.assert_allclose(lazy.compute(), expected, rtol=1e-12)
+        assert lazy.attrs == expected.attrs == {"degrees_of_freedom": 9 if shared else 7}
+
+
+def test_intervals_without_a_degree_of_freedom():
+    result = xr.Dataset({"value": 1.0, "value_se": ((), 2.0, {"degrees_of_freedom": 0})})
+    assert np.isnan(confidence_interval(result, "value")["lower"])
+    mean = xr.Dataset({"value_mean": 1.0, "value_se": 2.0})
+    np.testing.assert_allclose(confidence_interval(mean, "value_mean")["upper"], 1 + 1.959964 * 2, rtol=1e-6)
 
 
 def test_summary_is_lazy_and_does_not_depend_on_chunks():

@@ -11,10 +11,12 @@ import pytest
 import xarray as xr
 
 from devinterp.analyses.bif import compute_bif
+from devinterp.analyses.common.mean_error import half_width
 from devinterp.analyses.common.uncertainty import confidence_interval
-from devinterp.analyses.llc import compute_llc
+from devinterp.analyses.llc import compute_llc, token_llc
 from devinterp.analyses.susceptibilities import compute_susceptibilities
 from devinterp.testing import synthetic_tree
+from support import coverage
 
 REPLICAS, CHAINS, DRAWS, WEIGHTS, SIGMA, N_BETA = 200, 8, 100, 4, 0.1, 20.0
 SHAPES = {"train": (3, 4), "code": (2, 4)}
@@ -142,9 +144,84 @@ def test_susceptibilities(estimator, errors):
         _check(_coverage(found.sel(restriction=name), "susceptibility", truth, "replica"))
 
 
-def test_paired_llc(replicas):
-    found = compute_llc(replicas)
-    result = xr.Dataset({"llc": found["observable_llc_mean"], "llc_se": found["observable_llc_mcse"]})
-    model = Gaussian()
-    truth = [N_BETA * model.curve[name].mean() / 2 * WEIGHTS * SIGMA**2 for name in found["observable"].to_numpy()]
-    _check(_coverage(result, "llc", xr.DataArray(truth, dims="observable"), "restriction"))
+def test_llc_of_observables_and_tokens(replicas):
+    result, model = compute_llc(replicas), Gaussian()
+    truth = [N_BETA * model.curve[name].mean() / 2 * WEIGHTS * SIGMA**2 for name in result["observable"].to_numpy()]
+    _check(_coverage(result, "observable_llc_mean", xr.DataArray(truth, dims="observable"), "restriction"))
+    truth = N_BETA * model.curve["code"] / 2 * WEIGHTS * SIGMA**2
+    tokens = token_llc(replicas, "code")
+    _check(_coverage(tokens, "llc", xr.DataArray(truth, dims=("sequence", "position")), "restriction"))
+
+
+def _check_cells(measured: list[tuple[coverage.Cell, dict[str, coverage.Estimates]]], lowest: float = 0.90) -> None:
+    for name in measured[0][1]:
+        held = np.array([estimates[name].coverage for _, estimates in measured])
+        assert 0.93 <= held.mean() <= 0.97, f"{name}: {held.mean():.1%}"
+        num = len(measured[0][1][name].value)
+        noise = [3 * np.sqrt(p * (1 - p) / num) for p in (lowest, 0.98)]
+        for (cell, _), one in zip(measured, held, strict=True):
+            assert lowest - noise[0] <= one <= 0.98 + noise[1], f"{name} {one:.1%}: {cell}"
+
+
+def test_a_part_of_the_grid():
+    """Shared and own minibatches, padded and unpadded; twenty epochs in 20 draws, one in 100."""
+    few = coverage.cells(batch_sizes=(4,), draws=(20,), epochs=(20,))
+    _check_cells([(cell, coverage.measure(cell, REPLICAS)) for cell in few])
+    more = coverage.cells(batch_sizes=(4,), draws=(100,), epochs=(1,))
+    _check_cells([(cell, coverage.measure(cell, REPLICAS)) for cell in more])
+
+
+@pytest.mark.slow
+def test_the_grid():
+    _check_cells(coverage.print_table(num_replicas=REPLICAS))
+    # Chains of at least ten autocorrelation times.
+    _check_cells(coverage.print_table(coverage.cells(draws=(200, 500), autocorrelations=(0.9,)), REPLICAS), 0.88)
+
+
+@pytest.mark.parametrize("num_draws", [4, 6, 9])
+@pytest.mark.parametrize("num_chains", [2, 4, 16])
+def test_few_draws(num_chains, num_draws):
+    rng = np.random.default_rng(num_draws)
+    for shared in (True, False):
+        cell = coverage.Cell(num_chains, shared, 4, num_draws, 1, False)
+        held = coverage.fixed_data_estimates(rng, cell, 1000, linear=False).coverage
+        assert 0.92 <= held <= 0.99
+
+
+@pytest.mark.parametrize("num_chains", [4, 16])
+def test_a_slow_signal_under_white_noise(num_chains):
+    rng = np.random.default_rng(0)
+    for shared in (True, False):
+        cell = coverage.Cell(num_chains, shared, 4, 100, 1, False, autocorrelation=0.97)
+        held = coverage.fixed_data_estimates(rng, cell, 1000, linear=True, white=10.0).coverage
+        assert 0.90 <= held <= 0.98
+
+
+def test_weights_that_the_same_minibatches_drive():
+    """Five percent of the variance of the weights is common to all chains."""
+    rng = np.random.default_rng(0)
+    for num_chains in (4, 16):
+        cell = coverage.Cell(num_chains, True, 4, 100, 1, False)
+        for linear in (True, False):
+            held = coverage.fixed_data_estimates(rng, cell, 1000, linear=linear, common=0.05).coverage
+            assert 0.90 <= held <= 0.98
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        coverage.Cell(4, True, 4, 40, 0.5, True),
+        coverage.Cell(3, False, 4, 50, 1, True),
+        coverage.Cell(1, True, 4, 20, 20, True),
+        coverage.Cell(16, True, 8, 60, 5, False),
+    ],
+    ids=str,
+)
+def test_the_grid_measures_what_compute_llc_states(cell):
+    replica = coverage.Replica.of(cell, np.random.default_rng(0))
+    estimates, result = coverage.llc_estimates(cell, [replica]), compute_llc(replica.tree(cell))
+    for name, one in estimates.items():
+        np.testing.assert_allclose(result[f"{name}_mean"], one.value[0], rtol=1e-9)
+        np.testing.assert_allclose(result[f"{name}_se"], one.error[0], rtol=1e-9)
+        degrees = result[f"{name}_se"].attrs.get("degrees_of_freedom", np.inf)
+        np.testing.assert_allclose(half_width(degrees), one.reach)

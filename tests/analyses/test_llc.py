@@ -226,7 +226,7 @@ def test_noise_at_the_start_is_no_part_of_the_learning_coefficient():
     result = compute_llc(tree)
     for name in ("llc_mean", "llc_per_chain", "llc_se", "paired_llc_mean"):
         np.testing.assert_allclose(result[name], plain[name])
-    np.testing.assert_allclose(result["init_loss"], plain["init_loss"] + [3, 4])
+    np.testing.assert_allclose(result["init_loss"], float(plain["init_loss"]) + np.array([3, 4]))
     np.testing.assert_allclose(result["w0_loss"], plain["init_loss"])
     assert "w0_loss" not in plain
 

@@ -51,10 +51,13 @@ def test_trace_shows_the_mean_minibatch_loss_of_every_chain(tree):
 def test_the_running_llc_ends_at_the_llc(tree):
     _, bottom = trace(tree).axes
     ends = [line.get_ydata()[-1] for line in lines(bottom)]
-    np.testing.assert_allclose(ends, compute_llc(tree)["llc_per_chain"], rtol=1e-6)
+    rounding = (
+        20 * 2**-24
+    )  # n_beta times the resolution of float32 losses near 1, of which a small coefficient is a difference
+    np.testing.assert_allclose(ends, compute_llc(tree)["llc_per_chain"], rtol=1e-6, atol=rounding)
     _, bottom = trace(tree, burnin=50).axes
     ends = [line.get_ydata()[-1] for line in lines(bottom)]
-    np.testing.assert_allclose(ends, compute_llc(tree, burnin=50)["llc_per_chain"], rtol=1e-6)
+    np.testing.assert_allclose(ends, compute_llc(tree, burnin=50)["llc_per_chain"], rtol=1e-6, atol=rounding)
 
 
 def test_burnin_is_shaded_and_can_be_changed(tree):

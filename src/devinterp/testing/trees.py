@@ -273,8 +273,8 @@ def _initial_loss(pool: _Dataset, batches: np.ndarray) -> dict[str, Any]:
     means = np.nansum(start, axis=(2, 3)) / (~np.isnan(start)).sum((2, 3))  # of minibatches
     row_total, row_count = np.nansum(pool.start, axis=1), (~np.isnan(pool.start)).sum(1)
     residuals = (row_total - row_count * row_total.sum() / row_count.sum()) / row_count.mean()
-    num, num_rows = batches[0].size, len(pool.start)
-    mean_se = np.sqrt(residuals.var(ddof=1) * max(1 / num - 1 / num_rows, 0))
+    weights = np.bincount(batches[0].ravel(), minlength=len(residuals)) / batches[0].size
+    mean_se = np.sqrt(residuals.var(ddof=1) * max((weights**2).sum() - 1 / len(residuals), 0))
     return {
         "init_loss": ((CHAIN, POSITION), mean.astype(np.float32)),
         "init_loss_se": ((CHAIN, POSITION), np.sqrt(np.maximum(variance, 0)).astype(np.float32)),

@@ -80,7 +80,7 @@ def in_blocks(function: Callable[[np.ndarray], np.ndarray], series: np.ndarray) 
     starts = range(0, max(1, len(flat)), per_block)
     blocks = [function(flat[start : start + per_block].astype(np.float64)) for start in starts]
     result = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-    return result.reshape(*series.shape[:-2], *result.shape[1:])
+    return result.reshape((*series.shape[:-2], *result.shape[1:]))
 
 
 def _std(series: np.ndarray) -> np.ndarray:

@@ -104,8 +104,8 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
 
     parts = [_run_llcs(run, burnin, n_beta), _observable_llcs(run, burnin, n_beta)]
     result = xr.merge(parts, join="exact", compat="no_conflicts", combine_attrs="drop")
-    for name in result.data_vars:  # `merge` drops these attributes too
-        result[name].attrs = next(part[name].attrs for part in parts if name in part)
+    for name in (name for name in result.data_vars if str(name).endswith("_se")):
+        result[name].attrs = next(part[name].attrs for part in parts if name in part)  # `merge` dropped them
     result.attrs = {"n_beta": n_beta, "burnin": burnin, **used, **run_attrs(run)}
     return storable(drop_single_restriction(result))
 

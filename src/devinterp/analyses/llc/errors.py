@@ -60,13 +60,16 @@ def error_without_rows(run: xr.DataTree, trace: xr.DataArray, burnin: int) -> xr
 def widened(error: xr.DataArray) -> xr.DataArray:
     """Return a standard error so large that 1.96 of it are the 95 % interval that Student's distribution gives."""
     factor = half_width(error.attrs["degrees_of_freedom"]) / half_width(math.inf)
-    return (error * factor).assign_attrs({name: value for name, value in error.attrs.items() if name == "reason"})
+    result = error * factor
+    result.attrs = {name: value for name, value in error.attrs.items() if name == "reason"}
+    return result
 
 
 def _joined(error: xr.DataArray, further_variance: xr.DataArray) -> xr.DataArray:
     monte_carlo = widened(error)
     joined: xr.DataArray = (monte_carlo**2 + further_variance) ** 0.5
-    return joined.assign_attrs(monte_carlo.attrs)
+    joined.attrs = monte_carlo.attrs
+    return joined
 
 
 def _ratio_bias(run: xr.DataTree, kept: xr.DataArray, burnin: int) -> tuple[xr.DataArray | float, bool]:

@@ -79,7 +79,7 @@ def token_llc(
     start = losses(run, group, "init_loss")
     attrs = {"n_beta": n_beta, "burnin": burnin, "observable": name, **used, **run_attrs(run)}
     if "loss" in run[group]:
-        loss = losses(run, group).isel({DRAW: draws_after(run, burnin)})
+        loss = losses(run, group).isel({DRAW: draws_after(run, burnin)}).drop_attrs()
         if POSITION not in run[f"{group}/loss"].dims and start.sizes[POSITION] > 1:
             raise MissingDataError(
                 "`token_llc` needs losses of tokens; this run recorded means of sequences (`record`)."
