@@ -17,6 +17,9 @@ Result = xr.Dataset | xr.DataArray | xr.DataTree
 #: Dimension along which results are joined when no single setting tells the runs apart; its labels are their paths.
 RUN = "run"
 
+#: Up to this size in bytes what an analysis requires is read at once and kept in memory.
+EAGER_BYTES = 256 * 2**20
+
 # Runs that differ only in these settings are the same experiment.
 _INCIDENTAL = ("output_path", "device")
 
@@ -93,6 +96,11 @@ def only(tree: xr.DataTree, *, name: str, requires: Sequence[str] = ()) -> xr.Da
         )
     [run] = runs.values()
     schema.check(run, requires, needed_by=name)
+    # What was opened without Dask is read before parts of it are selected: xarray then keeps it for the next call.
+    unchunked = [variable for variable in schema.in_required_groups(run, requires) if variable.chunks is None]
+    if sum(variable.nbytes for variable in unchunked) <= EAGER_BYTES:
+        for variable in unchunked:
+            variable.load()
     return run
 
 

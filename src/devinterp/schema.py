@@ -103,18 +103,23 @@ def variable_paths(tree: xr.DataTree) -> Iterator[str]:
 
 def missing(tree: xr.DataTree, requires: Iterable[str]) -> list[str]:
     """Return those of the required paths that a run lacks; ``*`` stands for any one group or variable, ``a|b`` for either."""
-    have = [path.split("/") for path in variable_paths(tree)]
+    paths = list(variable_paths(tree))
+    return [pattern for pattern in requires if not any(_matches(path, pattern) for path in paths)]
 
-    def present(pattern: str) -> bool:
-        if "|" in pattern:
-            return any(present(either) for either in pattern.split("|"))
-        parts = pattern.strip("/").split("/")
-        return any(
-            len(path) == len(parts) and all(fnmatchcase(a, b) for a, b in zip(path, parts, strict=True))
-            for path in have
-        )
 
-    return [pattern for pattern in requires if not present(pattern)]
+def in_required_groups(tree: xr.DataTree, requires: Iterable[str]) -> list[xr.Variable]:
+    """Return the variables of the groups of a run in which the required paths lie."""
+    groups = [each.rpartition("/")[0] for pattern in requires for each in pattern.strip("/").split("|")]
+    wanted = [f"{group}/*" if group else "*" for group in groups]
+    return [tree[path].variable for path in variable_paths(tree) if any(_matches(path, each) for each in wanted)]
+
+
+def _matches(path: str, pattern: str) -> bool:
+    parts = path.split("/")
+    return any(
+        len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
+        for wanted in (each.strip("/").split("/") for each in pattern.split("|"))
+    )
 
 
 #: What to do about a missing group, by its first part.

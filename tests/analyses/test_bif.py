@@ -11,7 +11,7 @@ import xarray as xr
 
 from devinterp.analyses.bif import analysis as bif
 from devinterp.analyses.bif import averaged as _averaged
-from devinterp.analyses.bif import compute_bif
+from devinterp.analyses.bif import compute_bif, pairs
 from devinterp.analyses.bif.ranking import strongest_products
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.testing import synthetic_tree
@@ -50,29 +50,29 @@ def _correlations(first, second=None, cov=False):
 @pytest.mark.parametrize("name", V2)
 def test_equals_v2(name, lazy):
     tree = recorded_tree("sgld_localized")
-    found = compute_bif(tree.chunk({"draw": 5, "sequence": 5}) if lazy else tree, **V2[name])["influences"]
+    result = compute_bif(tree.chunk({"draw": 5, "sequence": 5}) if lazy else tree, **V2[name])["influences"]
     expected = results()[f"bif/{name}"]
-    assert (found.chunks is not None) == lazy
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert (result.chunks is not None) == lazy
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 def test_what_a_row_is():
     tree = synthetic_tree(observables={"web": (3, 6), "code": (2, 9)})
-    found = compute_bif(tree, candidates="web")
-    assert found["influences"].dims == ("batch_1", "batch_2", "target_position", "target_position_T")
-    assert found["observable_1"].to_numpy().tolist() == ["code", "code", "web", "web", "web"]
-    assert found["sequence_1"].to_numpy().tolist() == [0, 1, 0, 1, 2]
-    assert found["observable_2"].to_numpy().tolist() == ["web"] * 3
-    assert found["target_position"].to_numpy().tolist() == list(range(1, 9))
-    assert found["target_position_T"].to_numpy().tolist() == list(range(1, 6))
-    np.testing.assert_array_equal(found["input_ids"][1], tree["observables/code/token_ids"][1])
-    np.testing.assert_array_equal(found["input_ids"][3, :6], tree["observables/web/token_ids"][1])
-    assert (found["input_ids"][2:, 6:] == -1).all()
+    result = compute_bif(tree, candidates="web")
+    assert result["influences"].dims == ("batch_1", "batch_2", "target_position", "target_position_T")
+    assert result["observable_1"].to_numpy().tolist() == ["code", "code", "web", "web", "web"]
+    assert result["sequence_1"].to_numpy().tolist() == [0, 1, 0, 1, 2]
+    assert result["observable_2"].to_numpy().tolist() == ["web"] * 3
+    assert result["target_position"].to_numpy().tolist() == list(range(1, 9))
+    assert result["target_position_T"].to_numpy().tolist() == list(range(1, 6))
+    np.testing.assert_array_equal(result["input_ids"][1], tree["observables/code/token_ids"][1])
+    np.testing.assert_array_equal(result["input_ids"][3, :6], tree["observables/web/token_ids"][1])
+    assert (result["input_ids"][2:, 6:] == -1).all()
     # Shorter sequences are NaN past their end; the rest is what each pair gives on its own.
     code, web = _stacked(tree, "code"), _stacked(tree, "web")
-    np.testing.assert_allclose(found["influences"][:2], _correlations(code, web), atol=1e-5)
-    np.testing.assert_allclose(found["influences"][2:, :, :5], _correlations(web), atol=1e-5)
-    assert np.isnan(found["influences"][2:, :, 5:]).all()
+    np.testing.assert_allclose(result["influences"][:2], _correlations(code, web), atol=1e-5)
+    np.testing.assert_allclose(result["influences"][2:, :, :5], _correlations(web), atol=1e-5)
+    assert np.isnan(result["influences"][2:, :, 5:]).all()
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -91,29 +91,29 @@ def test_what_a_row_is():
 )
 def test_subsets_of_sequences_and_positions(selection, index, lazy):
     tree = synthetic_tree(chunks={"sequence": 2, "draw": 20} if lazy else None)
-    found = compute_bif(tree, queries=selection, candidates="train")
+    result = compute_bif(tree, queries=selection, candidates="train")
     code, train = _stacked(tree, "code"), _stacked(tree, "train")
-    np.testing.assert_allclose(found["influences"], _correlations(code[(slice(None), *index)], train), atol=1e-5)
+    np.testing.assert_allclose(result["influences"], _correlations(code[(slice(None), *index)], train), atol=1e-5)
     both = compute_bif(tree, loss_keys=selection)
     np.testing.assert_allclose(both["influences"], _correlations(code[(slice(None), *index)]), atol=1e-5)
     position = np.arange(1, 9)[index[1]]
-    assert found["target_position"].to_numpy().tolist() == position.tolist()
+    assert result["target_position"].to_numpy().tolist() == position.tolist()
 
 
 def test_a_mask_of_tokens():
     tree = synthetic_tree()
     mask = np.zeros((6, 8), bool)
     mask[1, [2, 5]] = mask[4, [5, 6]] = True
-    found = compute_bif(tree, queries={"code": mask}, candidates={"train": [3]})
-    assert found["sequence_1"].to_numpy().tolist() == [1, 4]
-    assert found["target_position"].to_numpy().tolist() == [3, 6, 7]
-    assert np.isfinite(found["influences"]).all(("target_position_T", "batch_2")).to_numpy().tolist() == [
+    result = compute_bif(tree, queries={"code": mask}, candidates={"train": [3]})
+    assert result["sequence_1"].to_numpy().tolist() == [1, 4]
+    assert result["target_position"].to_numpy().tolist() == [3, 6, 7]
+    assert np.isfinite(result["influences"]).all(("target_position_T", "batch_2")).to_numpy().tolist() == [
         [True, True, False],
         [False, True, True],
     ]
     averaged = compute_bif(tree, queries={"code": mask}, candidates={"train": [3]}, average_tokenwise_bif=True)
     np.testing.assert_allclose(
-        averaged["influences"], found["influences"].mean(("target_position", "target_position_T")), atol=1e-6
+        averaged["influences"], result["influences"].mean(("target_position", "target_position_T")), atol=1e-6
     )
 
 
@@ -158,10 +158,10 @@ def test_what_is_missing_or_broken():
     broken = synthetic_tree(diverged=[(0, 1)])
     with pytest.raises(BrokenChainsError, match="`bif` needs finished chains"):
         compute_bif(broken)
-    found = compute_bif(broken, chains="finished")
-    assert found.attrs["chains_used"] == [0, 2, 3]
+    result = compute_bif(broken, chains="finished")
+    assert result.attrs["chains_used"] == [0, 2, 3]
     kept = broken.isel(chain=[0, 2, 3])
-    np.testing.assert_allclose(found["influences"], _correlations(_stacked(kept, "code", "train")), atol=1e-5)
+    np.testing.assert_allclose(result["influences"], _correlations(_stacked(kept, "code", "train")), atol=1e-5)
     with pytest.raises(InvalidInputError, match="at least two"):
         compute_bif(synthetic_tree(num_chains=1), standard_errors=True)
 
@@ -176,8 +176,8 @@ def test_noise_of_another_level_is_named():
 def test_burnin_leaves_out_draws():
     tree = synthetic_tree(num_burnin_steps=10, num_draws=30)
     later = tree.isel(draw=slice(15, None))
-    found = compute_bif(tree, burnin=25)
-    np.testing.assert_allclose(found["influences"], _correlations(_stacked(later, "code", "train")), atol=1e-5)
+    result = compute_bif(tree, burnin=25)
+    np.testing.assert_allclose(result["influences"], _correlations(_stacked(later, "code", "train")), atol=1e-5)
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -187,15 +187,15 @@ def test_a_constant_trace_is_nan_with_its_place_named(lazy):
     loss[:, :, :, 0, 1] = 1.25
     loss[0, :, :, 2] = np.arange(8)
     tree = tree.chunk({"sequence": 2}) if lazy else tree
-    found = compute_bif(tree)
-    constant = np.argwhere(found["constant_1"].to_numpy())
+    result = compute_bif(tree)
+    constant = np.argwhere(result["constant_1"].to_numpy())
     assert constant.tolist() == [[0, 1], *([2, p] for p in range(8))]
-    np.testing.assert_array_equal(found["constant_1"], found["constant_2"])
-    assert np.isnan(found["influences"][0, :, 1]).all()
-    assert not np.isinf(found["influences"]).any()
+    np.testing.assert_array_equal(result["constant_1"], result["constant_2"])
+    assert np.isnan(result["influences"][0, :, 1]).all()
+    assert not np.isinf(result["influences"]).any()
     # What has to do with neither is as it was.
     expected = compute_bif(synthetic_tree(ragged=True))["influences"]
-    np.testing.assert_array_equal(found["influences"][1, 6:], expected[1, 6:])
+    np.testing.assert_array_equal(result["influences"][1, 6:], expected[1, 6:])
     averaged = compute_bif(tree, average_tokenwise_bif=True)
     assert np.isnan(averaged["influences"][[0, 2]]).all()
     assert np.isfinite(averaged["influences"][6:, 6:]).all()
@@ -218,10 +218,10 @@ def test_centring_within_chains_and_detrending(reduce, detrend):
     rows = residual.reshape(-1, flat.shape[2])
     covariance = rows.T @ rows / (len(rows) - num_chains * design.shape[1])
     options = {"centre": "chain", "detrend": detrend, "reduce_chain_dimension_method": reduce}
-    found = compute_bif(tree, compute_covariance=True, **options)
+    result = compute_bif(tree, compute_covariance=True, **options)
     expected = covariance.reshape(3, 4, 3, 4).transpose(0, 2, 1, 3)
-    np.testing.assert_allclose(found["influences"], expected, atol=1e-5 * np.abs(expected).max())
-    assert ("drift_share" in found) == detrend
+    np.testing.assert_allclose(result["influences"], expected, atol=1e-5 * np.abs(expected).max())
+    assert ("drift_share" in result) == detrend
 
 
 @pytest.mark.parametrize("chunks", [None, {"chain": 3, "draw": 7, "sequence": 2}])
@@ -239,8 +239,8 @@ def test_averages_are_those_of_all_pairs_of_positions(detrend, centre, reduce, c
     blocks = compute_bif(tree, **options)["influences"]
     assert np.isnan(blocks).any()
     expected = blocks.mean(("target_position", "target_position_T"))
-    found = compute_bif(tree, average_tokenwise_bif=True, **options)["influences"]
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    result = compute_bif(tree, average_tokenwise_bif=True, **options)["influences"]
+    np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
 def test_blocks_of_any_size_give_the_same_averages(monkeypatch):
@@ -249,20 +249,20 @@ def test_blocks_of_any_size_give_the_same_averages(monkeypatch):
     for tokens, numbers in ((8, 32), (17, 100), (1, 1)):
         monkeypatch.setattr(_averaged, "_TOKENS", tokens)
         monkeypatch.setattr(_averaged, "_NUMBERS", numbers)
-        found = compute_bif(tree, average_tokenwise_bif=True)["influences"]
-        np.testing.assert_allclose(found, expected, atol=1e-6)
+        result = compute_bif(tree, average_tokenwise_bif=True)["influences"]
+        np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
 def test_detrending_removes_what_only_drift_shares_and_says_how_much():
     tree = synthetic_tree(num_draws=400, drift=0.5, observables={"code": (4, 9)})
-    found = compute_bif(tree, "sequence", detrend=True)
+    result = compute_bif(tree, "sequence", detrend=True)
     loss = tree["observables/code/loss"].to_numpy()[0].astype(float).mean(-1)
     centred = loss - loss.mean(1, keepdims=True)
     time = np.arange(400) - 199.5
     slopes = np.einsum("d,cds->cs", time, centred) / (time @ time)
     share = (slopes.T @ slopes) * (time @ time) / np.einsum("cds,cdu->su", centred, centred)
-    np.testing.assert_allclose(found["drift_share"], share, rtol=1e-3)
-    assert np.diag(found["drift_share"]).mean() > 0.1
+    np.testing.assert_allclose(result["drift_share"], share, rtol=1e-3)
+    assert np.diag(result["drift_share"]).mean() > 0.1
     calm = compute_bif(synthetic_tree(num_draws=400, observables={"code": (4, 9)}), detrend=True)
     assert np.diag(calm["drift_share"]).mean() < 0.02
     # An exactly linear trace leaves nothing but rounding, which is not correlated with anything.
@@ -275,13 +275,13 @@ def test_detrending_removes_what_only_drift_shares_and_says_how_much():
 )
 def test_jackknife(options):
     tree = synthetic_tree(observables={"code": (3, 5)})
-    found = compute_bif(tree, standard_errors=True, **options)
+    result = compute_bif(tree, standard_errors=True, **options)
     left_out = np.stack(
         [compute_bif(tree.isel(chain=np.delete(np.arange(4), n)), **options)["influences"] for n in range(4)]
     )
     expected = np.sqrt(3 / 4 * ((left_out - left_out.mean(0)) ** 2).sum(0))
-    np.testing.assert_allclose(found["influences_se"], expected, rtol=1e-3, atol=1e-6)
-    assert found["influences_se"].attrs["degrees_of_freedom"] == 3
+    np.testing.assert_allclose(result["influences_se"], expected, rtol=1e-3, atol=1e-6)
+    assert result["influences_se"].attrs["degrees_of_freedom"] == 3
 
 
 def _brute_strongest(matrix, k):
@@ -296,9 +296,9 @@ def test_top_k_are_the_strongest_of_the_full_matrix(options, exclude_self, lazy)
     tree = synthetic_tree(observables={"web": (40, 12), "code": (30, 9)}, ragged=True)
     full = compute_bif(tree, queries={"code": slice(0, 5)}, **options)["influences"]
     lazily = tree.chunk({"sequence": 3}) if lazy else tree
-    found = compute_bif(lazily, queries={"code": slice(0, 5)}, top_k=7, exclude_self=exclude_self, **options)
-    assert (found["influences"].chunks is not None) == lazy
-    found = found.compute()
+    result = compute_bif(lazily, queries={"code": slice(0, 5)}, top_k=7, exclude_self=exclude_self, **options)
+    assert (result["influences"].chunks is not None) == lazy
+    result = result.compute()
     tokens = not options
     full = (
         full
@@ -313,7 +313,7 @@ def test_top_k_are_the_strongest_of_the_full_matrix(options, exclude_self, lazy)
                 row[query, position] = np.nan
             flat = np.nan_to_num(row.reshape(-1))
             for sign, expected in enumerate(_brute_strongest(flat, 7)):
-                entry = found.isel(batch_1=query, sign=sign)
+                entry = result.isel(batch_1=query, sign=sign)
                 entry = entry.isel(target_position=position) if tokens else entry
                 num = len(expected)
                 np.testing.assert_allclose(entry["influences"][:num], flat[expected], atol=1e-6)
@@ -335,10 +335,10 @@ def test_top_k_with_more_candidates_than_a_group():
         .transpose("batch_1", "target_position", "batch_2", "target_position_T")
         .to_numpy()
     )
-    found = compute_bif(tree, top_k=5)["influences"].to_numpy()
+    result = compute_bif(tree, top_k=5)["influences"].to_numpy()
     flat = np.sort(full.reshape(150, 20, -1))
-    np.testing.assert_allclose(found[:, :, 0], flat[..., ::-1][..., :5], atol=1e-6)
-    np.testing.assert_allclose(found[:, :, 1], flat[..., :5], atol=1e-6)
+    np.testing.assert_allclose(result[:, :, 0], flat[..., ::-1][..., :5], atol=1e-6)
+    np.testing.assert_allclose(result[:, :, 1], flat[..., :5], atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -352,10 +352,10 @@ def test_equal_influences_stand_in_the_order_of_candidates(options, chunks):
     tree = synthetic_tree(observables={"code": (10, 9)})
     copies = tree.isel(sequence=np.tile(np.arange(10), 4), missing_dims="ignore")
     expected = compute_bif(copies, top_k=6, **options)
-    found = compute_bif(copies.chunk(chunks), top_k=6, **options)
+    result = compute_bif(copies.chunk(chunks), top_k=6, **options)
     names = ["candidate_sequence"] + ["candidate_position"] * ("candidate_position" in expected)
     for name in names:
-        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+        np.testing.assert_array_equal(result[name], expected[name], err_msg=name)
     # The six strongest are four copies of one and the first two of another, each group in order.
     first = expected["candidate_sequence"].isel(batch_1=0, sign=0).to_numpy().reshape(-1, 6)
     assert (np.diff(first[:, :4], axis=1) == 10).all()
@@ -371,12 +371,12 @@ def test_ranking_is_that_of_a_plain_sort():
         left = rng.integers(-2, 3, size=(1, 2, 30)).astype(np.float32)
         left[0, :, 0], left[0, :, 1] = 0, np.nan
         columns = np.arange(num_columns) + 5
-        found = strongest_products(left, right, columns, None, k)
+        result = strongest_products(left, right, columns, None, k)
         for row, values in enumerate(np.nan_to_num(left[0].T @ right[0])):
             for index, sign in enumerate((1, -1)):
                 order = np.argsort(-sign * values, kind="stable")[:k]
                 order = order[sign * values[order] > 0]
-                entries = found[0, row, index]
+                entries = result[0, row, index]
                 assert entries["column"].tolist() == [*columns[order], *[-1] * (k - len(order))]
                 np.testing.assert_array_equal(entries["value"][: len(order)], values[order])
                 assert np.isnan(entries["value"][len(order) :]).all()
@@ -400,19 +400,19 @@ def test_a_candidate_that_is_not_a_number_displaces_none(covariance, centre, opt
     tree["observables/code/loss"][0, 2, 7, 3] = np.inf
     others = [n for n in range(40) if n not in (3, 11)]
     expected = compute_bif(tree, candidates={"code": others}, **options)
-    found = compute_bif(tree.chunk({"sequence": 16}) if lazy else tree, **options)
+    result = compute_bif(tree.chunk({"sequence": 16}) if lazy else tree, **options)
     for name in ("candidate_sequence", "influences"):
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
-    assert np.isnan(found["influences"].isel(batch_1=3)).all()
-    assert (found["candidate_sequence"].isel(batch_1=3) == -1).all()
+        np.testing.assert_allclose(result[name], expected[name], rtol=1e-5)
+    assert np.isnan(result["influences"].isel(batch_1=3)).all()
+    assert (result["candidate_sequence"].isel(batch_1=3) == -1).all()
 
 
 def test_isel_computes_only_its_part():
     tree = synthetic_tree(observables={"web": (40, 9)})
     source = counted(tree, "observables/web/loss", (1, 1, 25, 4, 8))
-    found = compute_bif(tree)
+    result = compute_bif(tree)
     assert source.read == []
-    part = found["influences"].isel(batch_1=slice(0, 2), batch_2=[5]).compute()
+    part = result["influences"].isel(batch_1=slice(0, 2), batch_2=[5]).compute()
     # The 8 pieces along chains and draws of those two groups of sequences that the part lies in.
     assert sorted({(index[3].start, index[3].stop) for index in source.read}) == [(0, 4), (4, 8)]
     assert len(source.read) == 2 * 8
@@ -436,22 +436,33 @@ def test_each_chunk_is_read_once(options):
 
 def test_streams_to_zarr(tmp_path):
     tree = synthetic_tree(observables={"web": (40, 9)}, chunks={"sequence": 8})
-    found = compute_bif(tree)
-    found.drop_encoding().to_zarr(tmp_path / "bif.zarr", consolidated=False)
+    result = compute_bif(tree)
+    result.drop_encoding().to_zarr(tmp_path / "bif.zarr", consolidated=False)
     again = xr.open_zarr(tmp_path / "bif.zarr", consolidated=False)
     np.testing.assert_allclose(again["influences"], compute_bif(tree.load())["influences"], atol=1e-6)
     assert again["observable_1"].to_numpy().tolist() == ["web"] * 40
 
 
+@pytest.mark.parametrize("options", [{}, {"method": "sequence"}, {"standard_errors": True}])
+def test_a_large_result_is_lazy_although_the_losses_are_in_memory(options, monkeypatch):
+    tree = synthetic_tree(num_restrictions=2)
+    expected = compute_bif(tree, **options)
+    assert expected["influences"].chunks is None
+    monkeypatch.setattr(pairs, "LAZY_BYTES", expected["influences"].nbytes - 1)
+    result = compute_bif(tree, **options)
+    assert result["influences"].chunks is not None
+    xr.testing.assert_allclose(result.compute(), expected, atol=1e-6)
+
+
 def test_restrictions_are_kept_apart():
     tree = synthetic_tree(num_restrictions=3)
     for options in ({}, {"method": "sequence"}, {"top_k": 3}):
-        found = compute_bif(tree, **options)
-        assert found["restriction"].to_numpy().tolist() == ["full", "part1", "part2"]
+        result = compute_bif(tree, **options)
+        assert result["restriction"].to_numpy().tolist() == ["full", "part1", "part2"]
         for name in ("full", "part2"):
             alone = compute_bif(tree.sel(restriction=[name]), **options)
             xr.testing.assert_allclose(
-                found.sel(restriction=name, drop=True).drop_attrs(), alone.drop_attrs(), atol=1e-6
+                result.sel(restriction=name, drop=True).drop_attrs(), alone.drop_attrs(), atol=1e-6
             )
 
 
@@ -478,11 +489,11 @@ def test_losses_of_several_heads_at_each_position(dtype):
     heads["observables/train"] = xr.DataTree(
         dataset.assign(loss=xr.concat([loss, loss**2], "head").transpose(..., "head"))
     )
-    found = compute_bif(heads)
-    assert found["target_position"].to_numpy().tolist() == list(range(1, 9))
+    result = compute_bif(heads)
+    assert result["target_position"].to_numpy().tolist() == list(range(1, 9))
     both = np.stack([loss.to_numpy(), loss.to_numpy() ** 2], -1)[0].astype(float)
     expected = _correlations(both.reshape(-1, 3, 8))
-    np.testing.assert_allclose(found["influences"], expected, atol=2e-5)
+    np.testing.assert_allclose(result["influences"], expected, atol=2e-5)
 
 
 def test_losses_stored_in_half_precision():

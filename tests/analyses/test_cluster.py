@@ -42,16 +42,16 @@ def store(tmp_path_factory):
 def client():
     # Free ports (None would mean 8787 for each), and processes of their own, because that is what a cluster is.
     options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0", "protocol": "tcp"}
-    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as found:
-        yield found
+    with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as connected:
+        yield connected
 
 
 def _open(path):
     return xr.open_datatree(path, engine="zarr", chunks={}, consolidated=False)
 
 
-def _tree(found):
-    return xr.DataTree(found) if isinstance(found, xr.Dataset) else found
+def _tree(result):
+    return xr.DataTree(result) if isinstance(result, xr.Dataset) else result
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default::ResourceWarning", "default::DeprecationWarning")]
@@ -61,8 +61,8 @@ def test_results_are_the_same(store, client):
     assert len(client.scheduler_info()["workers"]) == 2
     for name, analyse in ANALYSES.items():
         expected = _tree(analyse(_open(store).load()))
-        found = _tree(analyse(_open(store)))
-        computed = found.compute()
+        result = _tree(analyse(_open(store)))
+        computed = result.compute()
         for node in expected.subtree:
             for variable in node.data_vars:
                 values, wanted = computed[node.path][variable].to_numpy(), node[variable].to_numpy()
@@ -91,11 +91,11 @@ def test_building_an_analysis_gathers_nothing(store, client):
 
 
 def test_results_go_from_workers_to_the_store(store, client, tmp_path):
-    found = compute_bif(_open(store), queries="code", candidates="train")
+    result = compute_bif(_open(store), queries="code", candidates="train")
     gathered = []
     original = client.gather
     client.gather = lambda futures, *a, **k: gathered.append(original(futures, *a, **k)) or gathered[-1]
-    found[["influences"]].to_zarr(tmp_path / "bif.zarr", consolidated=False)
+    result[["influences"]].to_zarr(tmp_path / "bif.zarr", consolidated=False)
     assert gathered
     size = sum(
         np.asarray(v).nbytes
@@ -103,7 +103,7 @@ def test_results_go_from_workers_to_the_store(store, client, tmp_path):
         for v in (values if isinstance(values, list) else [values])
         if v is not None
     )
-    assert size < found["influences"].nbytes / 100
+    assert size < result["influences"].nbytes / 100
     expected = compute_bif(_open(store).load(), queries="code", candidates="train")["influences"]
     again = xr.open_zarr(tmp_path / "bif.zarr", consolidated=False)["influences"]
     np.testing.assert_allclose(again.load(scheduler="threads"), expected, atol=1e-6)

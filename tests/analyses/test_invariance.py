@@ -50,14 +50,14 @@ chunkings = st.fixed_dictionaries(
 )
 
 
-def _tree(found):
-    return xr.DataTree(found) if isinstance(found, xr.Dataset) else found
+def _tree(result):
+    return xr.DataTree(result) if isinstance(result, xr.Dataset) else result
 
 
-def _assert_close(found, expected, name):
+def _assert_close(result, expected, name):
     for node in _tree(expected).subtree:
         for variable in node.data_vars:
-            values, wanted = _tree(found)[node.path][variable].to_numpy(), node[variable].to_numpy()
+            values, wanted = _tree(result)[node.path][variable].to_numpy(), node[variable].to_numpy()
             if wanted.dtype.kind != "f":
                 np.testing.assert_array_equal(values, wanted, err_msg=f"{name}: {variable}")
                 continue
@@ -77,8 +77,8 @@ def _assert_close(found, expected, name):
 def test_chunks_and_scheduler(options, chunks, name, scheduler):
     expected = ANALYSES[name](synthetic_tree(**options))
     with dask.config.set(scheduler=scheduler):
-        found = ANALYSES[name](synthetic_tree(**options, chunks=chunks)).compute()
-    _assert_close(found, expected, name)
+        result = ANALYSES[name](synthetic_tree(**options, chunks=chunks)).compute()
+    _assert_close(result, expected, name)
 
 
 @_SETTINGS
@@ -90,10 +90,10 @@ def test_order_of_observables(options, name, data):
     shuffled["observables"] = xr.DataTree.from_dict(
         {n: tree[f"observables/{n}"].to_dataset(inherit=False) for n in order}
     )
-    expected, found = ANALYSES[name](tree), ANALYSES[name](shuffled)
+    expected, result = ANALYSES[name](tree), ANALYSES[name](shuffled)
     if name == "llc":
-        found = found.sel(observable=expected["observable"])
-    _assert_close(found, expected, name)
+        result = result.sel(observable=expected["observable"])
+    _assert_close(result, expected, name)
 
 
 @_SETTINGS
@@ -101,8 +101,8 @@ def test_order_of_observables(options, name, data):
 def test_order_of_chains(options, name, data):
     tree = synthetic_tree(**options)
     order = data.draw(st.permutations(range(options["num_chains"])))
-    expected, found = ANALYSES[name](tree), ANALYSES[name](tree.isel(chain=order, missing_dims="ignore"))
+    expected, result = ANALYSES[name](tree), ANALYSES[name](tree.isel(chain=order, missing_dims="ignore"))
     if name == "llc":
         inverse = np.argsort(order)
-        found = found.isel(chain=inverse)
-    _assert_close(found, expected, name)
+        result = result.isel(chain=inverse)
+    _assert_close(result, expected, name)

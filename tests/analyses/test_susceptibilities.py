@@ -36,10 +36,10 @@ def _plain(tree, name, restriction, estimator="two_run", path="observables/train
 @pytest.mark.parametrize("lazy", [False, True])
 def test_equals_v2(lazy):
     tree = joined(full="sgld_localized", restricted="sgld_masked")
-    found = compute_susceptibilities(
+    result = compute_susceptibilities(
         tree.chunk({"draw": 5, "sequence": 5}) if lazy else tree, "train", initial_loss="trace"
     )
-    table = found["susceptibilities"]
+    table = result["susceptibilities"]
     assert table["wr"].to_numpy().tolist() == ["full", "restricted"]
     expected = results()["susceptibilities/sus"][:, 0]
     np.testing.assert_allclose(
@@ -47,17 +47,17 @@ def test_equals_v2(lazy):
     )
     assert table.attrs["dataset_id_to_name"] == {"0": "code"}
     ids = results()["sgld_localized/input_ids_code"]
-    np.testing.assert_array_equal(found["context/input_ids"], ids.reshape(-1))
+    np.testing.assert_array_equal(result["context/input_ids"], ids.reshape(-1))
 
 
 @pytest.mark.parametrize("estimator", ["two_run", "single_run"])
 @pytest.mark.parametrize("ragged", [False, True])
 def test_is_its_definition(ragged, estimator):
     tree = synthetic_tree(num_restrictions=3, observables=_observables(), ragged=ragged)
-    found = compute_susceptibilities(tree, "train", estimator=estimator, include_sampling_task=True)["labelled"]
+    result = compute_susceptibilities(tree, "train", estimator=estimator, include_sampling_task=True)["labelled"]
     for n, restriction in enumerate(["full", "part1", "part2"]):
         for name, (num_sequences, num_tokens) in _observables().items():
-            chi = found["susceptibility"].sel(restriction=restriction, observable=name)
+            chi = result["susceptibility"].sel(restriction=restriction, observable=name)
             inside = chi.isel(sequence=slice(num_sequences), position=slice(num_tokens - 1))
             np.testing.assert_allclose(inside, _plain(tree, name, n, estimator), rtol=1e-5, atol=1e-8)
             assert np.isnan(chi.isel(sequence=slice(num_sequences, None))).all()
@@ -65,20 +65,20 @@ def test_is_its_definition(ragged, estimator):
 
 def test_is_minus_the_covariance_when_the_runs_coincide():
     tree = synthetic_tree(num_restrictions=2, observables=_observables())
-    found = compute_susceptibilities(tree, "train")["labelled"]["susceptibility"].sel(
+    result = compute_susceptibilities(tree, "train")["labelled"]["susceptibility"].sel(
         restriction="full", observable="code"
     )
     mean = tree["observables/train/loss"].to_numpy().astype(float)[0].mean((2, 3))
     tokens = tree["observables/code/loss"].to_numpy().astype(float)[0]
     gap = tokens - mean[..., None, None]
     covariance = ((mean - mean.mean())[..., None, None] * gap).mean((0, 1))
-    np.testing.assert_allclose(found, -covariance, rtol=1e-6, atol=1e-10)
+    np.testing.assert_allclose(result, -covariance, rtol=1e-6, atol=1e-10)
 
 
 def test_labels_and_tables_agree():
     tree = synthetic_tree(num_restrictions=2, observables=_observables())
-    found = compute_susceptibilities(tree, "train")
-    table, labelled = found["susceptibilities"].to_dataset(), found["labelled"].to_dataset()
+    result = compute_susceptibilities(tree, "train")
+    table, labelled = result["susceptibilities"].to_dataset(), result["labelled"].to_dataset()
     assert table["sus"].dims == ("sus_flat", "wr")
     assert table.sizes["sus_flat"] == 6 * 8 + 3 * 5
     assert table.attrs["dataset_id_to_name"] == {"0": "code", "1": "web"}
@@ -88,7 +88,7 @@ def test_labels_and_tables_agree():
         place = {"observable": name, "sequence": int(one["batch"]), "position": int(one["target_position"])}
         np.testing.assert_array_equal(one["sus"], labelled["susceptibility"].sel(place))
         np.testing.assert_array_equal(one["sus_se"], labelled["susceptibility_se"].sel(place))
-    context = found["context"].to_dataset()
+    context = result["context"].to_dataset()
     last = context.isel(ctx_flat=-1)
     assert (int(last["dataset_id"]), int(last["batch"]), int(last["position"])) == (1, 2, 5)
     assert int(last["input_ids"]) == int(tree["observables/web/token_ids"][2, 5])
@@ -107,9 +107,9 @@ def test_initial_loss_is_paired_where_it_can_be():
         ("paired", "paired", "observables/train/init_loss"),
         ("trace", "trace", "trace/init_loss_mean"),
     ):
-        found = compute_susceptibilities(tree, "train", initial_loss=option)
-        assert found.attrs["initial_loss"] == used
-        values = found["labelled/susceptibility"].sel(chosen)
+        result = compute_susceptibilities(tree, "train", initial_loss=option)
+        assert result.attrs["initial_loss"] == used
+        values = result["labelled/susceptibility"].sel(chosen)
         np.testing.assert_allclose(values, _plain(tree, "code", 1, path=path), rtol=1e-5)
     del tree["observables/train"]["init_loss"]
     assert compute_susceptibilities(tree, "train").attrs["initial_loss"] == "trace"
@@ -134,8 +134,8 @@ def test_the_error_of_the_initial_loss_is_part_of_the_stated_error(transform, sh
     def values(tree, error):
         moved = tree.copy(deep=True)
         moved["trace/init_loss_mean"] = moved["trace/init_loss_mean"] + error
-        found = compute_susceptibilities(moved, "train", standard_errors="none", **options)
-        return found["labelled/susceptibility"].to_numpy()
+        result = compute_susceptibilities(moved, "train", standard_errors="none", **options)
+        return result["labelled/susceptibility"].to_numpy()
 
     def jackknife(estimates):
         return np.sqrt(3 / 4 * ((estimates - estimates.mean(0)) ** 2).sum(0))
@@ -146,12 +146,12 @@ def test_the_error_of_the_initial_loss_is_part_of_the_stated_error(transform, sh
     # The noise of the shift itself is in the spread of chains already.
     squares = np.maximum(shift[0] ** 2 - jackknife(shift[1:]) ** 2, 0)
     chains = jackknife(plain[1:])
-    found = compute_susceptibilities(tree.chunk({"sequence": 2}) if lazy else tree, "train", **options)["labelled"]
-    np.testing.assert_allclose(found["susceptibility_se"], np.sqrt(chains**2 + squares), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found["susceptibility_dof"], 3 * (1 + squares / chains**2) ** 2, rtol=1e-3)
-    assert (found["susceptibility_dof"].sel(restriction="part1") > 4).any()
+    result = compute_susceptibilities(tree.chunk({"sequence": 2}) if lazy else tree, "train", **options)["labelled"]
+    np.testing.assert_allclose(result["susceptibility_se"], np.sqrt(chains**2 + squares), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(result["susceptibility_dof"], 3 * (1 + squares / chains**2) ** 2, rtol=1e-3)
+    assert (result["susceptibility_dof"].sel(restriction="part1") > 4).any()
     if "centre_rows" not in transform:
-        assert (found["susceptibility_dof"].sel(restriction="full").dropna("position") == 3).all()
+        assert (result["susceptibility_dof"].sel(restriction="full").dropna("position") == 3).all()
 
 
 def test_an_unknown_error_of_the_initial_loss_is_nan_with_a_reason():
@@ -168,7 +168,7 @@ def test_an_unknown_error_of_the_initial_loss_is_nan_with_a_reason():
 
 def test_jackknife_leaves_out_chains():
     tree = synthetic_tree(num_restrictions=2, observables=_observables())
-    found = compute_susceptibilities(tree, "train")["labelled"]
+    result = compute_susceptibilities(tree, "train")["labelled"]
     left_out = []
     for chain in range(4):
         part = tree.isel(chain=np.delete(np.arange(4), chain))
@@ -177,8 +177,8 @@ def test_jackknife_leaves_out_chains():
         )
     left_out = np.stack(left_out)
     expected = np.sqrt(3 / 4 * ((left_out - left_out.mean(0)) ** 2).sum(0))
-    np.testing.assert_allclose(found["susceptibility_se"], expected, rtol=1e-6, atol=1e-12)
-    assert found["susceptibility_se"].attrs == {"degrees_of_freedom": 3}
+    np.testing.assert_allclose(result["susceptibility_se"], expected, rtol=1e-6, atol=1e-12)
+    assert result["susceptibility_se"].attrs == {"degrees_of_freedom": 3}
     single = compute_susceptibilities(synthetic_tree(num_chains=1, num_restrictions=2), "train")
     assert np.isnan(single["labelled/susceptibility_se"]).all()
     assert "at least two" in single["labelled/susceptibility_se"].attrs["reason"]
@@ -187,17 +187,17 @@ def test_jackknife_leaves_out_chains():
 
 def test_error_by_effective_sample_size():
     tree = synthetic_tree(num_restrictions=2, observables=_observables())
-    found = compute_susceptibilities(tree, "train", standard_errors="ess")["labelled/susceptibility_se"].sel(
+    result = compute_susceptibilities(tree, "train", standard_errors="ess")["labelled/susceptibility_se"].sel(
         observable="code"
     )
     mean = tree["observables/train/loss"].to_numpy().astype(float).mean((3, 4))
     gap = mean[..., None] - tree["observables/code/loss"].to_numpy().astype(float)[:, :, :, 2, :]
     phi = mean - float(tree["observables/train/init_loss"].astype(float).mean())
     own = (phi[0] - phi[0].mean())[..., None] * (gap[0] - gap[0].mean((0, 1)))
-    np.testing.assert_allclose(found[0, 2], mcse(own.transpose(2, 0, 1)), rtol=1e-6)
+    np.testing.assert_allclose(result[0, 2], mcse(own.transpose(2, 0, 1)), rtol=1e-6)
     other = phi[1][..., None] * (gap[1] - gap[0].mean((0, 1)))
     both = np.hypot(mcse(other.transpose(2, 0, 1)), phi[1].mean() * mcse(gap[0].transpose(2, 0, 1)))
-    np.testing.assert_allclose(found[1, 2], both, rtol=1e-6)
+    np.testing.assert_allclose(result[1, 2], both, rtol=1e-6)
 
 
 def _transformed(chi, names):
@@ -212,17 +212,17 @@ def test_transforms_and_their_errors(transforms):
     """The error is the jackknife of transformed estimates, not a transformed error."""
     tree = synthetic_tree(num_restrictions=3, observables=_observables(), ragged=True)
     options = dict.fromkeys(transforms, True)
-    found = compute_susceptibilities(tree, "train", **options)
-    assert found.attrs["transforms"] == transforms
+    result = compute_susceptibilities(tree, "train", **options)
+    assert result.attrs["transforms"] == transforms
     plain = compute_susceptibilities(tree, "train")["labelled/susceptibility"]
-    values = found["labelled/susceptibility"]
+    values = result["labelled/susceptibility"]
     np.testing.assert_allclose(values, _transformed(plain, transforms), rtol=1e-8, atol=1e-12)
     parts = [tree.isel(chain=np.delete(np.arange(4), chain)) for chain in range(4)]
     left_out = np.stack(
         [_transformed(compute_susceptibilities(part, "train")["labelled/susceptibility"], transforms) for part in parts]
     )
     expected = np.sqrt(3 / 4 * ((left_out - left_out.mean(0)) ** 2).sum(0))
-    np.testing.assert_allclose(found["labelled/susceptibility_se"], expected, rtol=1e-6, atol=1e-10)
+    np.testing.assert_allclose(result["labelled/susceptibility_se"], expected, rtol=1e-6, atol=1e-10)
     with pytest.raises(InvalidInputError, match="standard_errors='ess' is an error of susceptibilities that are not"):
         compute_susceptibilities(tree, "train", standard_errors="ess", **options)
 
@@ -250,9 +250,9 @@ def test_what_is_wrong_is_said():
 
 def test_one_restriction_needs_no_other():
     tree = synthetic_tree()
-    found = compute_susceptibilities(tree, "train")
+    result = compute_susceptibilities(tree, "train")
     xr.testing.assert_equal(
-        found["labelled"].to_dataset(),
+        result["labelled"].to_dataset(),
         compute_susceptibilities(tree, "train", estimator="single_run")["labelled"].to_dataset(),
     )
 
@@ -273,17 +273,19 @@ def test_one_pass_over_the_store():
     tree = synthetic_tree(num_restrictions=3, observables={"train": (8, 9), "web": (40, 9)})
     train = counted(tree, "observables/train/loss", (1, 1, 25, 4, 8))
     web = counted(tree, "observables/web/loss", (1, 1, 25, 8, 8))
-    found = compute_susceptibilities(tree, "train")
+    result = compute_susceptibilities(tree, "train")
     assert train.read == web.read == []
     with dask.config.set(scheduler="synchronous"):
-        dask.compute(found["labelled/susceptibility"].data, found["labelled/susceptibility_se"].data)
+        dask.compute(result["labelled/susceptibility"].data, result["labelled/susceptibility_se"].data)
     assert len(train.read) == 3 * 4 * 2 * 2
     assert len(web.read) == 3 * 4 * 2 * 5
 
 
 def test_can_be_written(tmp_path):
-    found = compute_susceptibilities(synthetic_tree(num_restrictions=2, observables=_observables(), chunks={}), "train")
-    found.to_zarr(tmp_path / "sus.zarr", consolidated=False)
+    result = compute_susceptibilities(
+        synthetic_tree(num_restrictions=2, observables=_observables(), chunks={}), "train"
+    )
+    result.to_zarr(tmp_path / "sus.zarr", consolidated=False)
     again = xr.open_datatree(tmp_path / "sus.zarr", engine="zarr", consolidated=False)
-    np.testing.assert_array_equal(again["susceptibilities/sus"], found["susceptibilities/sus"])
+    np.testing.assert_array_equal(again["susceptibilities/sus"], result["susceptibilities/sus"])
     assert again["susceptibilities"].attrs["dataset_id_to_name"] == {"0": "code", "1": "web"}

@@ -69,8 +69,8 @@ def _coverage(num_chains: int, truth: xr.DataArray, initial_loss_error: float = 
         model.fill(tree, rng)
         initial_loss = model.start["train"].mean() + initial_loss_error * rng.normal()
         tree["trace/init_loss"].values = np.full((num_chains, 1), initial_loss)
-        found = compute_susceptibilities(tree, "train", **options)["labelled"].to_dataset().sel(observable="code")
-        interval = confidence_interval(found, "susceptibility")
+        result = compute_susceptibilities(tree, "train", **options)["labelled"].to_dataset().sel(observable="code")
+        interval = confidence_interval(result, "susceptibility")
         hits.append((interval["lower"] <= truth) & (truth <= interval["upper"]))
     return np.mean(hits, axis=0)
 

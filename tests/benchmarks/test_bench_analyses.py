@@ -48,6 +48,16 @@ def test_token_bif():
     assert pairwise / averaged >= 500
 
 
+def test_on_the_tree_of_a_store():
+    """A small store is read once: later calls take as long as in memory, and the second is not slower than the first."""
+    times = _run("from_store.py")
+    for name, taken in times.items():
+        print(f"\n{name}: " + ", ".join(f"{kind} {1e3 * seconds:.0f} ms" for kind, seconds in taken.items()), end="")
+        assert taken["store_later"] <= 1.2 * taken["memory_later"] + 2e-3
+        assert taken["store_later"] <= 1.1 * taken["store_first"]
+    assert times["averaged"]["store_later"] <= 0.5 * times["averaged"]["dask_later"]
+
+
 @pytest.mark.parametrize("job", ["sequence_bif", "susceptibilities"])
 def test_no_slower_than_one_liners(job):
     found = _run("in_memory.py", job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -98,7 +99,12 @@ def test_broken_metadata(path, text, damage):
 
 
 def test_lazy_unless_told_otherwise(path):
-    tree = devinterp.open(path)
+    """A small store is read when it is used, and without Dask."""
+    small = devinterp.open(path)["trace/loss"]
+    assert small.chunks is None
+    shutil.rmtree(path / "trace/loss/c", ignore_errors=True)
+    assert np.isnan(small).all(), "opening reads no loss"
+    tree = devinterp.open(path, eager_bytes=0)
     assert tree["trace/loss"].chunks is not None
     assert devinterp.open(path, chunks={"chain": 2})["trace/loss"].chunks[1] == (2,)
     plain = devinterp.open(path, chunks=None)["trace/loss"]

@@ -63,7 +63,7 @@ def test_the_numbers_and_the_history(tmp_path: Path) -> None:
     assert messages.count("restriction 0, chain 0: finished") == 1
     assert "run prepared" in messages
     # Another process opens what is committed, lazily, and analyses it.
-    tree = devinterp.open(IcechunkRun(tmp_path / "run"))
+    tree = devinterp.open(IcechunkRun(tmp_path / "run"), eager_bytes=0)
     assert tree["trace/loss"].chunks is not None
     np.testing.assert_array_equal(tree.slt.llc()["llc_mean"], run(None).slt.llc()["llc_mean"])
     assert not list(devinterp.store.integrity.verify.check(store))

@@ -62,7 +62,8 @@ def compute_bif(
     .. math:: B_{xy} = \mathrm{corr}_{w}(\ell_x(w), \ell_y(w))
 
     over chains and draws, with the sign of the plain correlation or covariance; the paper's influence is its negative. Lazy
-    for a lazy tree: ``isel`` computes only its part and ``to_zarr`` writes tile by tile.
+    for a lazy tree, and where there are more pairs than fit into 1 GiB: ``isel`` computes only its part and ``to_zarr`` writes
+    tile by tile.
 
     Parameters
     ----------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import dask.array as da
 import numpy as np
 import xarray as xr
 
@@ -9,7 +12,7 @@ from devinterp.analyses.bif import traces
 from devinterp.analyses.bif.plan import Plan
 from devinterp.analyses.bif.sides import Side
 from devinterp.analyses.bif.traces import Centring
-from devinterp.analyses.common.blockwise import TILE_BYTES, Array, blockwise, in_tiles, join, stored_traces
+from devinterp.analyses.common.blockwise import TILE_BYTES, Array, blockwise, in_tiles, is_lazy, join, stored_traces
 from devinterp.analyses.common.uncertainty import jackknife_error
 from devinterp.errors import InvalidInputError
 from devinterp.schema import CHAIN
@@ -17,6 +20,9 @@ from devinterp.schema import CHAIN
 #: Size of the blocks of a symmetric product: large enough for the full speed of the matrix product, small enough for a block to
 #: be transposed in the processor's cache, in strips so narrow that the cache holds every line they touch.
 _SQUARE, _STRIP = 1024, 64
+
+#: A larger result, in bytes, is lazy although the losses are in memory.
+LAZY_BYTES = 2**30
 
 
 def all_pairs(run: xr.DataTree, first: Side, second: Side, plan: Plan, standard_errors: bool) -> dict[str, xr.Variable]:
@@ -45,6 +51,9 @@ def all_pairs(run: xr.DataTree, first: Side, second: Side, plan: Plan, standard_
 def _product(first: Array, second: Array, at_once: int) -> Array:
     """Return all scalar products of two sides' rows, in tiles so small that `at_once` of them fit into `TILE_BYTES`."""
     length = max(1, int((TILE_BYTES / 4 / at_once) ** 0.5))
+    num_pairs = math.prod(first.shape[2:]) * math.prod(second.shape[2:])
+    if not is_lazy(first) and 4 * at_once * first.shape[0] * num_pairs > LAZY_BYTES:
+        first, second = (da.from_array(rows, chunks=(1, *[-1] * (rows.ndim - 1))) for rows in (first, second))
     if first.ndim == 3:
         first, second = in_tiles(first, 2, length), in_tiles(second, 2, length)
         return blockwise(_sequence_products, "rsu", (first, "rns"), (second, "rnu"))

@@ -50,10 +50,10 @@ def strongest_products(
             for index, sign in enumerate((1, -1)):
                 signed = product if sign > 0 else np.negative(product, out=product)
                 place, values = _largest(signed, k, row_norm[r, block] * column_norm[r].max(initial=0))
-                found = np.empty(values.shape, ENTRY)
-                found["value"], found["column"] = sign * values, columns[place]
-                found["rounding"] = row_norm[r, block, None] * column_norm[r][place]
-                entries[r, block, index] = _ordered(found, k, np.array(sign))
+                kept = np.empty(values.shape, ENTRY)
+                kept["value"], kept["column"] = sign * values, columns[place]
+                kept["rounding"] = row_norm[r, block, None] * column_norm[r][place]
+                entries[r, block, index] = _ordered(kept, k, np.array(sign))
     return entries
 
 

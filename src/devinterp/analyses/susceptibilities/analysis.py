@@ -165,7 +165,7 @@ def _error_attrs(run: xr.DataTree, series: TaskSeries, standard_errors: Errors) 
         attrs["degrees_of_freedom"] = run.sizes[CHAIN] - 1
         if run.sizes[CHAIN] == 1:
             attrs["reason"] = "a jackknife over chains needs at least two"
-    if series.initial_loss == "trace" and "init_loss_mean_se" not in run[TRACE]:
+    if series.initial_loss == "trace" and not {"w0_loss_mean_se", "init_loss_mean_se"} & set(run[TRACE].data_vars):
         attrs.setdefault("reason", "the run does not record the error of the loss at the starting weights")
     return attrs
 

@@ -10,6 +10,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import StoreError
+from devinterp.runs import EAGER_BYTES
 from devinterp.store.location import StoreLike, describe, resolve
 from devinterp.store.reading.v2 import is_v2, open_v2
 from devinterp.store.reading.validate import inspect
@@ -20,9 +21,13 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
     *,
     group: str | None = None,
     chunks: Mapping[str, int] | str | None = "stored",
+    eager_bytes: int = EAGER_BYTES,
     storage_options: Mapping[str, Any] | None = None,
 ) -> xr.DataTree:
-    """Open the store of a run, or of several, as a lazy, Dask-chunked tree.
+    """Open the store of a run, or of several, as a lazy tree.
+
+    Nothing but coordinates is read. A small store has no Dask chunks: what is used is then read at once and kept, and analyses
+    return numbers. A larger one has, and its analyses stay lazy.
 
     Parameters
     ----------
@@ -32,6 +37,8 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
         Path of a sub-tree.
     chunks : mapping of str to int, "stored", "auto" or None, default: "stored"
         Dask chunks by dimension, as stored, or chosen by Dask; None for lazily read arrays without Dask.
+    eager_bytes : int, default: 256 MiB
+        With ``chunks="stored"``: up to this size of all arrays together there are no Dask chunks; 0 for chunks in any case.
     storage_options : mapping, optional
         Passed to fsspec; only for URLs.
 
@@ -54,7 +61,10 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
         with warnings.catch_warnings():
             # Without consolidated metadata opening is slower; a store whose creation was cut off is refused below.
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
-            tree = xr.open_datatree(store, engine="zarr", chunks=sizes, group=group)  # type: ignore[arg-type]
+            options: Any = {"engine": "zarr", "group": group}
+            tree = xr.open_datatree(store, chunks=None if chunks == "stored" else sizes, **options)  # type: ignore[arg-type]
+            if chunks == "stored" and _size(tree) > eager_bytes:
+                tree = xr.open_datatree(store, chunks=sizes, **options)  # type: ignore[arg-type]
     except StoreError as error:
         raise StoreError(f"cannot open {describe(location)} as a store: {error}") from error
     except Exception as error:  # broken metadata give errors of many kinds
@@ -62,6 +72,11 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
         raise StoreError(f"cannot open {describe(location)} as a store: {kind}: {error}") from error
     _check_version(tree, location)
     return tree
+
+
+def _size(tree: xr.DataTree) -> int:
+    """Return the size in bytes of all arrays of a tree."""
+    return sum(variable.nbytes for node in tree.subtree for variable in node.variables.values())
 
 
 def _check_version(tree: xr.DataTree, location: StoreLike) -> None:

@@ -1,0 +1,47 @@
+"""A small store: what an analysis requires is read once and kept, and its results are numbers."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import xarray as xr
+
+import devinterp
+from devinterp.testing import synthetic_tree
+
+CALLS = {
+    "llc": lambda tree: tree.slt.llc(),
+    "token_llc": lambda tree: tree.slt.token_llc("code"),
+    "bif": lambda tree: tree.slt.bif(burnin=7),
+    "strongest": lambda tree: tree.slt.bif(top_k=3),
+    "susceptibilities": lambda tree: tree.slt.susceptibilities("train"),
+}
+
+
+def _is_lazy(result: xr.Dataset | xr.DataTree) -> bool:
+    nodes = result.subtree if isinstance(result, xr.DataTree) else [result]
+    return any(variable.chunks is not None for node in nodes for variable in node.data_vars.values())
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_second_call_reads_nothing(name, tmp_path):
+    path = tmp_path / "run.zarr"
+    synthetic_tree(num_burnin_steps=5).to_zarr(path)
+    tree = devinterp.open(path)
+    first = CALLS[name](tree)
+    assert not _is_lazy(first)
+    lazy = CALLS[name](devinterp.open(path, eager_bytes=0))
+    assert _is_lazy(lazy)
+    xr.testing.assert_allclose(lazy.compute(), first, atol=1e-6)
+    shutil.rmtree(path)
+    xr.testing.assert_identical(CALLS[name](tree), first)
+
+
+def test_what_is_not_required_is_not_read(tmp_path):
+    path = tmp_path / "run.zarr"
+    synthetic_tree().to_zarr(path)
+    tree = devinterp.open(path)
+    tree.slt.bif()
+    shutil.rmtree(path / "trace/loss/c")
+    assert tree["trace/loss"].isnull().all()
