@@ -55,7 +55,9 @@ def head_masks():
 @pytest.mark.parametrize("init_noise", [None, 0.01])
 def test_restrictions_in_one_run_are_separate_runs(chains, init_noise):
     restrictions = {"full": None, "head": head_masks(), "bias": {"head.bias": None}}
-    options = {"observables": {"code": ids("code")}, "save_metrics": True, "chains": chains, "init_noise": init_noise}
+    # Whether the losses at w0 are recorded is decided from the gradients of all restrictions together: here always.
+    options: dict = {"observables": {"code": ids("code")}, "save_metrics": True, "paired": True}
+    options |= {"chains": chains, "init_noise": init_noise}
     together = run(weight_restrictions=restrictions, **options)
     assert together["trace/loss"].sizes["restriction"] == 3
     assert together["restriction"].to_numpy().tolist() == ["full", "head", "bias"]

@@ -73,11 +73,11 @@ def test_a_store_of_someone_else(tmp_path):
         devinterp.open(tmp_path / "array.zarr")
 
 
-@pytest.mark.parametrize("version", [2, 99, "1", None])
+@pytest.mark.parametrize("version", [3, 99, "1", None])
 def test_another_schema_version(path, version):
     edit(path, schema_version=version)
     with pytest.raises(
-        StoreError, match=rf"has schema version {version!r}; this version of devinterp reads 1: update devin"
+        StoreError, match=rf"has schema version {version!r}; this version of devinterp reads 1 and 2: update devin"
     ):
         devinterp.open(path)
 
@@ -176,7 +176,7 @@ import xarray as xr, zarr
 tree = xr.open_datatree(sys.argv[1], engine="zarr")
 assert tree["trace/loss"].dims == ("restriction", "chain", "step", "batch", "position")
 assert tree["observables/code/token_ids"].dims == ("sequence", "token")
-assert tree.attrs["schema_version"] == 1
+assert tree.attrs["schema_version"] == 2
 assert zarr.open_group(sys.argv[1], mode="r")["trace/loss"].shape == (1, 2, 6, 3, 4)
 print("read")
 """
