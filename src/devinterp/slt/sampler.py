@@ -16,7 +16,9 @@ from devinterp.models.masks.param_masks import ParamMasks
 from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.chains.initial_loss import check_finite_weights
 from devinterp.sampling.chains.stepper import Stepper
-from devinterp.sampling.data.datasets import Batch, Rows, num_rows, read_rows
+from devinterp.sampling.data.columns import Batch
+from devinterp.sampling.data.datasets import row_source
+from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.schedule import Schedule
 from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.model_guard import sheltered
@@ -113,8 +115,9 @@ def sample_single_chain(
     with sheltered(ref_model, device, seed=settings.init_seed + chain):
         model = on_device(ref_model, device)
         masks = as_param_masks(model, param_masks)
-        batches = Schedule(settings, num_rows(dataset, name="`dataset`")).steps(chain)
-        rows = read_rows(dataset, np.concatenate(batches), name="`dataset`").to(next(model.parameters()).device)
+        source = row_source(dataset, name="`dataset`")
+        batches = Schedule(settings, source.num_rows).steps(chain)
+        rows = source.read(np.concatenate(batches)).placed(next(model.parameters()).device)
         return _run(model, masks, rows, batches, evaluate, settings, chain)
 
 
@@ -137,7 +140,7 @@ def _run(
         for step, ids in enumerate(batches):
             total, results = 0.0, None
             for part in np.split(ids, num_parts):
-                loss, results = _evaluate(evaluate, model, rows.batch(part)[0])
+                loss, results = _evaluate(evaluate, model, rows.batch(part).data)
                 (loss / num_parts).backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach()) / num_parts
             if not np.isfinite(total):

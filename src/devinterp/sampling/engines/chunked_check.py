@@ -13,7 +13,11 @@ from devinterp.sampling.losses.unembedding import NoUnembedding, find_unembeddin
 
 @torch.no_grad()
 def choose_loss(
-    plain: NextTokenLoss, model: nn.Module, batch: Tensor, attention_mask: Tensor | None
+    plain: NextTokenLoss,
+    model: nn.Module,
+    batch: Tensor,
+    attention_mask: Tensor | None,
+    counted: Tensor | None = None,
 ) -> tuple[NextTokenLoss, str]:
     """Return the chunked form of a loss if it gives the same losses on a batch, and which was chosen and why.
 
@@ -25,6 +29,8 @@ def choose_loss(
         The model.
     batch, attention_mask : Tensor
         A few sequences, ``(batch, token)``.
+    counted : Tensor, optional
+        Which of their losses count, ``(batch, position)``; None where all do.
 
     Returns
     -------
@@ -41,7 +47,7 @@ def choose_loss(
     chunked = ChunkedNextTokenLoss(plain.adapter, unembedding, tied_embeddings(model, unembedding))
 
     def computed(loss: NextTokenLoss) -> Computed:
-        return Computed([masked(loss.losses(model, batch, attention_mask), loss.valid(attention_mask))])
+        return Computed([masked(loss.losses(model, batch, attention_mask), counted)])
 
     reason = why_refused(
         lambda: computed(chunked), lambda: computed(plain), how="without its logits", tolerance=tolerance_of(model)
