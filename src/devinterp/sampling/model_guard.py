@@ -2,38 +2,129 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+#: Weights of models up to this size are copied once for each run, so that what a forward pass writes into them is undone.
+_KEPT_BYTES = 256 * 2**20
+#: What `nn.Module` itself keeps of an instance and a run leaves alone: hooks.
+_HOOKS = set(vars(nn.Module())) - {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
+_MAX_DEPTH = 4
 
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Put back, whatever happens, the buffers, gradients and ``requires_grad`` flags of a model; inside, all flags are off."""
+    """Put back, whatever happens, the buffers, attributes, gradients and ``requires_grad`` flags of a model.
+
+    Inside, all flags are off, and embeddings make dense gradients.
+    """
     saved = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     # A forward pass may write into buffers (batch-norm statistics of a model in train mode) or put others in their place
     # (rotary tables that grow); they are small.
-    buffers = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-    ]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    attributes = _Attributes(model)
     for parameter, _, _ in saved:
         parameter.requires_grad_(False)
         parameter.grad = None
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            module.sparse = False
+    try:
+        yield
+    finally:
+        attributes.restore()
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if 0 not in buffer.stride():  # nothing can be written into an expanded one
+                    buffer.copy_(before)
+        for parameter, requires_grad, gradient in saved:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient
+
+
+class _Attributes:
+    """The attributes of a model's modules, the entries of their containers among them, to be put back.
+
+    Modules may keep activations, or masks that they make when first called; of a run these would be dead tensors of several
+    chains, or hold its graph.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [
+            (module, {k: v for k, v in vars(module).items() if k not in _HOOKS}) for module in model.modules()
+        ]
+        self._containers: list[tuple[Any, Any]] = []
+        seen: set[int] = set()
+        for _, attributes in self._modules:
+            for value in attributes.values():
+                self._keep(value, seen, _MAX_DEPTH)
+
+    def _keep(self, value: Any, seen: set[int], depth: int) -> None:
+        if not isinstance(value, list | dict | set | deque) or id(value) in seen or not depth:
+            return
+        seen.add(id(value))
+        copy = list(value.items()) if isinstance(value, dict) else list(value)
+        self._containers.append((value, copy))
+        for part in value.values() if isinstance(value, dict) else value:
+            self._keep(part, seen, depth - 1)
+
+    def restore(self) -> None:
+        """Put everything back as it was."""
+        for module, attributes in self._modules:
+            now = vars(module)
+            for name in [name for name in now if name not in _HOOKS and name not in attributes]:
+                del now[name]
+            now.update(attributes)
+        for container, entries in self._containers:
+            same = list(container.items()) if isinstance(container, dict) else list(container)
+            if len(same) == len(entries) and all(map(_is_same, same, entries)):
+                continue
+            container.clear()
+            container.extend(entries) if isinstance(container, list | deque) else container.update(entries)
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    pair = isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) == 2
+    return a is b or (pair and a[0] is b[0] and a[1] is b[1])
+
+
+@contextmanager
+def _weights_kept(model: nn.Module) -> Iterator[None]:
+    """Put back what forward passes write into weights and into tensors that are attributes, as embeddings with a norm do."""
+    parameters = list(model.parameters())
+    if sum(p.nbytes for p in parameters) > _KEPT_BYTES:
+        bounded = [
+            m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm is not None
+        ]
+        parameters = [m.weight for m in bounded]
+    attributes = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor)]
+    attributes = [tensor for tensor in attributes if tensor.nbytes <= _KEPT_BYTES and not tensor.is_meta]
+    kept = [(tensor, tensor.detach().clone()) for tensor in (*parameters, *attributes)]
     try:
         yield
     finally:
         with torch.no_grad():
-            for module, name, buffer, before in buffers:
-                if buffer is not None and before is not None:
-                    buffer.copy_(before)
-                module._buffers[name] = buffer
-        for parameter, requires_grad, gradient in saved:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = gradient
+            for tensor, before in kept:
+                if tensor.shape == before.shape:
+                    tensor.detach().copy_(before)
+
+
+@contextmanager
+def _differentiable_recurrence(model: nn.Module) -> Iterator[None]:
+    """Switch cuDNN off for recurrent modules in eval mode on a GPU, which it cannot differentiate."""
+    recurrent = [m for m in model.modules() if isinstance(m, nn.RNNBase) and not m.training]
+    before = torch.backends.cudnn.enabled
+    if recurrent:
+        torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 @contextmanager
@@ -72,5 +163,12 @@ def sheltered(model: nn.Module, device: object, *, seed: int) -> Iterator[None]:
         Seeds what draws from the global generators inside, such as dropout in train mode.
     """
     cuda = "cuda" in str(device) or any(p.is_cuda for p in model.parameters())
-    with torch.inference_mode(False), torch.enable_grad(), unchanged(model), own_randomness(seed, cuda=cuda):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _differentiable_recurrence(model) if cuda else nullcontext(),
+        _weights_kept(model),
+        unchanged(model),
+        own_randomness(seed, cuda=cuda),
+    ):
         yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +15,9 @@ from devinterp import plugins, schema
 from devinterp.errors import InvalidInputError
 from devinterp.kernels import build_transition
 from devinterp.models.masks.param_masks import ParamMasks
+from devinterp.models.parameter_check import check_parameters
 from devinterp.models.restrictions import as_param_masks
-from devinterp.sampling.chains.initial_loss import check_finite_weights
+from devinterp.models.wrappers import unwrapped
 from devinterp.sampling.chains.mala import proposes_langevin
 from devinterp.sampling.data.datasets import row_source
 from devinterp.sampling.data.rows import Rows
@@ -54,7 +55,6 @@ def prepare(
         raise InvalidInputError(
             f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} compares losses of a model in eval mode: call `model.eval()`."
         )
-    check_finite_weights(model)
     model = on_device(model, device)
     with unchanged(model):  # the mode it is in may let a forward pass change its buffers
         target = next(model.parameters()).device
@@ -71,7 +71,10 @@ def prepare(
                 for name, each in read.items()
             }
         read = {name: replace(each, rows=each.rows.placed(target)) for name, each in read.items()}
-        spec = RunSpec(model, loss, (), rows.placed(target), source.num_rows, read, restrictions, kernel, settings)
+        notes = {f"weights/{name}": "; ".join(masks.notes) for name, masks in restrictions.items() if masks.notes}
+        spec = RunSpec(
+            model, loss, (), rows.placed(target), source.num_rows, read, restrictions, kernel, settings, notes
+        )
         spec = check_loss(spec, loss_dims)
         if isinstance(loss, CustomLoss):
             check_gradient(spec)
@@ -79,7 +82,7 @@ def prepare(
             batch, mask, counted = spec.rows.batch(rows.ids[: min(settings.batch_size, 2)])
             assert isinstance(batch, torch.Tensor)
             loss, note = choose_loss(loss, model, batch, mask, counted)
-            spec = replace(spec, loss=loss, choices={"loss": note})
+            spec = replace(spec, loss=loss, choices={**spec.choices, "loss": note})
         return spec
 
 
@@ -106,12 +109,19 @@ def check_kernel(settings: Settings) -> Kernel:
     return kernel
 
 
-def check_model(model: object) -> None:
-    """Raise unless this is a module with something to sample."""
+def check_model(model: object) -> nn.Module:
+    """Return the module to sample, without what wraps it.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no module, or its parameters cannot be used.
+    """
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
-    if not any(True for _ in model.parameters()):
-        raise InvalidInputError(f"{type(model).__name__} has no parameters: there is nothing to sample.")
+    inner = unwrapped(model)
+    check_parameters(inner)
+    return inner
 
 
 def on_device(model: nn.Module, device: str | torch.device | None) -> nn.Module:
@@ -137,9 +147,21 @@ def on_device(model: nn.Module, device: str | torch.device | None) -> nn.Module:
 
 
 def name_restrictions(
-    model: nn.Module, param_masks: Any, weight_restrictions: Mapping[str, Any] | Sequence[str] | None
+    model: nn.Module,
+    param_masks: Any,
+    weight_restrictions: Mapping[str, Any] | Sequence[str] | None,
+    trainable: Collection[str],
 ) -> dict[str, ParamMasks]:
     """Return the restrictions of a run by name, from either way of giving them.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        As the caller gave it.
+    param_masks, weight_restrictions : object
+        As for `devinterp.slt.sampling.sample`.
+    trainable : collection of str
+        The parameters that required gradients when the model was passed.
 
     Raises
     ------
@@ -147,7 +169,7 @@ def name_restrictions(
         If both are given, none is left, or a mask cannot be used.
     """
     if weight_restrictions is None:
-        masks = as_param_masks(model, param_masks)
+        masks = as_param_masks(model, param_masks, trainable=trainable)
         name = masks.description if isinstance(param_masks, (str, ParamMasks)) or param_masks is None else "custom"
         return {name or "custom": masks}
     if param_masks is not None:
@@ -160,7 +182,7 @@ def name_restrictions(
         raise InvalidInputError("`weight_restrictions` is empty: name at least one, for example {'full': None}.")
     if "" in weight_restrictions:
         raise InvalidInputError("a name in `weight_restrictions` is empty: name each, for example {'full': None}.")
-    return {name: as_param_masks(model, masks) for name, masks in weight_restrictions.items()}
+    return {name: as_param_masks(model, masks, trainable=trainable) for name, masks in weight_restrictions.items()}
 
 
 def check_loss(spec: RunSpec, loss_dims: Sequence[str] | None) -> RunSpec:

@@ -29,9 +29,7 @@ def as_tokens(rows: Rows, *, name: str) -> Rows:
         return rows
     tokens, mask, labels = (columns.get(key) for key in (INPUT_IDS, ATTENTION_MASK, LABELS))
     if not isinstance(tokens, Tensor):
-        raise InvalidInputError(
-            f"`input_ids` of {name} must be whole numbers, as many in each row."
-        )
+        raise InvalidInputError(f"`input_ids` of {name} must be whole numbers, as many in each row.")
     if mask is not None and (not isinstance(mask, Tensor) or mask.shape != tokens.shape):
         got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise InvalidInputError(f"`attention_mask` of {name} has shape {got}, expected {tuple(tokens.shape)}.")
