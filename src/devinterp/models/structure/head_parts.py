@@ -84,9 +84,7 @@ def assemble_heads(
     direct = head_supports(twin, probing_run(twin, call, only_projection=output), output, len(supports))
     # Adapters beside the output projection read the heads as it does.
     readers = [output, *_reading_the_same(run, modules, output)]
-    columns = {
-        path: output_columns(modules[path], run.calls[path], len(supports), run.num_queries) for path in readers
-    }
+    columns = {path: output_columns(modules[path], run.calls[path], len(supports), run.num_queries) for path in readers}
     projections = [path for path in run.outputs if path != output and is_projection(modules[path])]
     last = {
         path

@@ -78,14 +78,20 @@ def _list_as_array(value: list[Any]) -> Any:
 
 def _stacked_dicts(values: Sequence[Mapping[Any, Any]], name: str) -> dict[Any, Any]:
     keys = list(values[0])
+    check_keys(values, keys, name)
+    return {key: stacked([value[key] for value in values], f"{name}[{key!r}]") for key in keys}
+
+
+def check_keys(values: Sequence[Mapping[Any, Any]], keys: Sequence[Any], name: str) -> None:
+    """Raise unless all rows have these keys, and no others where these are all of the first."""
+    whole = set(keys) == set(values[0])
     for value in values:
-        if set(value) != set(keys):
-            different = sorted(map(repr, set(value) ^ set(keys)))
+        if not set(keys) <= set(value) or (whole and set(value) != set(keys)):
+            different = sorted(map(repr, set(value) ^ set(keys) if whole else set(keys) - set(value)))
             raise InvalidInputError(
                 f"rows of {name} must all have the same keys; some have no {', '.join(different)}: fill these in, or leave "
                 "them out."
             )
-    return {key: stacked([value[key] for value in values], f"{name}[{key!r}]") for key in keys}
 
 
 def _stacked_tuples(values: Sequence[tuple[Any, ...]], name: str) -> tuple[Any, ...]:
@@ -120,7 +126,7 @@ def _stacked_arrays(values: Sequence[np.ndarray], name: str) -> Batch:
 def _tensor(array: np.ndarray) -> Batch:
     """Return an array as a tensor of its own, or as a list where it holds no numbers."""
     if array.dtype.kind not in "biufc" or array.dtype.itemsize > 16:
-        return list(array)
+        return list(array.tolist())
     if array.dtype in (np.uint16, np.uint32, np.uint64):  # torch has the types, but few operations on them
         array = array.astype(np.int64)
     return torch.tensor(array)

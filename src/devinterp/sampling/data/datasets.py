@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from devinterp.errors import InvalidInputError, first_line
-from devinterp.sampling.data.columns import Batch, column, column_lengths, rebuilt, same, stacked
+from devinterp.sampling.data.columns import Batch, check_keys, column, column_lengths, rebuilt, same, stacked
 from devinterp.sampling.data.loaders import Collate, check_collation, chosen_rows, collation
 from devinterp.sampling.data.rows import ATTENTION_MASK, INPUT_IDS, LABELS, Rows, as_rows
 
@@ -172,7 +172,9 @@ def _of_table(table: Any, name: str) -> RowSource:
     def stack(ids: np.ndarray, wanted: Wanted) -> Batch:
         if chosen.get("type") == "custom":  # a transform: it decides which columns there are
             read = _read_items(lambda: table[ids.tolist()], ids, name)
-            _check_repeatable(lambda few: table[few.tolist()], ids, name)
+            _check_repeatable(
+                lambda few: {key: stacked(part, name) for key, part in table[few.tolist()].items()}, ids, name
+            )
             keys = wanted(list(read))
         else:
             keys = wanted(columns)
@@ -225,7 +227,12 @@ def _of_items(dataset: Any, name: str, collate: Collate | None = None) -> RowSou
             return {key: batch[key] for key in wanted(list(batch))} if isinstance(batch, dict) else batch
         if rows and all(isinstance(row, Mapping) for row in rows):
             keys = wanted(list(rows[0]))
-            rows = [{key: row[key] for key in (keys if set(row) >= set(keys) else row)} for row in rows]
+            check_keys(rows, keys, name)
+            return _by_column(
+                keys,
+                lambda key: stacked([row[key] for row in rows], f"{key!r} of {name}"),
+                lambda key: [row[key] for row in rows],
+            )
         return stacked(rows, name)
 
     return RowSource(name, len(dataset), stack)

@@ -35,7 +35,7 @@ def as_tokens(rows: Rows, *, name: str) -> Rows:
         raise InvalidInputError(f"`attention_mask` of {name} has shape {got}, expected {tuple(tokens.shape)}.")
     attention_mask = unless_all(None if mask is None else mask.bool())
     if labels is not None and _are_targets(labels):
-        _check_labels(labels, tokens, attention_mask, name)
+        _check_labels(labels, tokens, attention_mask, rows, name)
     else:
         labels = None
     return Rows(tokens, rows.ids, attention_mask, _counted(attention_mask, labels, shifted=True))
@@ -85,7 +85,7 @@ def _are_targets(labels: object) -> bool:
     return isinstance(labels, Tensor) and labels.ndim >= 2 and not labels.is_floating_point()
 
 
-def _check_labels(labels: Tensor, tokens: Tensor, attention_mask: Tensor | None, name: str) -> None:
+def _check_labels(labels: Tensor, tokens: Tensor, attention_mask: Tensor | None, rows: Rows, name: str) -> None:
     if labels.shape != tokens.shape:
         raise InvalidInputError(
             f"`labels` of {name} have shape {tuple(labels.shape)}, `input_ids` {tuple(tokens.shape)}: the default loss "
@@ -99,8 +99,8 @@ def _check_labels(labels: Tensor, tokens: Tensor, attention_mask: Tensor | None,
         row, token = (int(i) for i in different.nonzero()[0])
         raise InvalidInputError(
             f"`labels` of {name} hold {int(labels[row, token])} where `input_ids` hold {int(tokens[row, token])} (row "
-            f"{row}, token {token}): the default loss predicts the next of `input_ids`, so that labels must be the same ids, "
-            "or -100 where no loss is to count. For other targets (shifted, or masked words) pass `loss_fn=`."
+            f"{rows.ids[row]}, token {token}): the default loss predicts the next of `input_ids`, so that labels must be "
+            "these ids, or -100 where no loss is to count. For other targets (shifted, or masked words) pass `loss_fn=`."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -95,8 +95,13 @@ class _LossModule(nn.Module):
 
 def _per_chain(batch: Minibatch, *, num: int) -> Minibatch:
     """Return a minibatch with the first dimension of its tensors cut into one part for each chain."""
-    cut: Minibatch = map_tensors(batch, lambda tensor: tensor.view(num, -1, *tensor.shape[1:]))
-    return cut
+
+    def refuse(_: list[Any]) -> None:
+        raise TypeError("minibatches of their own with parts that are no tensors cannot be stacked")
+
+    data = map_tensors(batch.data, lambda tensor: tensor.view(num, -1, *tensor.shape[1:]), refuse)
+    masks = (None if mask is None else mask.view(num, -1, *mask.shape[1:]) for mask in batch[1:])
+    return Minibatch(data, *masks)
 
 
 def _mark(losses: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
