@@ -179,7 +179,8 @@ def _is_finite(values: Tensor) -> bool:
 def _overlap(p: Tensor, q: Tensor) -> bool:
     """Say whether two tensors have an element in common."""
     if (
-        not p.numel()
+        p.is_meta
+        or not p.numel()
         or not q.numel()
         or p.device != q.device
         or type(p.data) is not Tensor

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from devinterp.models.kept_attributes import attributes_kept
+
 #: Weights of models up to this size are copied once for each run, so that what a forward pass writes into them is undone.
 _KEPT_BYTES = 256 * 2**20
-#: What `nn.Module` itself keeps of an instance and a run leaves alone: hooks.
-_HOOKS = set(vars(nn.Module())) - {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
-_MAX_DEPTH = 4
 
 
 @contextmanager
@@ -27,17 +24,16 @@ def unchanged(model: nn.Module) -> Iterator[None]:
     # A forward pass may write into buffers (batch-norm statistics of a model in train mode) or put others in their place
     # (rotary tables that grow); they are small.
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    attributes = _Attributes(model)
     for parameter, _, _ in saved:
         parameter.requires_grad_(False)
         parameter.grad = None
-    for module in model.modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
-            module.sparse = False
     try:
-        yield
+        with attributes_kept(model):
+            for module in model.modules():
+                if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+                    module.sparse = False
+            yield
     finally:
-        attributes.restore()
         with torch.no_grad():
             for buffer, before in buffers:
                 if 0 not in buffer.stride():  # nothing can be written into an expanded one
@@ -45,52 +41,6 @@ def unchanged(model: nn.Module) -> Iterator[None]:
         for parameter, requires_grad, gradient in saved:
             parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
-
-
-class _Attributes:
-    """The attributes of a model's modules, the entries of their containers among them, to be put back.
-
-    Modules may keep activations, or masks that they make when first called; of a run these would be dead tensors of several
-    chains, or hold its graph.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._modules = [
-            (module, {k: v for k, v in vars(module).items() if k not in _HOOKS}) for module in model.modules()
-        ]
-        self._containers: list[tuple[Any, Any]] = []
-        seen: set[int] = set()
-        for _, attributes in self._modules:
-            for value in attributes.values():
-                self._keep(value, seen, _MAX_DEPTH)
-
-    def _keep(self, value: Any, seen: set[int], depth: int) -> None:
-        if not isinstance(value, list | dict | set | deque) or id(value) in seen or not depth:
-            return
-        seen.add(id(value))
-        copy = list(value.items()) if isinstance(value, dict) else list(value)
-        self._containers.append((value, copy))
-        for part in value.values() if isinstance(value, dict) else value:
-            self._keep(part, seen, depth - 1)
-
-    def restore(self) -> None:
-        """Put everything back as it was."""
-        for module, attributes in self._modules:
-            now = vars(module)
-            for name in [name for name in now if name not in _HOOKS and name not in attributes]:
-                del now[name]
-            now.update(attributes)
-        for container, entries in self._containers:
-            same = list(container.items()) if isinstance(container, dict) else list(container)
-            if len(same) == len(entries) and all(map(_is_same, same, entries)):
-                continue
-            container.clear()
-            container.extend(entries) if isinstance(container, list | deque) else container.update(entries)
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    pair = isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) == 2
-    return a is b or (pair and a[0] is b[0] and a[1] is b[1])
 
 
 @contextmanager

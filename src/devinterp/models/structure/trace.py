@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from devinterp.models.forward import evaluating
+from devinterp.models.kept_attributes import attributes_kept
 from devinterp.models.structure.running import leading_output
 
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, KeyError)
@@ -122,7 +123,7 @@ def record_trace(model: nn.Module, run: Callable[[Tensor], Tensor], ids: Tensor)
             hooks.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
             hooks.append(module.register_forward_hook(leave(path)))
     try:
-        with torch.no_grad(), evaluating(model), AttentionWatcher(on_attention):
+        with torch.no_grad(), attributes_kept(model), evaluating(model), AttentionWatcher(on_attention):
             trace.logits = leading_output(run(ids))
     finally:
         for hook in hooks:

@@ -77,7 +77,7 @@ class SampledWeights(ABC):
         for value, initial in zip(self.values, self.initial_weights, strict=True):
             value.copy_(initial)
         for buffer, before in zip(self.buffers(), self._buffers_before, strict=True):
-            if buffer.shape == before.shape:
+            if buffer.shape == before.shape and 0 not in buffer.stride():
                 buffer.copy_(before)
         self.store()
 
