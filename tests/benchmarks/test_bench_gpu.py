@@ -116,7 +116,7 @@ def test_loss_in_chunks_against_all_logits() -> None:
     model = half_billion()
     spec = spec_of(model, None, draws=1, batch=16)
     fast, plain = spec.loss, NextTokenLoss(spec.loss.adapter)
-    batch, _ = spec.rows.batch(spec.rows.ids[:16])
+    batch = spec.rows.batch(spec.rows.ids[:16]).data
 
     def step(loss: Any) -> None:
         loss.mean(model, batch, None)[0].backward()

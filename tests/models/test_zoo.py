@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from devinterp.models.adapters.huggingface import HuggingFaceAdapter, complete_forward
+from devinterp.models.forward import logits_of
 from devinterp.models.masks import canonical_names, union
 from devinterp.models.restrictions import create_param_masks, restrictions
 from support import model_zoo as zoo
@@ -69,7 +70,7 @@ def without_statistics(model, names):
 
 def run(model, watch):
     """Outputs of the modules in `watch` at their first call, on seven tokens."""
-    seen, calls, forward = {}, {}, complete_forward(HuggingFaceAdapter(), model)
+    seen, calls, forward = {}, {}, complete_forward(model)
 
     def record(name):
         def hook(module, args, kwargs, output):
@@ -83,7 +84,7 @@ def run(model, watch):
     hooks = [model.get_submodule(name).register_forward_hook(record(name), with_kwargs=True) for name in watch]
     ids = torch.tensor([[4, 2, 7, 5, 3, 1, 6]])
     try:
-        logits = forward(ids)
+        logits = logits_of(forward(ids), model)
     finally:
         for hook in hooks:
             hook.remove()

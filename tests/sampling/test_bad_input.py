@@ -82,7 +82,7 @@ DATA = {
     "ragged lists": ({"dataset": ragged()}, r"`dataset` is ragged: rows have lengths 4 to 6.*`attention_mask`"),
     "ragged list of tensors": (
         {"dataset": [torch.tensor(row) for row in ragged()]},
-        r"the rows of `dataset` do not stack",
+        r"`dataset` is ragged: rows have lengths 4 to 6",
     ),
     "ragged object array": ({"dataset": np.array(ragged(), dtype=object)}, r"`dataset` is ragged"),
     "ragged observable": ({"observables": {"code": ragged()}}, r"observable 'code' is ragged"),

@@ -54,17 +54,29 @@ class Ended(Exception):  # noqa: N818  # no error: what the test wants
     """Ends a run at some step, as a crash would."""
 
 
+class Tally:
+    """A count that is no attribute of a model, whose own attributes a run puts back."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+
 class Countdown(TinyModel):
     """The same model, which counts its gradients and calls a function at one of them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.taken, self.at, self.action = 0, -1, lambda: None
+        self.tally, self.at, self.action = Tally(), -1, lambda: None
+
+    @property
+    def taken(self) -> int:
+        """Return how many gradients were taken."""
+        return self.tally.taken
 
     def count(self) -> None:
         """Count a pass through the model, if it is one for a gradient, and call the function when it is due."""
         if torch.is_grad_enabled():
-            self.taken += 1
+            self.tally.taken += 1
             if self.taken == self.at:
                 self.action()
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from devinterp.errors import InvalidInputError
+from devinterp.models.kept_attributes import attributes_kept
 
 
 def accepted_parameters(model: nn.Module, *names: str) -> list[str]:
@@ -83,7 +84,7 @@ def find_embedding(model: nn.Module, logits: Callable[[Tensor], Tensor]) -> str 
     embeddings = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
     hooks = [module.register_forward_hook(record(name)) for name, module in embeddings]
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), attributes_kept(model), evaluating(model):
             logits(ids)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
         # Some models need more than two tokens; without the size of the vocabulary, only a check of the ids is lost.

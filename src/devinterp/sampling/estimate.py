@@ -208,7 +208,7 @@ def _no_initial_loss(spec: RunSpec) -> InitialLoss:
 @torch.no_grad()
 def _loss_shape(spec: RunSpec) -> tuple[int, ...]:
     """Return the shape of one sample's loss on the sampling dataset."""
-    batch, attention_mask = spec.rows.batch(spec.rows.ids[:1])
+    batch, attention_mask, _ = spec.rows.batch(spec.rows.ids[:1])
     return tuple(spec.loss.losses(spec.model, batch, attention_mask).shape[1:])
 
 

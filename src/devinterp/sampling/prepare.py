@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,14 @@ from devinterp import plugins, schema
 from devinterp.errors import InvalidInputError
 from devinterp.kernels import build_transition
 from devinterp.models.masks.param_masks import ParamMasks
+from devinterp.models.parameter_check import check_parameters
 from devinterp.models.restrictions import as_param_masks
-from devinterp.sampling.chains.initial_loss import check_finite_weights
+from devinterp.models.wrappers import unwrapped
 from devinterp.sampling.chains.mala import proposes_langevin
-from devinterp.sampling.data.datasets import as_tokens, check_tokens, num_rows, read_rows
+from devinterp.sampling.data.datasets import row_source
+from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.schedule import Schedule, observable_rows
+from devinterp.sampling.data.tokens import as_tokens, check_tokens, counting
 from devinterp.sampling.engines.chunked_check import choose_loss
 from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses
 from devinterp.sampling.model_guard import unchanged
@@ -52,31 +55,41 @@ def prepare(
         raise InvalidInputError(
             f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} compares losses of a model in eval mode: call `model.eval()`."
         )
-    check_finite_weights(model)
     model = on_device(model, device)
     with unchanged(model):  # the mode it is in may let a forward pass change its buffers
         target = next(model.parameters()).device
-        total = num_rows(dataset, name="`dataset`")
-        rows = read_rows(dataset, Schedule(settings, total).rows(), name="`dataset`").to(target)
-        read = _read_observables(observables or {}, settings, target)
         loss = _make_loss(model, loss_fn, adapter)
+        source = row_source(dataset, name="`dataset`")
+        used = Schedule(settings, source.num_rows).rows()
+        rows = source.read(used, only_tokens=isinstance(loss, NextTokenLoss))
+        read = _read_observables(observables or {}, settings, loss)
         if isinstance(loss, NextTokenLoss):
-            rows = as_tokens(rows, name="`dataset`")
-            read = {n: replace(o, rows=as_tokens(o.rows, name=f"observable {n!r}")) for n, o in read.items()}
             vocab_size = loss.adapter.vocab_size(model)
-            check_tokens(rows, vocab_size, name="`dataset`")
-            for name, observable in read.items():
-                check_tokens(observable.rows, vocab_size, name=f"observable {name!r}")
-        spec = RunSpec(model, loss, (), rows, total, read, restrictions, kernel, settings)
-        spec = replace(spec, loss_dims=check_loss(spec, loss_dims))
+            rows = _checked_tokens(rows, vocab_size, name="`dataset`")
+            read = {
+                name: replace(each, rows=_checked_tokens(each.rows, vocab_size, name=f"observable {name!r}"))
+                for name, each in read.items()
+            }
+        read = {name: replace(each, rows=each.rows.placed(target)) for name, each in read.items()}
+        notes = {f"weights/{name}": "; ".join(masks.notes) for name, masks in restrictions.items() if masks.notes}
+        spec = RunSpec(
+            model, loss, (), rows.placed(target), source.num_rows, read, restrictions, kernel, settings, notes
+        )
+        spec = check_loss(spec, loss_dims)
         if isinstance(loss, CustomLoss):
             check_gradient(spec)
         if isinstance(loss, NextTokenLoss):
-            batch, mask = rows.batch(rows.ids[: min(settings.batch_size, 2)])
+            batch, mask, counted = spec.rows.batch(rows.ids[: min(settings.batch_size, 2)])
             assert isinstance(batch, torch.Tensor)
-            loss, note = choose_loss(loss, model, batch, mask)
-            spec = replace(spec, loss=loss, choices={"loss": note})
+            loss, note = choose_loss(loss, model, batch, mask, counted)
+            spec = replace(spec, loss=loss, choices={**spec.choices, "loss": note})
         return spec
+
+
+def _checked_tokens(rows: Rows, vocab_size: int | None, *, name: str) -> Rows:
+    tokens = as_tokens(rows, name=name)
+    check_tokens(tokens, vocab_size, name=name)
+    return tokens
 
 
 def check_kernel(settings: Settings) -> Kernel:
@@ -96,12 +109,19 @@ def check_kernel(settings: Settings) -> Kernel:
     return kernel
 
 
-def check_model(model: object) -> None:
-    """Raise unless this is a module with something to sample."""
+def check_model(model: object) -> nn.Module:
+    """Return the module to sample, without what wraps it.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is no module, or its parameters cannot be used.
+    """
     if not isinstance(model, nn.Module):
         raise InvalidInputError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
-    if not any(True for _ in model.parameters()):
-        raise InvalidInputError(f"{type(model).__name__} has no parameters: there is nothing to sample.")
+    inner = unwrapped(model)
+    check_parameters(inner)
+    return inner
 
 
 def on_device(model: nn.Module, device: str | torch.device | None) -> nn.Module:
@@ -127,9 +147,21 @@ def on_device(model: nn.Module, device: str | torch.device | None) -> nn.Module:
 
 
 def name_restrictions(
-    model: nn.Module, param_masks: Any, weight_restrictions: Mapping[str, Any] | Sequence[str] | None
+    model: nn.Module,
+    param_masks: Any,
+    weight_restrictions: Mapping[str, Any] | Sequence[str] | None,
+    trainable: Collection[str],
 ) -> dict[str, ParamMasks]:
     """Return the restrictions of a run by name, from either way of giving them.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        As the caller gave it.
+    param_masks, weight_restrictions : object
+        As for `devinterp.slt.sampling.sample`.
+    trainable : collection of str
+        The parameters that required gradients when the model was passed.
 
     Raises
     ------
@@ -137,7 +169,7 @@ def name_restrictions(
         If both are given, none is left, or a mask cannot be used.
     """
     if weight_restrictions is None:
-        masks = as_param_masks(model, param_masks)
+        masks = as_param_masks(model, param_masks, trainable=trainable)
         name = masks.description if isinstance(param_masks, (str, ParamMasks)) or param_masks is None else "custom"
         return {name or "custom": masks}
     if param_masks is not None:
@@ -150,35 +182,58 @@ def name_restrictions(
         raise InvalidInputError("`weight_restrictions` is empty: name at least one, for example {'full': None}.")
     if "" in weight_restrictions:
         raise InvalidInputError("a name in `weight_restrictions` is empty: name each, for example {'full': None}.")
-    return {name: as_param_masks(model, masks) for name, masks in weight_restrictions.items()}
+    return {name: as_param_masks(model, masks, trainable=trainable) for name, masks in weight_restrictions.items()}
 
 
-def check_loss(spec: RunSpec, loss_dims: Sequence[str] | None) -> tuple[str, ...]:
-    """Try the loss on a few rows of each data set; return the names of the dims of one sample's loss."""
+def check_loss(spec: RunSpec, loss_dims: Sequence[str] | None) -> RunSpec:
+    """Try the loss on a few rows of each data set.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The run.
+    loss_dims : sequence of str or None
+        Names of the dims of one sample's loss, as the user gave them.
+
+    Returns
+    -------
+    RunSpec
+        With these names, and with the losses that count where they are of tokens.
+
+    Raises
+    ------
+    InvalidInputError
+        If losses have not one entry for each row, or another shape than was expected.
+    """
     custom = isinstance(spec.loss, CustomLoss)
     source = "`loss_fn`" if custom else type(spec.loss).__name__
     sources = {"`dataset`": (spec.rows, spec.rows.ids)}
     sources |= {f"observable {name!r}": (o.rows, o.sequence_id) for name, o in spec.observables.items()}
-    dims: tuple[str, ...] = ()
+    dims: dict[str, tuple[str, ...]] = {}
+    marked: list[Rows] = []
     for name, (rows, ids) in sources.items():
         few = ids[:2]  # shapes show on two rows, and the plain path is slow
-        batch, mask = rows.batch(few)
+        batch, mask, _ = rows.batch(few)
         with torch.no_grad():
             losses = spec.loss.losses(spec.model, batch, mask)
-        expected = (rows.token_ids.shape[1] - 1,) if rows.token_ids is not None and loss_dims is None else None
-        checked = check_losses(
-            losses,
-            num_samples=len(few),
-            expected=expected,
-            source=f"{source} on {name}",
-        )
-        dims = _name_dims(checked.shape[1:], rows.token_ids is not None, loss_dims, f"{source} on {name}")
-    return dims
+        tokens = rows.token_ids
+        only_tokens = tokens is not None and tokens is rows.data
+        expected = (tokens.shape[1] - 1,) if tokens is not None and only_tokens and loss_dims is None else None
+        checked = check_losses(losses, num_samples=len(few), expected=expected, source=f"{source} on {name}")
+        dims[name] = _name_dims(checked.shape[1:], tokens, loss_dims, f"{source} on {name}")
+        marked.append(counting(rows, checked.shape[1:]) if custom else rows)
+    if len(set(dims.values())) > 1:
+        described = ", ".join(f"({', '.join(each)}) on {name}" for name, each in dims.items())
+        raise InvalidInputError(f"{source} gives losses with different dims: {described}.")
+    observables = {
+        name: replace(each, rows=rows) for (name, each), rows in zip(spec.observables.items(), marked[1:], strict=True)
+    }
+    return replace(spec, loss_dims=dims["`dataset`"], rows=marked[0], observables=observables)
 
 
 def check_gradient(spec: RunSpec) -> None:
     """Raise unless the loss can be differentiated with respect to the model's parameters."""
-    batch, mask = spec.rows.batch(spec.rows.ids[:2])
+    batch, mask, _ = spec.rows.batch(spec.rows.ids[:2])
     with unchanged(spec.model):
         for parameter in spec.model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
@@ -190,9 +245,14 @@ def check_gradient(spec: RunSpec) -> None:
         )
 
 
-def _name_dims(shape: Sequence[int], is_text: bool, loss_dims: Sequence[str] | None, source: str) -> tuple[str, ...]:
+def _name_dims(
+    shape: Sequence[int], tokens: torch.Tensor | None, loss_dims: Sequence[str] | None, source: str
+) -> tuple[str, ...]:
     if loss_dims is None:
-        loss_dims = (schema.POSITION,) if is_text else ()
+        loss_dims = ()
+        if tokens is not None and len(shape) == 1:  # of predicted tokens, or of all
+            names = {tokens.shape[1] - 1: (schema.POSITION,), tokens.shape[1]: (schema.TOKEN,)}
+            loss_dims = names.get(shape[0], ())
     if len(loss_dims) != len(shape):
         raise InvalidInputError(
             f"{source} returned losses with trailing shape {tuple(shape)}, but `loss_dims` names {len(loss_dims)} "
@@ -209,9 +269,7 @@ def _make_loss(model: nn.Module, loss_fn: LossFunction | None, adapter: str | Mo
     return CustomLoss(loss_fn)
 
 
-def _read_observables(
-    observables: Mapping[str, Any], settings: Settings, device: torch.device
-) -> dict[str, Observable]:
+def _read_observables(observables: Mapping[str, Any], settings: Settings, loss: Loss) -> dict[str, Observable]:
     if not isinstance(observables, Mapping):
         raise InvalidInputError(
             f"`observables` must be a dict of names to datasets (or (dataset, batches_per_draw)); got "
@@ -226,8 +284,9 @@ def _read_observables(
                 f"observable {name!r}: batches_per_draw (={batches!r}) must be a positive whole number."
             )
         label = f"observable {name!r}"
-        ids = observable_rows(settings, num_rows(data, name=label), int(batches), name=name)
-        read[name] = Observable(read_rows(data, ids, name=label).to(device), ids)
+        source = row_source(data, name=label)
+        ids = observable_rows(settings, source.num_rows, int(batches), name=name)
+        read[name] = Observable(source.read(ids, only_tokens=isinstance(loss, NextTokenLoss)), ids)
     return read
 
 

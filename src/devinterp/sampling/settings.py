@@ -39,6 +39,7 @@ class Settings:
     gradient_accumulation_steps: int = 1
     localization: float = 0.0
     noise_level: float = 1.0
+    max_grad_norm: float | None = None
     weight_decay: float = 0.0
     bounding_box_size: float | None = None
     sampling_method: str = "sgld"
@@ -61,14 +62,17 @@ class Settings:
             self._set(name, _as_number(name, getattr(self, name)))
         if self.bounding_box_size is not None:
             self._set("bounding_box_size", _as_number("bounding_box_size", self.bounding_box_size, positive=True))
+        if self.max_grad_norm is not None:
+            self._set("max_grad_norm", _as_number("max_grad_norm", self.max_grad_norm, positive=True))
         if self.init_noise is not None:
             self._set("init_noise", _as_number("init_noise", self.init_noise))
         self._set("sampling_method_kwargs", {k: _plain(v) for k, v in self.sampling_method_kwargs.items()})
         self._set("save_metrics", _as_metrics(self.save_metrics))
-        if MALA_ACCEPTANCE in self.metric_names and (self.bounding_box_size is not None or self.noise_level == 0):
+        clipped = self.bounding_box_size is not None or self.max_grad_norm is not None
+        if MALA_ACCEPTANCE in self.metric_names and (clipped or self.noise_level == 0):
             raise InvalidInputError(
                 f"`save_metrics`: {MALA_ACCEPTANCE!r} is of steps that are proposals, which steps with a `bounding_box_size` "
-                "or with `noise_level` 0 are not."
+                "or `max_grad_norm`, or with `noise_level` 0, are not."
             )
         _check_word("record", self.record, RECORDS)
         _check_word("loss_dtype", self.loss_dtype, LOSS_DTYPES)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from devinterp.kernels import build_transition
 from devinterp.models.masks import ParamMasks
-from devinterp.sampling.data.datasets import Rows
+from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.schedule import Schedule
 from devinterp.sampling.losses.loss import Loss, all_finite, masked
 from devinterp.sampling.settings import Settings
@@ -28,7 +28,7 @@ class Observable:
     Parameters
     ----------
     rows : Rows
-        The data, on the model's device.
+        The data, on the model's device unless they are large (`Rows.placed`).
     sequence_id : numpy.ndarray
         Which rows of the observable's dataset, in the order they are evaluated, ``(sequence,)``.
     """
@@ -51,7 +51,7 @@ class RunSpec:
     loss_dims : tuple of str
         Names of the dims of one sample's loss.
     rows : Rows
-        Those rows of the sampling dataset that are used, on the model's device.
+        Those rows of the sampling dataset that are used, on the model's device unless they are large.
     num_rows : int
         Rows of the whole sampling dataset.
     observables : dict of str to Observable
@@ -110,9 +110,8 @@ class RunSpec:
         """
         parts, finite = [], True
         for ids in self.batches_of(sequence_ids):
-            batch, attention_mask = rows.batch(ids)
+            batch, attention_mask, counted = rows.batch(ids)
             losses = self.loss.losses(self.model, batch, attention_mask)
-            valid = self.loss.valid(attention_mask)
-            parts.append(masked(losses, valid))
-            finite &= bool(all_finite(losses, valid))
+            parts.append(masked(losses, counted))
+            finite &= bool(all_finite(losses, counted))
         return torch.cat(parts), finite

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from devinterp.errors import InvalidInputError
 from devinterp.kernels import build_transition
 from devinterp.models.masks.param_masks import ParamMasks
+from devinterp.models.parameter_check import trainable_names
 from devinterp.models.restrictions import as_param_masks
-from devinterp.sampling.chains.initial_loss import check_finite_weights
 from devinterp.sampling.chains.stepper import Stepper
-from devinterp.sampling.data.datasets import Batch, Rows, num_rows, read_rows
+from devinterp.sampling.data.columns import Batch
+from devinterp.sampling.data.datasets import row_source
+from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.schedule import Schedule
 from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.model_guard import sheltered
@@ -45,6 +47,7 @@ def sample_single_chain(
     gradient_accumulation_steps: int = 1,
     localization: float = 0.0,
     noise_level: float = 1.0,
+    max_grad_norm: float | None = None,
     llc_weight_decay: float = 0.0,
     bounding_box_size: float | None = None,
     sampling_method: str = "sgmcmc_sgld",
@@ -70,7 +73,7 @@ def sample_single_chain(
         Number of the chain; its noise is seeded ``init_seed + chain``.
     lr, n_beta, num_draws, batch_size, num_burnin_steps, num_steps_bw_draws, init_seed : float or int
         As for `devinterp.slt.sampling.sample`.
-    gradient_accumulation_steps, localization, noise_level, llc_weight_decay, bounding_box_size : float or int, optional
+    gradient_accumulation_steps, localization, noise_level, max_grad_norm, llc_weight_decay, bounding_box_size : optional
         As for `devinterp.slt.sampling.sample`.
     sampling_method, sampling_method_kwargs, shuffle, init_noise, device : object, optional
         As for `devinterp.slt.sampling.sample`.
@@ -100,6 +103,7 @@ def sample_single_chain(
         gradient_accumulation_steps=gradient_accumulation_steps,
         localization=localization,
         noise_level=noise_level,
+        max_grad_norm=max_grad_norm,
         weight_decay=llc_weight_decay,
         bounding_box_size=bounding_box_size,
         sampling_method=sampling_method,
@@ -108,13 +112,14 @@ def sample_single_chain(
         init_noise=init_noise,
     )
     check_kernel(settings)
-    check_model(ref_model)
-    check_finite_weights(ref_model)
-    with sheltered(ref_model, device, seed=settings.init_seed + chain):
-        model = on_device(ref_model, device)
-        masks = as_param_masks(model, param_masks)
-        batches = Schedule(settings, num_rows(dataset, name="`dataset`")).steps(chain)
-        rows = read_rows(dataset, np.concatenate(batches), name="`dataset`").to(next(model.parameters()).device)
+    inner = check_model(ref_model)
+    trainable = trainable_names(inner)
+    with sheltered(inner, device, seed=settings.init_seed + chain):
+        masks = as_param_masks(ref_model, param_masks, trainable=trainable)
+        model = on_device(inner, device)
+        source = row_source(dataset, name="`dataset`")
+        batches = Schedule(settings, source.num_rows).steps(chain)
+        rows = source.read(np.concatenate(batches)).placed(next(model.parameters()).device)
         return _run(model, masks, rows, batches, evaluate, settings, chain)
 
 
@@ -137,7 +142,7 @@ def _run(
         for step, ids in enumerate(batches):
             total, results = 0.0, None
             for part in np.split(ids, num_parts):
-                loss, results = _evaluate(evaluate, model, rows.batch(part)[0])
+                loss, results = _evaluate(evaluate, model, rows.batch(part).data)
                 (loss / num_parts).backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach()) / num_parts
             if not np.isfinite(total):

@@ -10,6 +10,7 @@ import xarray as xr
 from torch import nn
 
 from devinterp.errors import InvalidInputError
+from devinterp.models.parameter_check import trainable_names
 from devinterp.sampling import driver
 from devinterp.sampling.estimate import DryRun, estimate
 from devinterp.sampling.losses.loss import LossFunction
@@ -44,6 +45,7 @@ def sample(
     gradient_accumulation_steps: int = 1,
     localization: float = 0.0,
     noise_level: float = 1.0,
+    max_grad_norm: float | None = None,
     llc_weight_decay: float = 0.0,
     bounding_box_size: float | None = None,
     sampling_method: str = "sgmcmc_sgld",
@@ -87,8 +89,9 @@ def sample(
         same afterwards.
     dataset : object
         What :math:`L` is the mean loss of: a HuggingFace Dataset with a column ``input_ids`` in any format, or a tensor or
-        array of token ids ``(sequence, token)``. An ``attention_mask`` column excludes padding. With `loss_fn` also torch
-        Datasets, DataLoaders (their dataset), tuples and dicts of tensors.
+        array of token ids ``(sequence, token)``. An ``attention_mask`` column excludes padding, and so do ``labels`` of -100
+        the tokens that have them. Also torch Datasets, DataLoaders (the rows of their sampler, through their ``collate_fn``),
+        tuples and dicts of columns, data frames; docs/sampling.md has the table. With `loss_fn` rows may hold anything.
     observables : dict, optional
         Data whose losses are recorded at every draw: names to datasets, or to ``(dataset, batches_per_draw)``.
     lr : float
@@ -98,7 +101,8 @@ def sample(
         prior.
     param_masks : mapping, str or sequence of str, optional
         What is sampled: masks by parameter name, or a weight restriction such as ``"l0h1"`` (see
-        `devinterp.slt.weight_restrictions.create_param_masks`). None samples every parameter.
+        `devinterp.slt.weight_restrictions.create_param_masks`). None samples every parameter that requires gradients; the
+        provenance says which stay.
     weight_restrictions : mapping or sequence of str, optional
         Several restrictions in one run, instead of `param_masks`: names to what `param_masks` takes.
     num_chains, num_draws : int, default: 4, 200
@@ -123,6 +127,10 @@ def sample(
         :math:`\gamma \ge 0`.
     noise_level : float, default: 1.0
         Standard deviation of :math:`\xi`; 1 samples the posterior, 0 is gradient descent.
+    max_grad_norm : float, optional
+        Clip the gradient of every step's minibatch loss (before :math:`n\beta`), over all sampled weights of a chain, to this
+        norm, as `torch.nn.utils.clip_grad_norm_` does. Off by default. Where it clips, another law is sampled than the
+        posterior: one whose loss rises less steeply, so that learning coefficients come out too large (docs/gotchas.md).
     llc_weight_decay : float, default: 0.0
         :math:`\lambda \ge 0`.
     bounding_box_size : float, optional
@@ -163,10 +171,12 @@ def sample(
     storage_options : mapping, optional
         For fsspec, when `output_path` is a URL.
     loss_fn : callable, optional
-        ``loss_fn(model, batch)``: losses ``(batch, *loss_dims)``; for token ids ``(batch, sequence - 1)``. Default:
-        cross-entropy of the next token.
+        ``loss_fn(model, batch)``: losses ``(batch, *loss_dims)``; for token ids ``(batch, sequence - 1)``. Rows of nothing but
+        ``input_ids`` come as one tensor, others as a dict of all columns. Losses of tokens that are padding, or have the
+        label -100, are NaN and count nowhere. Default: cross-entropy of the next token.
     loss_dims : sequence of str, optional
-        Names of the trailing dims of `loss_fn`'s losses; default ``("position",)`` for token ids, else none.
+        Names of the trailing dims of `loss_fn`'s losses. Default: ``("position",)`` where there is one for each predicted
+        token, ``("token",)`` for each token, else none.
     adapter : str or ModelAdapter, optional
         Which model adapter to use, instead of the one that matches.
     chains : {"auto", "sequential", "vectorized", "fastest"}, default: "auto"
@@ -221,14 +231,15 @@ def sample(
         given, kernel_options(sampling_method, sampling_method_kwargs, rmsprop_eps, rmsprop_alpha), llc_weight_decay
     )
     how = RunOptions.merged(options, given)
-    check_model(model)
-    with sheltered(model, device, seed=settings.init_seed):
+    inner = check_model(model)
+    trainable = trainable_names(inner)
+    with sheltered(inner, device, seed=settings.init_seed):
         spec = prepare(
-            model,
+            inner,
             dataset,
             observables,
             settings,
-            restrictions=name_restrictions(model, param_masks, weight_restrictions),
+            restrictions=name_restrictions(model, param_masks, weight_restrictions, trainable),
             loss_fn=loss_fn,
             loss_dims=loss_dims,
             adapter=adapter,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from devinterp.sampling.data.datasets import Batch
+from devinterp.sampling.data.columns import Batch
 from devinterp.sampling.losses.loss import LossFunction
 from devinterp_bench import theory
 from devinterp_bench.theory import Coefficient

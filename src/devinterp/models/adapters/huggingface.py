@@ -36,11 +36,7 @@ class HuggingFaceAdapter(ModelAdapter):
         """
         from devinterp.models.forward import logits_of
 
-        prefix = "decoder_" if getattr(model.config, "is_encoder_decoder", False) else ""
-        options = {"input_ids": input_ids[:, :1], **_no_cache(model), f"{prefix}input_ids": input_ids}
-        if attention_mask is not None:
-            options[f"{prefix}attention_mask"] = attention_mask
-        return logits_of(model(**options), model)
+        return logits_of(_output(model, input_ids, attention_mask), model)
 
     def vocab_size(self, model: nn.Module) -> int | None:
         """Return the number of rows of the token embedding, else ``config.vocab_size``, else None."""
@@ -56,7 +52,16 @@ class HuggingFaceAdapter(ModelAdapter):
         """Return the masks of the embeddings, layers, heads, MLPs and norms of `model`, found by running it."""
         from devinterp.models.structure import detect
 
-        return detect(model, complete_forward(self, model))
+        return detect(model, complete_forward(model))
+
+
+def _output(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+    """Return what a model gives for token ids."""
+    prefix = "decoder_" if getattr(model.config, "is_encoder_decoder", False) else ""
+    options = {"input_ids": input_ids[:, :1], **_no_cache(model), f"{prefix}input_ids": input_ids}
+    if attention_mask is not None:
+        options[f"{prefix}attention_mask"] = attention_mask
+    return model(**options)
 
 
 def _no_cache(model: nn.Module) -> dict[str, Any]:
@@ -68,19 +73,19 @@ def _no_cache(model: nn.Module) -> dict[str, Any]:
     return options
 
 
-def complete_forward(adapter: HuggingFaceAdapter, model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a function from token ids to logits that runs every module of `model`, for detecting its structure.
+def complete_forward(model: nn.Module) -> Callable[[Tensor], Any]:
+    """Return a function of token ids that runs every module of `model`, for detecting its structure.
 
     Unlike in `HuggingFaceAdapter.logits`, an encoder gets five tokens, and cross-attention of a model without an encoder
     gets random hidden states.
     """
     import torch
 
-    from devinterp.models.forward import accepted_parameters, device_of, evaluating, logits_of
+    from devinterp.models.forward import accepted_parameters, device_of, evaluating
 
     config: Any = model.config
     if getattr(config, "is_encoder_decoder", False):
-        return lambda ids: logits_of(model(input_ids=ids[:, :5], decoder_input_ids=ids, **_no_cache(model)), model)
+        return lambda ids: model(input_ids=ids[:, :5], decoder_input_ids=ids, **_no_cache(model))
     for name in accepted_parameters(model, "encoder_hidden_states", "cross_attention_states"):
         for width in (getattr(config, "cross_attention_hidden_size", None), getattr(config, "hidden_size", None)):
             if not isinstance(width, int):
@@ -92,10 +97,8 @@ def complete_forward(adapter: HuggingFaceAdapter, model: nn.Module) -> Callable[
                     model(input_ids=torch.arange(1, 8, device=device_of(model))[None], **extra, **_no_cache(model))
             except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, IndexError):
                 continue  # not a decoder with cross-attention, or one of another width
-            return lambda ids, extra=extra: logits_of(  # type: ignore[misc]
-                model(input_ids=ids, **extra, **_no_cache(model)), model
-            )
-    return lambda ids: adapter.logits(model, ids)
+            return lambda ids, extra=extra: model(input_ids=ids, **extra, **_no_cache(model))  # type: ignore[misc]
+    return lambda ids: _output(model, ids)
 
 
 @hookimpl

@@ -58,7 +58,7 @@ class TorchModuleAdapter(ModelAdapter):
         """Return the masks of the embeddings, layers, heads, MLPs and norms of `model`, found by running it."""
         from devinterp.models.structure import detect
 
-        return detect(model, lambda ids: self.logits(model, ids))
+        return detect(model, model)
 
 
 @hookimpl

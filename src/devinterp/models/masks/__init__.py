@@ -12,6 +12,16 @@ from devinterp.models.masks.param_masks import (
     full_masks,
     union,
     validated_masks,
+    whole_masks,
 )
 
-__all__ = ["Mask", "ParamMasks", "canonical_names", "difference", "full_masks", "union", "validated_masks"]
+__all__ = [
+    "Mask",
+    "ParamMasks",
+    "canonical_names",
+    "difference",
+    "full_masks",
+    "union",
+    "validated_masks",
+    "whole_masks",
+]

@@ -77,7 +77,13 @@ def difference(whole: Masks, part: Masks) -> dict[str, Mask]:
 
 def full_masks(model: nn.Module) -> ParamMasks:
     """Return masks that select every element of every parameter; allocates nothing."""
-    return ParamMasks({name: Mask.whole(p.shape) for name, p in model.named_parameters()}, description="full")
+    return whole_masks(model, [name for name, _ in model.named_parameters()])
+
+
+def whole_masks(model: nn.Module, names: Iterable[str]) -> ParamMasks:
+    """Return masks that select every element of some parameters, described as "full"; allocates nothing."""
+    parameters = dict(model.named_parameters())
+    return ParamMasks({name: Mask.whole(parameters[name].shape) for name in names}, description="full")
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:

@@ -3,7 +3,8 @@
 ::
 
     restriction = term (("+" | " - ") term)*            union, difference; left to right
-    term        = "full" | "embed" | "unembed" | "other" | parameter, module or glob | [stack] layers [piece]
+    term        = "full" | "trainable" | "lora" | "embed" | "unembed" | "other"
+                | parameter, module or glob | [stack] layers [piece]
     layers      = "l" set                               l0, l0-3, l0,2,5, l*
     piece       = ["self" | "cross"] ("h" | "g") set [part]      heads, or heads by key/value head
                 | "attn" | "self" | "cross" | "mlp" | "norm" | "router" | "shared" | "experts"
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 
 from devinterp.errors import InvalidInputError
 
-MODEL_WORDS = ("full", "embed", "unembed", "other")
+MODEL_WORDS = ("full", "trainable", "lora", "embed", "unembed", "other")
 LAYER_WORDS = ("attn", "self", "cross", "mlp", "norm", "router", "shared", "experts")
 PART_WORDS = ("q", "k", "v", "o", "gate", "rest")
 SETS = {"h": "head", "g": "group", "e": "expert", "n": "neuron"}

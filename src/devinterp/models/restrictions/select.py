@@ -4,26 +4,50 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from collections.abc import Collection
 from functools import cached_property
+from typing import Any
 
 from torch import nn
 
 from devinterp.errors import InvalidInputError
+from devinterp.models.adapter_weights import is_lora
 from devinterp.models.masks.mask import Mask
 from devinterp.models.masks.param_masks import Masks, canonical_names, union
-from devinterp.models.restrictions.grammar import SETS, Numbers, Span, Term
+from devinterp.models.parameter_check import listed, trainable_names, why_not_sampled
+from devinterp.models.restrictions.grammar import MODEL_WORDS, SETS, Numbers, Span, Term
+from devinterp.models.structure.detect import detect_on
 from devinterp.models.structure.types import Layer, Structure
 from devinterp.plugins import adapter_for
 from devinterp.types import ModelAdapter
 
 
 class Selector:
-    """Selects the weights of one model that terms name, and collects `notes` on them for people to read."""
+    """Selects the weights of one model that terms name, and collects `notes` on them for people to read.
 
-    def __init__(self, model: nn.Module, adapter: str | ModelAdapter | None) -> None:
-        self.model, self.adapter = model, adapter
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    adapter : str, ModelAdapter or None
+        Which adapter finds its structure; None: the one that matches.
+    example_inputs : object
+        What to run the model on to find its structure; None: a few tokens.
+    trainable : collection of str or None
+        The parameters that are trained; None: those that require gradients now.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: str | ModelAdapter | None,
+        example_inputs: Any = None,
+        trainable: Collection[str] | None = None,
+    ) -> None:
+        self.model, self.adapter, self.example_inputs = model, adapter, example_inputs
         self.model_name = type(model).__name__
         self.parameters = dict(model.named_parameters())
+        self.trainable = trainable_names(model) if trainable is None else trainable
         self.notes: list[str] = []
 
     @cached_property
@@ -34,14 +58,28 @@ class Selector:
     @cached_property
     def structure(self) -> Structure:
         """Where the parts of the model are; found when a term first needs it."""
+        if self.example_inputs is not None:
+            return detect_on(self.model, self.example_inputs)
         return adapter_for(self.model, self.adapter).structure(self.model)
 
     def term(self, term: Term) -> Masks:
-        """Return the masks of one term."""
+        """Return the masks of one term, without parameters whose numbers cannot be moved, unless these are all or named."""
+        masks = self._masks(term)
+        kept = {name: self.parameters[name] for name in masks if not self.parameters[name].is_complex()}
+        fixed = {name: why for name, parameter in kept.items() if (why := why_not_sampled(parameter))}
+        empty = {name for name in masks if not self.parameters[name].numel()}
+        if fixed and (len(fixed) == len(masks) or term.name in self.canonical):
+            name, why = next(iter(fixed.items()))
+            raise term.span.error(f"{name!r} of {self.model_name} cannot be sampled: {why}.")
+        if fixed:
+            self.notes.append(f"left out, because their numbers do not move in small steps: {listed(fixed)}")
+        return {name: mask for name, mask in masks.items() if name not in fixed and name not in empty}
+
+    def _masks(self, term: Term) -> Masks:
         if term.layers is not None:
             return self._in_layers(term, term.layers)
-        if term.name == "full":
-            return {name: Mask.whole(p.shape) for name, p in self.parameters.items()}
+        if term.name in ("full", "trainable", "lora"):
+            return self._by_kind(term)
         if term.name in ("embed", "unembed", "other"):
             masks: Masks = getattr(self.structure, term.name)
             if not masks:
@@ -51,6 +89,24 @@ class Selector:
             return masks
         return self._named(term)
 
+    def _by_kind(self, term: Term) -> Masks:
+        """Return whole masks of all parameters, of those that are trained, or of those of LoRA adapters."""
+        chosen = {
+            "full": list(self.parameters),
+            "trainable": [name for name in self.parameters if name in self.trainable],
+            "lora": [name for name in self.parameters if is_lora(name)],
+        }[term.name]
+        if not chosen and term.name == "lora":
+            raise term.span.error(
+                f"{self.model_name} has no parameters of LoRA adapters, as peft names them (lora_A, lora_B, ...); 'trainable' "
+                "are those that require gradients."
+            )
+        if not chosen:
+            raise term.span.error(
+                f"all parameters of {self.model_name} have requires_grad=False: 'full' is all of them."
+            )
+        return {name: Mask.whole(self.parameters[name].shape) for name in chosen}
+
     def _named(self, term: Term) -> Masks:
         """Return the masks of the parameters that a name, a module's name or a glob means."""
         name = term.name
@@ -58,7 +114,7 @@ class Selector:
         if not names and any(char in name for char in "*?["):
             names = fnmatch.filter(self.canonical, name)
         if not names:
-            known = ["full", "embed", "unembed", "other", *self.canonical]
+            known = [*MODEL_WORDS, *self.canonical]
             close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
             hint = f"did you mean {', '.join(map(repr, close))}?" if close else f"it has {self._components()}."
             raise term.span.error(f"{name!r} is no component, parameter or module of {self.model_name}: {hint}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from devinterp.models.structure.layer_lists import find_stacks
 from devinterp.models.structure.layer_parts import LayerSorter
 from devinterp.models.structure.mlp import MLPParts, Strides, mlp_parts
 from devinterp.models.structure.module_kinds import is_projection
+from devinterp.models.structure.running import eager_attention, first_row
 from devinterp.models.structure.trace import FAILURES, Trace, record_trace
 from devinterp.models.structure.types import Attention, Head, Layer, Structure
 
@@ -46,9 +48,39 @@ def detect(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Structure:
     state = tuple((id(p), p.shape) for p in model.parameters())
     if model in _cache and _cache[model][0] == state:
         return _cache[model][1]
-    structure = _Detection(model, _traced(model, run)).structure()
+    with eager_attention(model):
+        structure = _Detection(model, _traced(model, run)).structure()
     _cache[model] = (state, structure)
     return structure
+
+
+def detect_on(model: nn.Module, example_inputs: Any) -> Structure:
+    """Return the structure of `model`, found by running it on inputs of its own kind: pictures, sounds, tokens with a mask.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any model.
+    example_inputs : tensor, tuple or mapping
+        One argument, positional arguments, or keyword arguments. Only the first row is used.
+
+    Raises
+    ------
+    InvalidInputError
+        The model cannot be run on them.
+    """
+    args, kwargs = first_row(example_inputs, device_of(model))
+    given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    ids = next((x for x in given if x.ndim == 2 and not x.is_floating_point()), torch.empty(0, dtype=torch.long))
+    with eager_attention(model):
+        try:
+            trace = record_trace(model, lambda _: model(*args, **kwargs), ids)
+        except FAILURES as error:
+            raise InvalidInputError(
+                f"{type(model).__name__} does not run on the first row of `example_inputs`: {type(error).__name__}: {error}. "
+                "Pass what its `forward` takes: a tensor, a tuple of arguments, or a dict of keyword arguments."
+            ) from error
+        return _Detection(model, trace).structure()
 
 
 def _traced(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Trace:
@@ -69,8 +101,9 @@ def _traced(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Trace:
                 failures.append(error)
     raise InvalidInputError(
         f"the structure of {type(model).__name__} is found by running it on a few tokens, and that failed with "
-        f"{type(failures[0]).__name__}: {failures[0]}. Pass masks by parameter name, or write an adapter (ModelAdapter, "
-        "about 20 lines) whose `structure` returns the masks of its layers and heads."
+        f"{type(failures[0]).__name__}: {failures[0]}. Pass `example_inputs=` to `create_param_masks` if it takes other "
+        "inputs, or masks by parameter name, or write an adapter (ModelAdapter, about 20 lines) whose `structure` returns "
+        "the masks of its layers and heads."
     ) from failures[0]
 
 
@@ -89,11 +122,10 @@ class _Detection:
 
     def structure(self) -> Structure:
         """Return the structure of the model."""
-        stacks = {
-            name: tuple(self.layer(paths) for paths in layers)
-            for name, layers in find_stacks(self.modules, self.trace, self.attentions, self.finder).items()
-        }
-        embed, unembed = self.embedding(), self.unembedding()
+        lists = find_stacks(self.modules, self.trace, self.attentions, self.finder)
+        stacks = {name: tuple(self.layer(paths) for paths in layers) for name, layers in lists.items()}
+        in_layers = tuple(f"{path}." for layers in lists.values() for paths in layers for path in paths)
+        embed, unembed = self.embedding(), self.unembedding(in_layers)
         if unembed is None:
             # Some models multiply by the embedding itself.
             unembed = [name for name in embed if self.parameters[name].shape[0] == self.trace.logits.shape[-1]]
@@ -120,6 +152,8 @@ class _Detection:
 
     def embedding(self) -> list[str]:
         """Return the names of the table in which the token ids are looked up."""
+        if not self.trace.ids.numel():
+            return []
         for path, (args, kwargs) in self.trace.calls.items():
             given = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
             tables = [name for name, p in self.modules[path].named_parameters(recurse=False) if p.ndim == 2]
@@ -134,9 +168,11 @@ class _Detection:
             return False
         return torch.equal(flat[-len(ids) :].to(ids), ids) or torch.equal(flat[: len(ids)].to(ids), ids)
 
-    def unembedding(self) -> list[str] | None:
-        """Return the parameters of the last projection that ran with an output per entry of the vocabulary."""
+    def unembedding(self, in_layers: tuple[str, ...]) -> list[str] | None:
+        """Return the parameters of the last projection, outside of layers, with an output per entry of the vocabulary."""
         for path in reversed(list(self.trace.calls)):
+            if f"{path}.".startswith(in_layers):  # of a model without a head, whose output is that of its last layer
+                continue
             if self.trace.widths.get(path) == self.trace.logits.shape[-1] and is_projection(self.modules[path]):
                 return [f"{path}.{name}" for name, _ in self.modules[path].named_parameters(recurse=False)]
         return None

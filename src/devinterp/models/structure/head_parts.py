@@ -82,7 +82,9 @@ def assemble_heads(
     """
     modules, parameters = dict(twin.named_modules()), dict(twin.named_parameters())
     direct = head_supports(twin, probing_run(twin, call, only_projection=output), output, len(supports))
-    columns = output_columns(modules[output], run.calls[output], len(supports), run.num_queries)
+    # Adapters beside the output projection read the heads as it does.
+    readers = [output, *_reading_the_same(run, modules, output)]
+    columns = {path: output_columns(modules[path], run.calls[path], len(supports), run.num_queries) for path in readers}
     projections = [path for path in run.outputs if path != output and is_projection(modules[path])]
     last = {
         path
@@ -95,7 +97,7 @@ def assemble_heads(
         mine: Parts = {}
         for name in support:
             path = name.rpartition(".")[0]
-            if path == output:
+            if path in readers:
                 continue
             mask = _own_weights(name, head, supports, keep_shared=False)
             if name in direct[head]:
@@ -105,9 +107,23 @@ def assemble_heads(
             for part, part_mask in _by_label(mask, dim, labels.get(path) if path in projections else None).items():
                 if not part_mask.is_empty:
                     mine.setdefault(part, {})[name] = part_mask
-        mine["o"] = {f"{output}.{name}": mask for name, mask in columns[head].items()}
+        mine["o"] = {f"{path}.{name}": mask for path in readers for name, mask in columns[path][head].items()}
         parts.append(mine)
     return Heads(parts, _groups(parts))
+
+
+def _reading_the_same(run: ProbingRun, modules: dict[str, nn.Module], output: str) -> list[str]:
+    """Return the other projections that are given what the output projection is, value for value."""
+    given = run.inputs[output]
+    return [
+        path
+        for path, other in run.inputs.items()
+        if path != output and path not in run.before and is_projection(modules[path]) and _is_same(other, given)
+    ]
+
+
+def _is_same(other: Tensor, given: Tensor) -> bool:
+    return other is given or (other.shape == given.shape and torch.equal(other, given))
 
 
 def _has_one_argument(call: Call) -> bool:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from devinterp.models.forward import evaluating
+from devinterp.models.kept_attributes import attributes_kept
+from devinterp.models.structure.running import leading_output
 
 FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, KeyError)
 """What a module may raise when it is run outside of its model."""
@@ -121,8 +123,8 @@ def record_trace(model: nn.Module, run: Callable[[Tensor], Tensor], ids: Tensor)
             hooks.append(module.register_forward_pre_hook(enter(path), with_kwargs=True))
             hooks.append(module.register_forward_hook(leave(path)))
     try:
-        with torch.no_grad(), evaluating(model), AttentionWatcher(on_attention):
-            trace.logits = run(ids)
+        with torch.no_grad(), attributes_kept(model), evaluating(model), AttentionWatcher(on_attention):
+            trace.logits = leading_output(run(ids))
     finally:
         for hook in hooks:
             hook.remove()

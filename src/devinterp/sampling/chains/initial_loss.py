@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.chains.stepper import put_at_start
@@ -143,15 +142,3 @@ class _Moments:
         total, count = np.concatenate(self._rows).T
         residuals = (total - count * (total.sum() / count.sum())) / count.mean()
         return np.asarray(np.sqrt((residuals**2).sum() / max(len(residuals) - 1, 1) * kept))
-
-
-def check_finite_weights(model: torch.nn.Module) -> None:
-    """Raise unless all weights of a model are finite."""
-    for name, parameter in model.named_parameters():
-        # The sum of a tensor is finite only if all entries are (up to overflow, which the exact test then settles).
-        if not math.isfinite(float(parameter.detach().sum(dtype=torch.float32))) and not bool(
-            torch.isfinite(parameter).all()
-        ):
-            raise InvalidInputError(
-                f"parameter {name!r} of the model holds values that are not finite: load the weights again."
-            )

@@ -60,7 +60,10 @@ class Stepper:
         noise: Iterable[Tensor] = weights.noise(self._generators, settings.noise_level)
         if set(settings.metric_names) - {MALA_ACCEPTANCE}:
             noise = list(noise)  # the metrics read it before the step does
-        inputs = StepInputs(weights.values, weights.gradients(), weights.initial_weights, self._state, noise)
+        gradients = weights.gradients()
+        if settings.max_grad_norm is not None:
+            clip_gradients(gradients, settings.max_grad_norm)
+        inputs = StepInputs(weights.values, gradients, weights.initial_weights, self._state, noise)
         measured: dict[str, Tensor] = {}
         if isinstance(noise, list):
             scale = settings.lr / 2 * settings.n_beta
@@ -119,6 +122,26 @@ class Stepper:
             "global_generator": [torch.default_generator.get_state()] if self._weights.in_training else [],
             "buffers": self._weights.buffers(),
         }
+
+
+def clip_gradients(gradients: Sequence[Tensor], max_norm: float) -> None:
+    r"""Scale the gradients of each chain, in place, so that their norm over all sampled weights is at most a limit.
+
+    .. math:: g \leftarrow g \cdot \min\left(1, \frac{c}{|g| + 10^{-6}}\right)
+
+    as `torch.nn.utils.clip_grad_norm_` does for one model.
+
+    Parameters
+    ----------
+    gradients : sequence of Tensor
+        Of the minibatch loss, ``(chain, *shape)`` each.
+    max_norm : float
+        :math:`c > 0`.
+    """
+    squares = torch.stack([gradient.reshape(len(gradient), -1).square().sum(1) for gradient in gradients])
+    factors = (max_norm / (squares.sum(0).sqrt() + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)).to(gradient.dtype))
 
 
 def put_at_start(weights: SampledWeights, settings: Settings, chains: Sequence[int]) -> list[torch.Generator]:

@@ -1,287 +1,284 @@
-"""Rows of a dataset as tensors, whatever the dataset is.
+"""What a data set may be, and its rows as tensors, whatever it is.
 
-Only the rows a run will use are read: they are known before it starts.
+Only the rows a run will use are read: they are known before it starts. The table in docs/sampling.md lists the kinds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+import os
+from collections.abc import Callable, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, final
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from devinterp.errors import InvalidInputError
+from devinterp.errors import InvalidInputError, first_line
+from devinterp.sampling.data.columns import Batch, check_keys, column, column_lengths, rebuilt, same, stacked
+from devinterp.sampling.data.loaders import Collate, check_collation, chosen_rows, collation
+from devinterp.sampling.data.rows import ATTENTION_MASK, INPUT_IDS, LABELS, Rows, as_rows
 
-#: What a loss function is given: token ids, or whatever the dataset's rows are made of, stacked.
-Batch: TypeAlias = Tensor | tuple[Any, ...] | dict[str, Any]
+_OF_TOKENS = (INPUT_IDS, ATTENTION_MASK, LABELS)
+#: Which columns to read: of those there are, those wanted.
+Wanted = Callable[[Sequence[Any]], list[Any]]
 
-INPUT_IDS, ATTENTION_MASK = "input_ids", "attention_mask"
 
-
+@final
 @dataclass(frozen=True)
-class Rows:
-    """Some rows of a dataset, stacked.
+class RowSource:
+    """A data set as its rows can be read.
 
     Parameters
     ----------
-    data : Tensor, tuple or dict of tensors
-        Each with the rows along its first dimension.
-    ids : numpy.ndarray
-        Which rows of the dataset they are, increasing, ``(row,)``.
-    attention_mask : Tensor or None
-        For padded token ids: True where there is text, ``(row, token)``; None where there is no padding.
+    name : str
+        What it is, for messages.
+    num_rows : int
+        Of all of it.
+    stack : callable
+        ``stack(ids, wanted)`` returns the rows `ids`, stacked, with the columns that ``wanted(columns)`` names.
     """
 
-    data: Batch
-    ids: np.ndarray
-    attention_mask: Tensor | None = None
+    name: str
+    num_rows: int
+    stack: Callable[[np.ndarray, Wanted], Batch]
 
-    @property
-    def token_ids(self) -> Tensor | None:
-        """Return ``(row, token)`` ids, or None for data that are not token ids."""
-        return self.data if isinstance(self.data, Tensor) and _is_tokens(self.data) else None
+    def read(self, ids: np.ndarray, *, only_tokens: bool = False) -> Rows:
+        """Return rows of the data set.
 
-    def index(self, ids: np.ndarray) -> Tensor:
-        """Return the index of rows of the dataset in the stacked tensors, ``(row,)``."""
-        return torch.from_numpy(np.searchsorted(self.ids, ids))
+        Parameters
+        ----------
+        ids : numpy.ndarray
+            Rows to read, in any order, with repeats.
+        only_tokens : bool, default: False
+            Whether, of rows with ``input_ids``, only these are read, with their mask and labels.
 
-    def batch(self, ids: np.ndarray) -> tuple[Batch, Tensor | None]:
-        """Return rows of the dataset, in the order of `ids`, and their attention mask."""
-        index = self.index(ids)
-        mask = (
-            None if self.attention_mask is None else self.attention_mask[copied_to(index, self.attention_mask.device)]
-        )
-        return map_tensors(self.data, lambda t: t[copied_to(index, t.device)]), mask
+        Returns
+        -------
+        Rows
+            The distinct rows. Token ids that come alone are a tensor; other data keep the structure of the rows.
 
-    def subset(self, ids: np.ndarray) -> Rows:
-        """Return some of the rows, as if they had been read alone: without a mask where there is no padding among them."""
-        data, mask = self.batch(ids)
-        return Rows(data, ids, None if mask is not None and bool(torch.all(mask)) else mask)
-
-    def to(self, device: torch.device) -> Rows:
-        """Return the rows on a device."""
-        mask = None if self.attention_mask is None else self.attention_mask.to(device)
-        return Rows(map_tensors(self.data, lambda t: t.to(device)), self.ids, mask)
+        Raises
+        ------
+        InvalidInputError
+            If the rows do not stack (ragged sequences).
+        """
+        distinct = np.unique(ids)
+        return as_rows(self.stack(distinct, _tokens_of if only_tokens else list), distinct)
 
 
-def copied_to(index: Tensor, device: torch.device) -> Tensor:
-    """Return row numbers of the host on a device; a GPU need not be waited for."""
-    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
-
-
-def num_rows(dataset: Any, *, name: str) -> int:
-    """Return the number of rows of a dataset.
-
-    Raises
-    ------
-    InvalidInputError
-        If the dataset does not know its length.
-    """
-    dataset = _unwrap(dataset, name=name)
-    if isinstance(dataset, Tensor | np.ndarray):
-        return int(dataset.shape[0]) if dataset.ndim else 0
-    if isinstance(dataset, Mapping | tuple):
-        return _num_in_columns(dataset, name)
-    if isinstance(dataset, str | bytes):
-        raise InvalidInputError(f"{name} (={dataset[:80]!r}) is a string: load and tokenize it first.")
-    if not isinstance(dataset, Sized):
-        raise InvalidInputError(
-            f"{name} ({type(dataset).__name__}) has no length: pass a dataset of known length, for example "
-            "`datasets.Dataset.from_list(list(stream.take(1000)))`."
-        )
-    return len(dataset)
-
-
-def _num_in_columns(columns: Mapping[Any, Any] | tuple[Any, ...], name: str) -> int:
-    named = columns if isinstance(columns, Mapping) else dict(enumerate(columns))
-    lengths = {key: len(column) if isinstance(column, Sized) else None for key, column in named.items()}
-    if len(set(lengths.values())) > 1 or None in lengths.values():
-        described = ", ".join(
-            f"{key!r} {type(named[key]).__name__} without length" if length is None else f"{key!r} {length}"
-            for key, length in lengths.items()
-        )
-        raise InvalidInputError(f"{name} must hold columns with one entry for each row; lengths are: {described}.")
-    return next((length for length in lengths.values() if length is not None), 0)
-
-
-def read_rows(dataset: Any, ids: np.ndarray, *, name: str) -> Rows:
-    """Return rows of a dataset.
+def row_source(dataset: Any, *, name: str) -> RowSource:
+    """Return a data set as its rows can be read.
 
     Parameters
     ----------
     dataset : object
-        A HuggingFace Dataset in any format, a torch Dataset, IterableDataset of known length or DataLoader (whose dataset
-        is read, not its batches), a tensor or array, a tuple or dict of tensors, or a sequence of rows.
-    ids : numpy.ndarray
-        Rows to read, in any order, with repeats.
+        A HuggingFace Dataset in any format, a torch Dataset, IterableDataset of known length or DataLoader, a tensor or array,
+        a tuple or dict of columns, a data frame, or a sequence of rows.
     name : str
-        What the dataset is, for messages.
-
-    Returns
-    -------
-    Rows
-        The distinct rows. Token ids are a Tensor; other data keep the structure of the dataset's rows.
+        What it is, for messages.
 
     Raises
     ------
     InvalidInputError
-        If the rows do not stack (ragged sequences) or there is no ``input_ids`` column where one is expected.
+        If it is none of these, or has no length.
     """
-    rows = _read(_unwrap(dataset, name=name), np.unique(ids), name)
-    # Embeddings and losses take no other whole numbers.
-    return rows if rows.token_ids is None else replace(rows, data=rows.token_ids.long())
-
-
-def _read(dataset: Any, ids: np.ndarray, name: str) -> Rows:
-    if isinstance(dataset, Tensor | np.ndarray):
-        return Rows(_column(dataset, ids, name), ids)
-    if isinstance(dataset, Mapping):
-        columns = {key: _column(value, ids, f"{name}[{key!r}]") for key, value in dataset.items()}
-        return _with_mask(columns, ids, name) if set(columns) <= {INPUT_IDS, ATTENTION_MASK} else Rows(columns, ids)
-    if isinstance(dataset, tuple):
-        return Rows(tuple(_column(value, ids, f"{name}[{n}]") for n, value in enumerate(dataset)), ids)
-    if _is_table(dataset):
-        return _read_table(dataset, ids, name)
-    return _read_items(dataset, ids, name)
-
-
-def _unwrap(dataset: Any, *, name: str) -> Any:
+    if isinstance(dataset, str | bytes | os.PathLike):
+        raise InvalidInputError(f"{name} (={str(dataset)[:80]!r}) is a string: load and tokenize it first.")
     if isinstance(dataset, DataLoader):
-        return _unwrap(dataset.dataset, name=name)
+        return _of_loader(dataset, name)
+    if isinstance(dataset, Tensor | np.ndarray):
+        return RowSource(name, int(dataset.shape[0]) if dataset.ndim else 0, lambda ids, _: column(dataset, ids, name))
+    if isinstance(dataset, Mapping):
+        return _of_columns(dataset, name)
+    if isinstance(dataset, tuple):
+        return _of_tuple(dataset, name)
     if isinstance(dataset, IterableDataset) and isinstance(dataset, Sized):
-        return list(dataset)
-    return dataset
+        return _of_items(_all_items(dataset, name), name)
+    if not isinstance(dataset, Sized) or isinstance(dataset, IterableDataset):
+        raise InvalidInputError(
+            f"{name} ({type(dataset).__name__}) has no length: pass a dataset of known length, for example "
+            "`datasets.Dataset.from_list(list(stream.take(1000)))`."
+        )
+    if hasattr(dataset, "column_names") and hasattr(dataset, "with_format"):  # without importing that library
+        return _of_table(dataset, name)
+    if hasattr(dataset, "__dataframe__"):  # pandas, polars, pyarrow: their [0] is a column
+        return _of_columns(_columns_of_frame(dataset, name), name)
+    if not hasattr(dataset, "__getitem__"):
+        raise InvalidInputError(f"rows of {name} ({type(dataset).__name__}) have no number: pass a list of them.")
+    return _of_items(dataset, name)
 
 
-def _is_table(dataset: Any) -> bool:
-    """Say whether this is a HuggingFace Dataset, without importing that library."""
-    return hasattr(dataset, "column_names") and hasattr(dataset, "with_format")
+def _tokens_of(columns: Sequence[Any]) -> list[Any]:
+    return [key for key in columns if key in _OF_TOKENS] if INPUT_IDS in columns else list(columns)
 
 
-def _read_table(dataset: Any, ids: np.ndarray, name: str) -> Rows:
-    columns = list(dataset.column_names)
-    if INPUT_IDS in columns:
-        columns = [c for c in columns if c in (INPUT_IDS, ATTENTION_MASK)]
-    table = dataset.with_format("numpy", columns=columns)[ids.tolist()]
-    arrays = {column: _stack(table[column], f"column {column!r} of {name}") for column in columns}
-    return _with_mask(arrays, ids, name) if INPUT_IDS in arrays else Rows(dict(_numeric(arrays, name)), ids)
+def _of_columns(columns: Mapping[Any, Any], name: str) -> RowSource:
+    splits = [str(key) for key, part in columns.items() if isinstance(part, Dataset) or hasattr(part, "column_names")]
+    if splits:
+        raise InvalidInputError(
+            f"{name} ({type(columns).__name__}) holds the splits {', '.join(map(repr, splits))}: pass one of them, for "
+            f"example dataset[{splits[0]!r}]."
+        )
+    lengths = column_lengths(columns)
+    _check_lengths(lengths, columns, name)
+
+    def stack(ids: np.ndarray, wanted: Wanted) -> Batch:
+        return _by_column(
+            wanted(list(columns)),
+            lambda key: column(columns[key], ids, f"{name}[{key!r}]"),
+            lambda key: [columns[key][int(i)] for i in ids],
+        )
+
+    return RowSource(name, next((length for length in lengths.values() if length is not None), 0), stack)
 
 
-def _read_items(dataset: Any, ids: np.ndarray, name: str) -> Rows:
-    items = [dataset[int(i)] for i in ids]
-    if items and isinstance(items[0], Mapping) and INPUT_IDS in items[0]:
-        present = [c for c in (INPUT_IDS, ATTENTION_MASK) if c in items[0]]
-        return _with_mask({c: _stack([item[c] for item in items], f"{c!r} of {name}") for c in present}, ids, name)
-    if items and isinstance(items[0], Sequence) and not isinstance(items[0], tuple | str):
-        return Rows(_stack(items, name), ids)
+def _of_tuple(columns: tuple[Any, ...], name: str) -> RowSource:
+    named = dict(enumerate(columns))
+    lengths = column_lengths(named)
+    _check_lengths(lengths, named, name)
+
+    def stack(ids: np.ndarray, _: Wanted) -> Batch:
+        return rebuilt(columns, [column(values, ids, f"{name}[{n}]") for n, values in named.items()])
+
+    return RowSource(name, next((length for length in lengths.values() if length is not None), 0), stack)
+
+
+def _check_lengths(lengths: Mapping[str, int | None], columns: Mapping[Any, Any], name: str) -> None:
+    if len(set(lengths.values())) > 1 or None in lengths.values():
+        kinds = {repr(key): type(values).__name__ for key, values in columns.items()}
+        described = ", ".join(
+            f"{key} {kinds.get(key, 'part')} without length" if length is None else f"{key} {length}"
+            for key, length in lengths.items()
+        )
+        raise InvalidInputError(f"{name} must hold columns with one entry for each row; lengths are: {described}.")
+
+
+def _columns_of_frame(frame: Any, name: str) -> dict[str, Any]:
+    frame = frame if hasattr(frame, "iloc") else frame.to_pandas()
+    if not frame.columns.is_unique:
+        raise InvalidInputError(f"{name} has columns of the same name: {', '.join(map(repr, frame.columns))}.")
+    return {str(key): frame[key].to_numpy() for key in frame.columns}
+
+
+def _of_table(table: Any, name: str) -> RowSource:
+    """Return the rows of a HuggingFace Dataset: the columns of its format, through its transform if it has one."""
+    chosen = getattr(table, "format", None) or {}
+    columns = list(table.column_names)
+    if chosen.get("columns") is not None and not chosen.get("output_all_columns"):
+        columns = [key for key in columns if key in chosen["columns"]]
+
+    def stack(ids: np.ndarray, wanted: Wanted) -> Batch:
+        if chosen.get("type") == "custom":  # a transform: it decides which columns there are
+            read = _read_items(lambda: table[ids.tolist()], ids, name)
+            _check_repeatable(
+                lambda few: {key: stacked(part, name) for key, part in table[few.tolist()].items()}, ids, name
+            )
+            keys = wanted(list(read))
+        else:
+            keys = wanted(columns)
+            own = chosen["type"] if chosen.get("type") in ("torch", "numpy") else None
+            # In its own format, with dtypes that the user may have asked for.
+            options = (chosen.get("format_kwargs") or {}) if own else {}
+            read = table.with_format(own or "numpy", columns=keys, **options)[ids.tolist()]
+        return _by_column(
+            keys, lambda key: stacked(read[key], f"column {key!r} of {name}"), lambda key: list(read[key])
+        )
+
+    return RowSource(name, len(table), stack)
+
+
+def _by_column(
+    keys: Sequence[Any], stack: Callable[[Any], Batch], listed: Callable[[Any], list[Any]]
+) -> dict[Any, Any]:
+    """Return columns, stacked; beside ``input_ids`` one whose rows have different shapes is a list."""
+    columns: dict[Any, Any] = {}
+    for key in keys:
+        try:
+            columns[key] = stack(key)
+        except InvalidInputError:
+            if INPUT_IDS not in keys or key in _OF_TOKENS:
+                raise
+            columns[key] = listed(key)
+    return columns
+
+
+def _all_items(dataset: Any, name: str) -> list[Any]:
+    items = list(islice(iter(dataset), len(dataset)))
+    if len(items) != len(dataset):
+        raise InvalidInputError(f"{name} says that it has {len(dataset)} rows, and gives {len(items)}.")
+    return items
+
+
+def _of_items(dataset: Any, name: str, collate: Collate | None = None) -> RowSource:
+    """Return rows that are read one by one."""
+
+    def items(ids: np.ndarray) -> list[Any]:
+        return [dataset[int(i)] for i in ids]
+
+    def stack(ids: np.ndarray, wanted: Wanted) -> Batch:
+        rows = _read_items(lambda: items(ids), ids, name)
+        if not isinstance(dataset, list):
+            _check_repeatable(lambda few: stacked(items(few), name), ids, name)
+        if collate is not None:
+            check_collation(collate, rows, name=name)
+            batch = collate(rows)
+            return {key: batch[key] for key in wanted(list(batch))} if isinstance(batch, dict) else batch
+        if rows and all(isinstance(row, Mapping) for row in rows):
+            keys = wanted(list(rows[0]))
+            check_keys(rows, keys, name)
+            return _by_column(
+                keys,
+                lambda key: stacked([row[key] for row in rows], f"{key!r} of {name}"),
+                lambda key: [row[key] for row in rows],
+            )
+        return stacked(rows, name)
+
+    return RowSource(name, len(dataset), stack)
+
+
+def _read_items(read: Callable[[], Any], ids: np.ndarray, name: str) -> Any:
     try:
-        collated = default_collate(items)
-    except (TypeError, RuntimeError) as error:
-        raise InvalidInputError(f"the rows of {name} do not stack into tensors: {error}") from error
-    return Rows(tuple(collated) if isinstance(collated, list) else collated, ids)
-
-
-def _column(values: Any, ids: np.ndarray, name: str) -> Tensor:
-    if isinstance(values, Tensor):
-        return values[torch.from_numpy(ids).to(values.device)]
-    if isinstance(values, np.ndarray):  # rows first: a copy of few rows of what may be a file, writable and contiguous
-        return _stack(values[ids], name)
-    return _stack([values[int(i)] for i in ids], name)
-
-
-def _stack(values: Iterable[Any], name: str) -> Tensor:
-    """Return one tensor of rows that must all have one shape."""
-    rows = values if isinstance(values, np.ndarray) and values.dtype != object else [np.asarray(v) for v in values]
-    shapes = {np.shape(row) for row in rows} if not isinstance(rows, np.ndarray) else {rows.shape[1:]}
-    if len(shapes) > 1:
-        lengths = sorted({shape[0] for shape in shapes if shape})
+        return read()
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InvalidInputError(
-            f"{name} is ragged: rows have lengths {lengths[0]} to {lengths[-1]}. Cut or pack them to one length "
-            "(`devinterp.utils.tokenize_and_concatenate`), or pad them and give an `attention_mask`."
-        )
-    array = rows if isinstance(rows, np.ndarray) else np.stack(rows) if rows else np.zeros((0,))
-    if array.dtype.kind not in "biuf":
-        raise InvalidInputError(f"{name} must hold numbers; it holds {array.dtype}.")
-    if array.dtype in (np.uint16, np.uint32, np.uint64):  # torch has the types, but few operations on them
-        array = array.astype(np.int64)
-    return torch.tensor(array)
+            f"rows {ids[:3].tolist()} ... of {name} cannot be read by their number: {type(error).__name__}: {first_line(error)}"
+        ) from error
 
 
-def _with_mask(columns: Mapping[str, Tensor], ids: np.ndarray, name: str) -> Rows:
-    mask = columns.get(ATTENTION_MASK)
-    tokens = columns.get(INPUT_IDS)
-    if tokens is None:
-        raise InvalidInputError(f"{name} has an `attention_mask` but no `input_ids`.")
-    if mask is not None and mask.shape != tokens.shape:
+def _check_repeatable(read: Callable[[np.ndarray], Batch], ids: np.ndarray, name: str) -> None:
+    """Raise if rows are others each time they are read, as those of random crops are."""
+    few = ids[:2]
+    try:
+        again = read(few), read(few)
+    except InvalidInputError:
+        return  # they do not stack, which is said elsewhere
+    if not same(*again):
         raise InvalidInputError(
-            f"`attention_mask` of {name} has shape {tuple(mask.shape)}, expected {tuple(tokens.shape)}."
+            f"{name} gives other rows each time it is read (a random transform?), so that there is no mean loss of its own to "
+            "sample. Switch the transform off, or read once: [dataset[i] for i in range(len(dataset))]."
         )
-    # A mask without padding says nothing, and leaving it out keeps models on their fast attention path.
-    return Rows(tokens, ids, None if mask is None or bool(mask.bool().all()) else mask.bool())
 
 
-def as_tokens(rows: Rows, *, name: str) -> Rows:
-    """Return only the token ids of rows that hold other columns beside them."""
-    if not isinstance(rows.data, dict) or INPUT_IDS not in rows.data:
-        return rows
-    kept = {column: rows.data[column] for column in (INPUT_IDS, ATTENTION_MASK) if column in rows.data}
-    tokens = _with_mask(kept, rows.ids, name)
-    return tokens if tokens.token_ids is None else replace(tokens, data=tokens.token_ids.long())
+def _of_loader(loader: DataLoader[Any], name: str) -> RowSource:
+    """Return the rows that a DataLoader's sampler chooses, as its ``collate_fn`` makes them."""
+    chosen, collate = chosen_rows(loader, name=name), collation(loader, name=name)
+    dataset: Any = loader.dataset
+    if isinstance(dataset, IterableDataset) and isinstance(dataset, Sized):
+        dataset = _all_items(dataset, name)
+    inner = row_source(dataset, name=name) if collate is None else _of_items(dataset, name, collate)
+    if chosen is None:
+        return inner
+
+    def stack(ids: np.ndarray, wanted: Wanted) -> Batch:
+        # Numbers of the sampler's rows; the dataset is read in increasing order, each row once.
+        rows, places = np.unique(chosen[ids], return_inverse=True)
+        read = inner.stack(rows, wanted)
+        return _reordered(read, places)
+
+    return RowSource(name, len(chosen), stack)
 
 
-def _numeric(arrays: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
-    if not arrays:
-        raise InvalidInputError(f"{name} has no columns.")
-    return arrays
-
-
-def _is_tokens(data: Tensor) -> bool:
-    return data.ndim == 2 and not data.is_floating_point() and data.dtype != torch.bool
-
-
-def map_tensors(data: Batch, function: Callable[[Tensor], Tensor]) -> Any:
-    """Return data of the same structure with a function applied to each tensor."""
-    if isinstance(data, Tensor):
-        return function(data)
-    if isinstance(data, dict):
-        return {key: map_tensors(value, function) for key, value in data.items()}
-    return tuple(map_tensors(value, function) for value in data)
-
-
-def check_tokens(rows: Rows, vocab_size: int | None, *, name: str) -> None:
-    """Raise unless rows are token ids that a model accepts.
-
-    Raises
-    ------
-    InvalidInputError
-        Naming the dataset, the offending value and the valid range.
-    """
-    if isinstance(rows.data, dict):
-        raise InvalidInputError(
-            f"{name} has no `input_ids` column; it has {', '.join(map(repr, rows.data))}. Tokenize it, for example with "
-            "`devinterp.utils.tokenize_and_concatenate`, or pass `loss_fn=` to use these columns."
-        )
-    if not isinstance(rows.data, Tensor) or not _is_tokens(rows.data):
-        shape = tuple(rows.data.shape) if isinstance(rows.data, Tensor) else type(rows.data).__name__
-        kind = rows.data.dtype if isinstance(rows.data, Tensor) else "rows of several tensors"
-        raise InvalidInputError(
-            f"{name} must hold whole-number token ids of shape (sequence, token); got {kind} of shape {shape}. For other data "
-            "pass `loss_fn=`."
-        )
-    if rows.data.shape[1] < 2:
-        raise InvalidInputError(
-            f"sequences of {name} have length {rows.data.shape[1]}; at least 2 tokens are needed to predict one."
-        )
-    if not rows.data.numel():
-        return
-    low, high = int(rows.data.min()), int(rows.data.max())
-    if low < 0 or (vocab_size is not None and high >= vocab_size):
-        limit = "" if vocab_size is None else f" to {vocab_size - 1}"
-        raise InvalidInputError(
-            f"{name} holds token id {low if low < 0 else high}, outside the model's vocabulary (0{limit}): was it tokenized "
-            "with the model's own tokenizer?"
-        )
+def _reordered(batch: Batch, places: np.ndarray) -> Batch:
+    return Rows(batch, np.arange(int(places.max(initial=-1)) + 1)).batch(places).data

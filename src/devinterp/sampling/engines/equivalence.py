@@ -26,7 +26,7 @@ TOLERANCES = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 1e-2, to
 _GRADIENTS, _STEEPEST = 10.0, 0.1
 
 #: What torch and models raise where a path does not fit them.
-_FAILURES = (RuntimeError, NotImplementedError, ValueError, TypeError, LookupError, AttributeError, UserWarning)
+FAILURES = (RuntimeError, NotImplementedError, ValueError, TypeError, LookupError, AttributeError, UserWarning)
 
 
 @final
@@ -62,7 +62,7 @@ def why_refused(
     """
     try:
         computed = fast()
-    except _FAILURES as error:
+    except FAILURES as error:
         return f"the model does not run {how} ({first_line(error)})"
     expected = plain()
     for kind, size in differences(computed, expected).items():

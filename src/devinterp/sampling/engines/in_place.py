@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from devinterp.sampling.data.datasets import Rows
+from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.engines.engine import DATASET, Engine, observable_key
 from devinterp.sampling.engines.prefix_cache import PrefixCache
 from devinterp.sampling.engines.weights import InPlaceWeights
@@ -41,14 +41,13 @@ class InPlaceEngine(Engine):
         parts = np.split(sequence_ids[0], self.spec.settings.batches_per_step)
         loss, all_losses, finite = self.spec.loss, [], []
         for part in parts:
-            batch, attention_mask = self.spec.rows.batch(part)
+            batch, attention_mask, counted = self.spec.rows.batch(part)
             with self._after_prefix(DATASET, self.spec.rows, part):
-                mean, losses = loss.mean(self.spec.model, batch, attention_mask)
+                mean, losses = loss.mean(self.spec.model, batch, attention_mask, counted)
             if mean.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
                 (mean / len(parts)).backward()  # type: ignore[no-untyped-call]
-            valid = loss.valid(attention_mask)
-            all_losses.append(masked(losses, valid))
-            finite.append(all_finite(losses, valid))
+            all_losses.append(masked(losses, counted))
+            finite.append(all_finite(losses, counted))
         return torch.cat(all_losses)[None], torch.stack(finite).all()[None]
 
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:
@@ -71,11 +70,10 @@ class InPlaceEngine(Engine):
         part : numpy.ndarray
             Which rows, ``(batch,)``.
         """
-        batch, attention_mask = rows.batch(part)
+        batch, attention_mask, counted = rows.batch(part)
         with self._after_prefix(key, rows, part):
             losses = self.spec.loss.losses(self.spec.model, batch, attention_mask)
-        valid = self.spec.loss.valid(attention_mask)
-        return masked(losses, valid), all_finite(losses, valid)
+        return masked(losses, counted), all_finite(losses, counted)
 
     def _after_prefix(self, key: str, rows: Rows, part: np.ndarray) -> AbstractContextManager[None]:
         if self.prefix is None:

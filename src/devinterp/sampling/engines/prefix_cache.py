@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from devinterp.sampling.data.datasets import copied_to
+from devinterp.sampling.data.placement import copied_to
 from devinterp.sampling.losses.unembedding import replaced_forward
 
 #: Bytes of activations that are cached; data sets beyond it are computed anew every time.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from devinterp.sampling.data.datasets import Rows
+from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.engines.engine import DATASET, observable_key
 from devinterp.sampling.engines.equivalence import Computed, tolerance_of, why_refused
 from devinterp.sampling.engines.in_place import InPlaceEngine
@@ -36,7 +36,7 @@ def in_place_engine(spec: RunSpec, weights: InPlaceWeights, shared: SharedPrefix
         Ready to run. Its `note` says how much of the model is reused, or why nothing.
     """
     rows = spec.rows
-    batch, attention_mask = rows.batch(rows.ids[:1])
+    batch, attention_mask, _ = rows.batch(rows.ids[:1])
 
     def run() -> Tensor:
         return spec.loss.losses(spec.model, batch, attention_mask)

@@ -185,6 +185,8 @@ def _try(spec: RunSpec, masks: ParamMasks, chains: Sequence[int], *, timed: bool
 
         def fast() -> Computed:
             with _no_loops():
+                # Twice: what a module keeps of the first time, and uses again, is a tensor of all chains at once.
+                _computed(stacked, rows, slice(None))
                 return _computed(stacked, rows, slice(None) if shared else slice(1))
 
         def plain() -> Computed:

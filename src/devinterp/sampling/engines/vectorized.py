@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from devinterp.sampling.data.datasets import Batch, map_tensors
+from devinterp.sampling.data.columns import map_tensors
+from devinterp.sampling.data.rows import Minibatch
 from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.weights import StackedWeights
 from devinterp.sampling.losses.loss import Loss, masked
@@ -43,14 +43,13 @@ class VectorizedEngine(Engine):
         all_losses, finite = [], []
         for n in range(num):
             parts = [np.split(ids, num)[n] for ids in (sequence_ids[:1] if shared else sequence_ids)]
-            batch, attention_mask = self.spec.rows.batch(np.concatenate(parts))
+            batch = self.spec.rows.batch(np.concatenate(parts))
             if not shared:
-                batch = map_tensors(batch, partial(_per_chain, num=len(parts)))
-                attention_mask = None if attention_mask is None else _per_chain(attention_mask, num=len(parts))
-            mean, losses = self._run(batch, attention_mask, shared=shared)
+                batch = _per_chain(batch, num=len(parts))
+            mean, losses = self._run(batch, shared=shared)
             if mean.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
                 (mean.sum() / num).backward()  # type: ignore[no-untyped-call]
-            losses, are_finite = self._mark(losses.detach(), attention_mask)
+            losses, are_finite = _mark(losses.detach(), batch.counted)
             all_losses.append(losses)
             finite.append(are_finite)
         return torch.cat(all_losses, 1), torch.stack(finite).all(0)
@@ -61,36 +60,26 @@ class VectorizedEngine(Engine):
         data = self.spec.observables[observable]
         all_losses, finite = [], []
         for part in self.spec.batches_of(data.sequence_id):
-            batch, attention_mask = data.rows.batch(part)
-            losses, are_finite = self._mark(self._run(batch, attention_mask, shared=True)[1], attention_mask)
+            batch = data.rows.batch(part)
+            losses, are_finite = _mark(self._run(batch, shared=True)[1], batch.counted)
             all_losses.append(losses)
             finite.append(are_finite)
         return torch.cat(all_losses, 1), torch.stack(finite).all(0)
 
-    def _run(self, batch: Batch, attention_mask: Tensor | None, *, shared: bool) -> tuple[Tensor, Tensor]:
+    def _run(self, batch: Minibatch, *, shared: bool) -> tuple[Tensor, Tensor]:
         """Return the mean loss of each chain, ``(chain,)``, and its losses, ``(chain, batch, *loss_dims)``."""
 
-        def one_chain(values: list[Tensor], batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        def one_chain(values: list[Tensor], batch: Minibatch) -> tuple[Tensor, Tensor]:
             parameters = self.weights.whole_parameters(values)
             named = {f"model.{name}": value for name, value in parameters.items()}
-            mean_and_losses: tuple[Tensor, Tensor] = functional_call(self._module, named, (batch, attention_mask))
+            mean_and_losses: tuple[Tensor, Tensor] = functional_call(self._module, named, (batch,))
             return mean_and_losses
 
-        along = None if shared else 0
-        mask_along = None if attention_mask is None else along
-        run = vmap(one_chain, in_dims=(0, along, mask_along), randomness="error")
+        along = None if shared else Minibatch(*(None if part is None else 0 for part in batch))
+        run = vmap(one_chain, in_dims=(0, along), randomness="error")
         with sdpa_kernel(SDPBackend.MATH):  # torch loops over the chains in its fused kernels of attention
-            mean_and_losses: tuple[Tensor, Tensor] = run(self.weights.values, batch, attention_mask)
+            mean_and_losses: tuple[Tensor, Tensor] = run(self.weights.values, batch)
         return mean_and_losses
-
-    def _mark(self, losses: Tensor, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the losses, NaN where masked, and whether the unmasked ones of each chain are finite."""
-        if attention_mask is None:
-            return losses, torch.isfinite(losses).flatten(1).all(1)
-        valid = self._module.loss.valid(attention_mask.flatten(0, -2))
-        assert valid is not None
-        valid = valid.view(-1, *losses.shape[1:])
-        return masked(losses, valid), torch.isfinite(torch.where(valid, losses, 0)).flatten(1).all(1)
 
 
 class _LossModule(nn.Module):
@@ -100,10 +89,24 @@ class _LossModule(nn.Module):
         super().__init__()
         self.model, self.loss = model, loss
 
-    def forward(self, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.loss.mean(self.model, batch, attention_mask)
+    def forward(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
+        return self.loss.mean(self.model, *batch)
 
 
-def _per_chain(data: Tensor, *, num: int) -> Tensor:
-    """Return a tensor with its first dimension cut into one part for each chain."""
-    return data.view(num, -1, *data.shape[1:])
+def _per_chain(batch: Minibatch, *, num: int) -> Minibatch:
+    """Return a minibatch with the first dimension of its tensors cut into one part for each chain."""
+
+    def refuse(_: list[Any]) -> None:
+        raise TypeError("minibatches of their own with parts that are no tensors cannot be stacked")
+
+    data = map_tensors(batch.data, lambda tensor: tensor.view(num, -1, *tensor.shape[1:]), refuse)
+    masks = (None if mask is None else mask.view(num, -1, *mask.shape[1:]) for mask in batch[1:])
+    return Minibatch(data, *masks)
+
+
+def _mark(losses: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the losses, NaN where masked, and whether those of each chain that count are finite."""
+    if counted is None:
+        return losses, torch.isfinite(losses).flatten(1).all(1)
+    counted = counted.view(-1, *losses.shape[1:])  # one for all chains, or for each its own
+    return masked(losses, counted), torch.isfinite(torch.where(counted, losses, 0)).flatten(1).all(1)

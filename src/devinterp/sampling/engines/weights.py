@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class SampledWeights(ABC):
         for value, initial in zip(self.values, self.initial_weights, strict=True):
             value.copy_(initial)
         for buffer, before in zip(self.buffers(), self._buffers_before, strict=True):
-            if buffer.shape == before.shape:
+            if buffer.shape == before.shape and 0 not in buffer.stride():
                 buffer.copy_(before)
         self.store()
 
@@ -131,7 +131,7 @@ class InPlaceWeights(SampledWeights):
         """Return the gradients of the sampled elements, ``(1, *shape)`` each, and take them off the model."""
         gradients = []
         for mask, parameter, value in zip(self.masks, self.parameters, self.values, strict=True):
-            gradient, parameter.grad = parameter.grad, None
+            gradient, parameter.grad = _dense(parameter.grad), None
             taken = torch.zeros_like(value) if gradient is None else mask.take(gradient).to(value.dtype).unsqueeze(0)
             gradients.append(taken)
         return gradients
@@ -164,7 +164,7 @@ class StackedWeights(SampledWeights):
     @torch.no_grad()
     def gradients(self) -> list[Tensor]:
         """Return the gradients of the values, ``(chain, *shape)`` each, and clear them."""
-        gradients = [torch.zeros_like(v) if v.grad is None else v.grad for v in self.values]
+        gradients = [torch.zeros_like(v) if v.grad is None else _dense(v.grad) for v in self.values]
         for value in self.values:
             value.grad = None
         return gradients
@@ -180,6 +180,11 @@ class StackedWeights(SampledWeights):
                 sampled = flat.scatter(0, index.to(flat.device), value.flatten().to(flat.dtype))
                 whole[name] = sampled.view(parameter.shape)
         return whole
+
+
+def _dense(gradient: Any) -> Any:
+    """Return a gradient as a plain tensor: embeddings may make sparse ones."""
+    return gradient.to_dense() if isinstance(gradient, Tensor) and gradient.layout != torch.strided else gradient
 
 
 def _shares(value: Tensor, parameter: Tensor) -> bool:

@@ -88,8 +88,8 @@ def pack(spec: RunSpec, store: RunStore, checkpoints: CheckpointOptions, token: 
 def to_device(spec: RunSpec, device: str) -> RunSpec:
     """Return a run with its data on a device; its model must be there already."""
     target = torch.device(device)
-    observables = {name: replace(o, rows=o.rows.to(target)) for name, o in spec.observables.items()}
-    return replace(spec, rows=spec.rows.to(target), observables=observables)
+    observables = {name: replace(o, rows=o.rows.placed(target)) for name, o in spec.observables.items()}
+    return replace(spec, rows=spec.rows.placed(target), observables=observables)
 
 
 @final

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.data.datasets import Batch
+from devinterp.sampling.data.columns import Batch
 from devinterp.sampling.losses import chunked_cross_entropy as chunked
 from devinterp.sampling.losses.tied_embedding import added_in_place
 from devinterp.sampling.losses.unembedding import Unembedding, last_hidden
@@ -28,14 +28,20 @@ class Loss(ABC):
     def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
         """Return the losses, differentiable with respect to the model's parameters where gradients are on."""
 
-    def mean(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the mean over the unmasked losses, differentiable, and the losses, detached."""
-        losses = self.losses(model, batch, attention_mask)
-        return mean_unmasked(losses, self.valid(attention_mask)), losses.detach()
+    def mean(
+        self, model: nn.Module, batch: Batch, attention_mask: Tensor | None, counted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean over the losses that count, differentiable, and the losses, detached.
 
-    def valid(self, attention_mask: Tensor | None) -> Tensor | None:
-        """Return which losses are unmasked, shaped like them, or None when all are."""
-        return None
+        Parameters
+        ----------
+        model, batch, attention_mask
+            As for `losses`.
+        counted : Tensor, optional
+            Which losses count, shaped like them; None where all do.
+        """
+        losses = self.losses(model, batch, attention_mask)
+        return mean_unmasked(losses, counted), losses.detach()
 
     def functional(self) -> Loss:
         """Return the same loss in a form that function transforms (vmap) can go through."""
@@ -65,10 +71,6 @@ class NextTokenLoss(Loss):
             )
         return token_losses(logits, batch)
 
-    def valid(self, attention_mask: Tensor | None) -> Bool[Tensor, "batch position"] | None:
-        """Return where both the predicting and the predicted token are text rather than padding."""
-        return None if attention_mask is None else attention_mask[:, :-1] & attention_mask[:, 1:]
-
 
 class ChunkedNextTokenLoss(NextTokenLoss):
     """The same from the last hidden states, in row chunks; the logits of a whole batch never exist.
@@ -96,13 +98,14 @@ class ChunkedNextTokenLoss(NextTokenLoss):
         )
         return losses.view(batch.shape[0], -1)
 
-    def mean(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the mean over the unmasked losses, with its gradient, and the losses."""
+    def mean(
+        self, model: nn.Module, batch: Batch, attention_mask: Tensor | None, counted: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mean over the losses that count, with its gradient, and the losses."""
         assert isinstance(batch, Tensor)
         with added_in_place(self._tied):
             hidden, weight, bias, targets = self._ends(model, batch, attention_mask)
-        valid = self.valid(attention_mask)
-        counts = torch.ones(len(hidden), device=hidden.device) if valid is None else valid.flatten().float()
+        counts = torch.ones(len(hidden), device=hidden.device) if counted is None else counted.flatten().float()
         total, losses = chunked.WeightedLoss.apply(  # type: ignore[no-untyped-call]
             hidden,
             weight,

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from devinterp.models.masks.param_masks import ParamMasks
-from devinterp.sampling.data.datasets import Rows
+from devinterp.sampling.data.columns import leaves
+from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss
 from devinterp.sampling.spec import RunSpec
 
@@ -98,11 +99,22 @@ def hash_weights(model: nn.Module) -> str:
 def hash_rows(rows: Rows) -> str:
     """Return a hash of rows of a dataset and of which rows they are."""
     digest = hashlib.blake2b(rows.ids.tobytes(), digest_size=16)
-    for name, tensor in _leaves("data", rows.data):
-        _update(digest, name, tensor)
+    for name, leaf in leaves(rows.data, "data"):
+        if isinstance(leaf, Tensor):
+            _update(digest, name, leaf)
+        else:
+            _update_value(digest, [name, [[each, _held(each)] for each in leaf]], {})
     if rows.attention_mask is not None:
         _update(digest, "attention_mask", rows.attention_mask)
+    if isinstance(rows.data, Tensor) and rows.counted is not None and not _only_padding(rows):
+        _update(digest, "counted", rows.counted)
     return digest.hexdigest()
+
+
+def _only_padding(rows: Rows) -> bool:
+    """Say whether the losses that do not count are those of padding, which the attention mask says already."""
+    mask = rows.attention_mask
+    return mask is not None and torch.equal(rows.counted, mask[:, :-1] & mask[:, 1:])  # type: ignore[arg-type]
 
 
 def hash_masks(masks: ParamMasks) -> str:
@@ -222,13 +234,6 @@ def _update(digest: Any, name: str, tensor: Tensor) -> None:
     digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
     # Bytes rather than values: bfloat16 has no numpy counterpart.
     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-
-
-def _leaves(name: str, data: Any) -> list[tuple[str, Tensor]]:
-    if isinstance(data, Tensor):
-        return [(name, data)]
-    items = data.items() if isinstance(data, Mapping) else enumerate(data) if isinstance(data, tuple) else ()
-    return [leaf for key, value in items for leaf in _leaves(f"{name}.{key}", value)]
 
 
 def _short(value: Any) -> str:

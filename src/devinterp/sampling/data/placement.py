@@ -1,0 +1,74 @@
+"""Where stacked rows are: on the device of a run, or on the host, from where minibatches are copied while it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+#: Rows of one data set that take more bytes stay on the host. Results do not depend on it.
+DEVICE_BYTES = 2**30
+
+
+def copied_to(index: Tensor, device: torch.device) -> Tensor:
+    """Return row numbers of the host on a device; a GPU need not be waited for."""
+    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
+
+
+def objects_to(objects: list[Any], device: torch.device) -> list[Any]:
+    """Return objects on a device, as far as they can be moved (tensors, graphs)."""
+    return [each.to(device) if callable(getattr(each, "to", None)) else each for each in objects]
+
+
+@dataclass
+class HostCopies:
+    """Copies of minibatches whose rows are on the host; at most one is made ahead of its use.
+
+    Parameters
+    ----------
+    device : torch.device
+        To where they are copied.
+    """
+
+    device: torch.device
+    _ahead: tuple[bytes, Any, Any] | None = field(default=None, repr=False)
+
+    @classmethod
+    def for_rows(cls, device: torch.device, num_bytes: int) -> HostCopies | None:
+        """Return what copies minibatches of rows of this size to a device; None where they are to be on it altogether."""
+        return cls(device) if device.type == "cuda" and num_bytes > DEVICE_BYTES else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HostCopies, (self.device,)
+
+    def begin(self, ids: np.ndarray, select: Callable[[np.ndarray], Any]) -> None:
+        """Begin to copy a minibatch beside what the device computes."""
+        stream = torch.cuda.Stream(self.device)
+        selected = select(ids)
+        with torch.cuda.stream(stream):
+            copied = self._copied(selected)
+        self._ahead = ids.tobytes(), copied, stream
+
+    def take(self, ids: np.ndarray, select: Callable[[np.ndarray], Any]) -> Any:
+        """Return a minibatch on the device: the one that was begun, if it is this."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead[0] != ids.tobytes():
+            return self._copied(select(ids))
+        _, copied, stream = ahead
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(stream)
+        tree_map(lambda x: x.record_stream(current) if isinstance(x, Tensor) else None, copied)
+        return copied
+
+    def _copied(self, selected: Any) -> Any:
+        def copy(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.pin_memory().to(self.device, non_blocking=True)
+            return value.to(self.device) if callable(getattr(value, "to", None)) else value
+
+        return tree_map(copy, selected)
