@@ -21,7 +21,7 @@ from devinterp.errors import (
     StoreMismatchError,
 )
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Analysis, Command, Draw, Kernel, ModelAdapter, Plot, StepInputs, Target
+from devinterp.types import Analysis, Check, Command, Draw, Finding, Kernel, ModelAdapter, Plot, StepInputs, Target
 
 if TYPE_CHECKING:
     from devinterp.sampling.options import RunOptions
@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Analysis",
     "BrokenChainsError",
+    "Check",
     "Command",
     "DevinterpError",
     "Draw",
+    "Finding",
     "InvalidInputError",
     "Kernel",
     "MissingDataError",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pluggy
 
-from devinterp.types import Analysis, Command, Kernel, ModelAdapter, Plot
+from devinterp.types import Analysis, Check, Command, Kernel, ModelAdapter, Plot
 
 PROJECT = "devinterp"
 
@@ -20,8 +20,8 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def devinterp_analyses() -> Sequence[Analysis]:  # type: ignore[empty-body]
-    """Return analyses: functions of a tree, offered as ``tree.slt.<name>()``."""
+def devinterp_analyses() -> Sequence[Analysis | Check]:  # type: ignore[empty-body]
+    """Return analyses: functions of a tree, offered as ``tree.slt.<name>()``; and checks, parts of ``tree.slt.diagnose()``."""
 
 
 @hookspec

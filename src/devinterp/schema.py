@@ -40,6 +40,15 @@ STEP_METRICS = (
 #: A metric that is recorded only when named, because it costs a second gradient.
 MALA_ACCEPTANCE = "mala_acceptance"
 
+#: Metrics of draws (`devinterp.sampling.chains.virial`): at the weights before the draw's step the virial, its part of the
+#: gradient, the squared distance from w0, and in a bounding box what the virial is compared with; at the draw itself the
+#: squared distance.
+VIRIAL, VIRIAL_GRADIENT, VIRIAL_SQUARE, VIRIAL_VOLUME = "virial", "virial_gradient", "virial_square", "virial_volume"
+DRAW_SQUARE = "draw_square"
+#: The same for each parameter tensor, along a dimension of their names; sizes are numbers of sampled weights.
+PARAMETER, PARAMETER_SIZE = "parameter", "parameter_size"
+PARAMETER_VIRIAL, PARAMETER_VOLUME = "parameter_virial", "parameter_volume"
+
 #: States of a chain, in ``status/state``.
 PENDING, RUNNING, FINISHED, DIVERGED, INTERRUPTED = "pending", "running", "finished", "diverged", "interrupted"
 STATES = (PENDING, RUNNING, FINISHED, DIVERGED, INTERRUPTED)
@@ -69,6 +78,13 @@ DIMS: dict[str, tuple[str, ...]] = {
     "observables/*/init_loss": (SEQUENCE, POSITION),
     "observables/*/token_ids": (SEQUENCE, TOKEN),
     "observables/*/sequence_id": (SEQUENCE,),
+    **{
+        f"metrics/{name}": (RESTRICTION, CHAIN, DRAW)
+        for name in (VIRIAL, VIRIAL_GRADIENT, VIRIAL_SQUARE, VIRIAL_VOLUME, DRAW_SQUARE)
+    },
+    **{f"metrics/{name}": (RESTRICTION, CHAIN, DRAW, PARAMETER) for name in (PARAMETER_VIRIAL, PARAMETER_VOLUME)},
+    f"metrics/{PARAMETER}": (PARAMETER,),
+    f"metrics/{PARAMETER_SIZE}": (RESTRICTION, PARAMETER),
     "metrics/*": (RESTRICTION, CHAIN, STEP),
     "status/steps_done": (RESTRICTION, CHAIN),
     "status/state": (RESTRICTION, CHAIN),
@@ -130,6 +146,15 @@ _ADVICE = {
 }
 
 
+def _advice(path: str) -> str | None:
+    group, _, name = path.partition("/")
+    if group == METRICS and name == MALA_ACCEPTANCE:
+        return f"sample with `save_metrics=[{name!r}]`"
+    if path in DIMS and group == METRICS:
+        return "sample with `virial=True`, the default"
+    return _ADVICE.get(group)
+
+
 def check(tree: xr.DataTree, requires: Iterable[str], *, needed_by: str) -> None:
     """Raise unless a run holds every required path.
 
@@ -151,7 +176,7 @@ def check(tree: xr.DataTree, requires: Iterable[str], *, needed_by: str) -> None
     if not absent:
         return
     names = ", ".join(f"`{path}`" for path in absent)
-    advice = dict.fromkeys(_ADVICE[path.split("/")[0]] for path in absent if path.split("/")[0] in _ADVICE)
+    advice = dict.fromkeys(each for each in map(_advice, absent) if each)
     hint = f": {'; '.join(advice)}" if advice else ""
     raise MissingDataError(f"`{needed_by}` needs {names}; this tree has none{hint}.")
 

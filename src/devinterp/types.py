@@ -6,6 +6,7 @@ Nothing here imports torch: analyses, stores and plots are used on machines with
 from __future__ import annotations
 
 import keyword
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,6 +53,75 @@ class Analysis:
 
     def __post_init__(self) -> None:
         _check_name("analysis", self.name)
+
+
+#: What a finding means for the numbers of a run, from nothing to that they must not be used.
+SEVERITIES = ("ok", "note", "warning", "reject")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a check found about a run.
+
+    Parameters
+    ----------
+    code : str
+        What it is: a stable word, such as ``"drift"``, that scripts may rely on.
+    severity : {"note", "warning", "reject"}
+        Good to know; numbers may be off; numbers must not be used.
+    message : str
+        What was found, in a sentence.
+    advice : str, optional
+        What to do about it.
+    value, limit : float, optional
+        The figure that was judged, and the limit that it is beyond.
+    restriction, observable : str, optional
+        Names of those it is about; empty for the run.
+    chain : int, optional
+        Label of the chain; -1 for all.
+    """
+
+    code: str
+    severity: str
+    message: str
+    advice: str = ""
+    value: float = math.nan
+    limit: float = math.nan
+    restriction: str = ""
+    observable: str = ""
+    chain: int = -1
+
+    def __post_init__(self) -> None:
+        if self.severity not in SEVERITIES[1:]:
+            raise InvalidInputError(
+                f"the severity (={self.severity!r}) of the finding {self.code!r} must be one of {SEVERITIES[1:]}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A part of ``tree.slt.diagnose()``: judges one aspect of a run.
+
+    Parameters
+    ----------
+    name : str
+        Its name; a public Python identifier.
+    compute : callable
+        ``compute(evidence)`` returning the findings, given a `devinterp.analyses.diagnosis.Evidence`: the run, and series and
+        results that checks share. What it raises as a `MissingDataError` is reported as not looked at, with the message.
+    codes : dict of str to str
+        The codes of its findings, and what each means in a few words.
+    requires : tuple of str, optional
+        Paths of the variables it reads, as in `Analysis`; where one is missing the check is reported as not looked at.
+    """
+
+    name: str
+    compute: Callable[[Any], Iterable[Finding]]
+    codes: Mapping[str, str]
+    requires: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_name("check", self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +324,11 @@ class Draw:
         Variable that holds `loss` and `observables`: ``"loss"``, or ``"mean_loss"`` where they are means over sequences.
     summaries : dict of str to numpy.ndarray
         Arrays of the whole chain, by the path of their variable; with its last draw.
+    draw_metrics : dict of str to numpy.ndarray
+        Metrics of the draws that are due at these steps, float32 ``(draw, ...)``: one draw, or several where no observable is
+        evaluated at draws.
+    first_draw : int
+        Index of the first of these draws.
     """
 
     restriction: int
@@ -266,6 +341,8 @@ class Draw:
     error: str | None = None
     loss_name: str = "loss"
     summaries: Mapping[str, np.ndarray] = field(default_factory=dict)
+    draw_metrics: Mapping[str, np.ndarray] = field(default_factory=dict)
+    first_draw: int = 0
 
     @property
     def num_steps(self) -> int:

@@ -51,7 +51,7 @@ MORE: dict[str, dict[str, Any]] = {
     "losses at w0": {"paired": True},
 }
 #: What a new store holds by itself, and one that was made without does not.
-NEWER = {"paired": False}
+NEWER = {"paired": False, "virial": False}
 
 
 @pytest.fixture(params=STORES)

@@ -263,7 +263,10 @@ def test_a_name_of_the_accessor_or_the_command_line_is_refused(
 @pytest.mark.parametrize(
     ("result", "got"),
     [
-        ("Analysis('mean', mean_loss)", r"must return a list of Analysis objects, got Analysis Analysis\(name='mean'"),
+        (
+            "Analysis('mean', mean_loss)",
+            r"must return a list of Analysis or Check objects, got Analysis Analysis\(name='mean'",
+        ),
         ("None", "got NoneType None"),
         ("'mean'", "got str 'mean'"),
         ("[mean_loss]", "got a list with function <function mean_loss"),

@@ -12,7 +12,7 @@ from zarr.storage import MemoryStore
 from devinterp import schema
 from devinterp.store.arrays.specs import MAX_BUFFER_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, array_specs, loss_chunks
 from devinterp.store.reading.open import open as open_store
-from support.layouts import AT_W0, MOMENTS, layout, make, paths_of_schema
+from support.layouts import AT_W0, MOMENTS, VIRIAL, layout, make, paths_of_schema
 
 
 @settings(max_examples=500, deadline=None)
@@ -77,7 +77,7 @@ def test_a_new_store_has_the_schema(num_restrictions, num_chains, num_steps, bat
     )
     store = MemoryStore()
     make(store, wanted)
-    paths = set(schema.DIMS) - MOMENTS - AT_W0 - (set() if metrics else {"metrics/*"})
+    paths = set(schema.DIMS) - MOMENTS - AT_W0 - VIRIAL - (set() if metrics else {"metrics/*"})
     for tree in (open_store(store), xr.open_datatree(store, engine="zarr", chunks={})):
         assert paths_of_schema(tree) == paths
         assert schema.observable_names(tree) == ["code", "日本 語.v2"]

@@ -20,6 +20,10 @@ MOMENTS = {
 #: Paths that only some runs have: losses at w0 of their rows, and those of ``init_noise``.
 AT_W0 = {path for path in schema.DIMS if path.split("/")[-1].startswith(("row_", "w0_"))}
 
+#: Paths of metrics of draws, and those of them that only runs in a bounding box have.
+VIRIAL = {path for path in schema.DIMS if path.startswith("metrics/")} - {"metrics/*"}
+IN_BOX = {path for path in VIRIAL if path.endswith("_volume")}
+
 
 def paths_of_schema(tree: xr.DataTree) -> set[str]:
     """Assert that every variable has the dims that the schema gives it; return which paths of the schema there are."""

@@ -41,6 +41,7 @@ def command(analysis: Analysis) -> Callable[..., None]:
     ]
 
     def run(_store: str, *, _group: str | None = None, _output: Path | None = None, **given: Any) -> None:
+        from devinterp.cli.findings import exit_status, is_diagnosis, show_findings
         from devinterp.cli.render import check_output, save, show
         from devinterp.store.reading.open import open as open_store
 
@@ -49,6 +50,9 @@ def command(analysis: Analysis) -> Callable[..., None]:
         result = getattr(tree.slt, analysis.name)(**given)
         if _output is not None:
             result = save(result, _output, name=analysis.name)
+        if is_diagnosis(result):
+            show_findings(result)
+            raise SystemExit(exit_status(result))
         show(result, title=analysis.name)
 
     store = inspect.Parameter(

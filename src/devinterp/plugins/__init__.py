@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from devinterp.errors import InvalidInputError, PluginError
 from devinterp.plugins.discovery import BLOCKED, BROKEN, DIRECTORY, LOADED, Provider
 from devinterp.plugins.host import Host, PluginInfo, describe, names_of
-from devinterp.types import Analysis, Command, Kernel, ModelAdapter, Plot
+from devinterp.types import Analysis, Check, Command, Kernel, ModelAdapter, Plot
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +44,7 @@ __all__ = [
     "adapter_for",
     "adapters",
     "analyses",
+    "checks",
     "commands",
     "kernel",
     "kernels",
@@ -69,6 +70,11 @@ def analyses() -> dict[str, Analysis]:
         `PluginWarning`.
     """
     return _collect("analyses")
+
+
+def checks() -> dict[str, Check]:
+    """Return the installed checks of ``tree.slt.diagnose()`` by name; raises as `analyses`."""
+    return _collect("checks")
 
 
 def plots() -> dict[str, Plot]:
@@ -153,7 +159,7 @@ def adapter_for(model: nn.Module, adapter: str | ModelAdapter | None = None) -> 
     )
 
 
-def provider(obj: Analysis | Plot | Kernel | ModelAdapter | Command) -> Provider | None:
+def provider(obj: Analysis | Check | Plot | Kernel | ModelAdapter | Command) -> Provider | None:
     """Return where something that this module handed out comes from, or None for what no plugin provided."""
     return _get_host().provider(obj)
 

@@ -16,17 +16,18 @@ from devinterp.errors import PluginError, PluginWarning
 from devinterp.hookspecs import PROJECT
 from devinterp.plugins.builtin_commands import BUILTIN_COMMANDS
 from devinterp.plugins.discovery import BROKEN, LOADED, Plugin, Provider, find_plugins
-from devinterp.types import Analysis, Command, Kernel, ModelAdapter, Plot
+from devinterp.types import Analysis, Check, Command, Kernel, ModelAdapter, Plot
 
 #: Kind of thing -> the hook that gives it and the class of what the hook's list holds.
 KINDS: dict[str, tuple[str, type]] = {
     "analyses": ("devinterp_analyses", Analysis),
+    "checks": ("devinterp_analyses", Check),
     "plots": ("devinterp_plots", Plot),
     "kernels": ("devinterp_kernels", Kernel),
     "adapters": ("devinterp_model_adapters", ModelAdapter),
     "commands": ("devinterp_commands", Command),
 }
-HOOKS = tuple(hook for hook, _ in KINDS.values())
+HOOKS = tuple(dict.fromkeys(hook for hook, _ in KINDS.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class PluginInfo:
     status : {"loaded", "blocked", "broken"}
         Whether it is in use; ``blocked`` by ``DEVINTERP_LOAD_PLUGINS``.
     provides : dict of str to tuple of str
-        Names of what it provides, by kind (``analyses``, ``plots``, ``kernels``, ``adapters``, ``commands``).
+        Names of what it provides, by kind (``analyses``, ``checks``, ``plots``, ``kernels``, ``adapters``, ``commands``).
     error : str or None
         Why it is broken.
     """
@@ -132,19 +133,22 @@ class Host:
     def ask(self, plugin: Plugin, kind: str) -> list[Any]:
         """Return what the hook of one plugin gives, checked; nothing from a plugin that is blocked or broken."""
         hook, expected = KINDS[kind]
+        allowed = tuple(each for name, each in KINDS.values() if name == hook)
         objects: list[Any] = []
         # Each implementation is called by itself, not through the hook, to know whose result is wrong.
         for implementation in getattr(self._manager.hook, hook).get_hookimpls():
             if implementation.plugin_name != plugin.key:
                 continue
             result = implementation.function()
-            wanted = f"`{hook}` of {plugin} must return a list of {expected.__name__} objects"
+            wanted = (
+                f"`{hook}` of {plugin} must return a list of {' or '.join(each.__name__ for each in allowed)} objects"
+            )
             if not isinstance(result, Sequence) or isinstance(result, str):
                 raise PluginError(f"{wanted}, got {describe(result)}. {_remedy(plugin.provider)}")
             for obj in result:
-                if not isinstance(obj, expected):
+                if not isinstance(obj, allowed):
                     raise PluginError(f"{wanted}, got a list with {describe(obj)}. {_remedy(plugin.provider)}")
-            objects.extend(result)
+            objects.extend(obj for obj in result if isinstance(obj, expected))
         return objects
 
     def _add(self, by_name: dict[str, Any], kind: str, obj: Any, provider: Provider) -> None:

@@ -28,6 +28,7 @@ class RunOptions:
     output_path: StoreLike | None = None
     storage_options: Mapping[str, Any] | None = None
     paired: bool | None = None
+    virial: bool = True
     chains: str = "auto"
     progress: bool | None = None
     checkpoint_share: float = SHARE

@@ -64,6 +64,8 @@ class RunSpec:
         All numbers and switches.
     choices : dict of str to str
         Which way of computing was chosen for what, and why, as far as that is decided before a chain starts.
+    virial : bool
+        Whether the virial is measured at draws; not in a store that was made without.
     """
 
     model: nn.Module
@@ -76,11 +78,17 @@ class RunSpec:
     kernel: Kernel
     settings: Settings
     choices: Mapping[str, str] = field(default_factory=dict)
+    virial: bool = True
 
     @cached_property
     def schedule(self) -> Schedule:
         """Return which rows each chain uses at which step."""
         return Schedule(self.settings, self.num_rows)
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """Return the names of all parameter tensors that some restriction samples, in the order of the restrictions."""
+        return list(dict.fromkeys(name for masks in self.restrictions.values() for name in masks))
 
     @property
     def device(self) -> torch.device:

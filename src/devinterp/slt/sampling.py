@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -60,6 +61,7 @@ def sample(
     record: Literal["token", "sequence", "moments"] = "token",
     loss_dtype: Literal["float32", "float16"] = "float32",
     paired: bool | None = None,
+    virial: bool = True,
     output_path: StoreLike | None = None,
     storage_options: Mapping[str, Any] | None = None,
     loss_fn: LossFunction | None = None,
@@ -164,6 +166,9 @@ def sample(
         Whether to store the loss at :math:`w_0` of every row that minibatches use, so that analyses can subtract the noise
         of the data (docs/errors.md). It costs one forward pass of each distinct row, shared by all chains and restrictions.
         None: where that is at most 15 % of the cost of the run's gradients. True completes a run that was made without.
+    virial : bool, default: True
+        Whether to record at draws what tells whether chains are at their temperature (``tree.slt.temperature()``): two dot
+        products of the weights. What a store was made with stays.
     output_path : str, path or zarr store, optional
         Where the store is written. If it holds this very run already, its result is returned; what of it is missing (the
         rest of a run that was interrupted, more draws, chains, restrictions or observables than before) is sampled and
@@ -245,6 +250,7 @@ def sample(
             adapter=adapter,
             device=device,
         )
+        spec = replace(spec, virial=how.virial)
         return estimate(spec, mode=how.chains, paired=how.paired) if how.dry_run else driver.run(spec, how)
 
 

@@ -21,10 +21,14 @@ from devinterp.errors import InvalidInputError
 from devinterp_bench.measure import QUICK, Effort, Measurement, measure, summarise, to_json
 from devinterp_bench.problems import suite
 from devinterp_bench.tables import markdown, rich_tables
+from devinterp_bench.verdicts import summarise_verdicts, trials, verdict_tables, verdicts_to_json
 
 
 def bench(
-    what: Annotated[Literal["accuracy"], Parameter(help="What to measure.")],
+    what: Annotated[
+        Literal["accuracy", "verdicts"],
+        Parameter(help="What to measure: kernels, or verdicts of `devinterp diagnose` on runs with random settings."),
+    ],
     /,
     *,
     kernel: Annotated[
@@ -45,13 +49,17 @@ def bench(
     quick: Annotated[bool, Parameter(help="One seed and fewer steps.", negative=())] = False,
     seeds: Annotated[int | None, Parameter(help="Independent estimates of each. Default: 3, with --quick 1.")] = None,
     seed: Annotated[int, Parameter(help="Seeds the noise.")] = 0,
+    runs: Annotated[int, Parameter(help="Of `verdicts`: how many runs.")] = 200,
     output: Annotated[
         Path | None, Parameter(name=["--output", "-o"], help="Write all measurements to this JSON.")
     ] = None,
     table: Annotated[Path | None, Parameter(help="Write the tables to this Markdown file.")] = None,
 ) -> None:
-    """Measure how close each kernel's learning coefficients come to known ones."""
+    """Measure how close each kernel's learning coefficients come to known ones, or how often verdicts are right."""
     console = Console()
+    if what == "verdicts":
+        _judge(console, runs, seed, output, table)
+        return
     effort = QUICK if quick else Effort()
     if seeds is not None:
         if seeds < 1:
@@ -75,6 +83,17 @@ def bench(
         output.write_text(json.dumps(_report(measurements, effort, seed), indent=1) + "\n")
     if table is not None:
         table.write_text(markdown(measurements))
+
+
+def _judge(console: Console, runs: int, seed: int, output: Path | None, table: Path | None) -> None:
+    done = list(track(trials(runs, seed=seed), description=f"{runs} runs", total=runs, console=console))
+    summary = summarise_verdicts(done)
+    console.print(verdict_tables(summary), markup=False, highlight=False, soft_wrap=True)
+    if output is not None:
+        report = {"summary": asdict(summary), "trials": verdicts_to_json(done), "seed": seed}
+        output.write_text(json.dumps(report, indent=1) + "\n")
+    if table is not None:
+        table.write_text(verdict_tables(summary))
 
 
 def _report(measurements: list[Measurement], effort: Effort, seed: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from devinterp.analyses.llc.errors import error_with_rows, error_without_rows
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses
 from devinterp.analyses.llc.schedule import data_shares, run_attrs
 from devinterp.analyses.llc.tokens import TOKEN_REQUIRES, token_llc
+from devinterp.analyses.llc.verdict import verdict_attrs
 from devinterp.hookspecs import hookimpl
 from devinterp.runs import only, settings
 from devinterp.schema import CHAIN, DRAW, OBSERVABLES, STEP, TRACE
@@ -80,7 +81,8 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
         their attribute ``reason`` says why (docs/errors.md).
 
         Attributes: ``n_beta``, ``burnin``, ``chains``, ``chains_used``, ``chains_left_out``, ``chains_share_minibatches``;
-        ``noise_level`` and ``caution`` where that is not 1.
+        ``noise_level`` and ``caution`` where that is not 1; ``verdict`` and ``findings``, what these numbers and the temperature
+        say of the run (``tree.slt.diagnose()`` looks at more), and for a lazy tree that nothing was judged.
 
     Raises
     ------
@@ -106,7 +108,7 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
     result = xr.merge(parts, join="exact", compat="no_conflicts", combine_attrs="drop")
     for name in (name for name in result.data_vars if str(name).endswith("_se")):
         result[name].attrs = next(part[name].attrs for part in parts if name in part)  # `merge` dropped them
-    result.attrs = {"n_beta": n_beta, "burnin": burnin, **used, **run_attrs(run)}
+    result.attrs = {"n_beta": n_beta, "burnin": burnin, **used, **run_attrs(run), **verdict_attrs(result, run, burnin)}
     return storable(drop_single_restriction(result))
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from devinterp.sampling.chains.checkpointing import CheckpointSchedule, Disabled
+from devinterp.sampling.chains.draw_metrics import DrawMetrics
 from devinterp.sampling.chains.stepper import Stepper
 from devinterp.sampling.engines.engine import Engine
 from devinterp.types import Checkpoint, Draw
@@ -77,12 +78,18 @@ def run_chains(
     rows = [spec.schedule.steps(chain) for chain in chains]
     first = _go_on(engine, stepper, start, rows)
     active = [start.active is None or chain in start.active for chain in chains]
+    measures = DrawMetrics(engine) if spec.virial else None
     block = _Block(restriction, chains, first_step=first)
     for step in range(first, settings.num_steps):
         batch = [rows_of_chain[step] for rows_of_chain in rows]
         losses, finite = engine.add_gradient(batch)
-        block.add_step(losses, finite, stepper.step(losses, partial(_losses_again, engine, batch)))
-        index = settings.draw_after(step) if spec.observables else None  # else a draw holds nothing
+        due = settings.draw_after(step)
+        measured = measures if due is not None else None
+        metrics = stepper.step(losses, partial(_losses_again, engine, batch), measured and measured.before)
+        block.add_step(losses, finite, metrics)
+        if due is not None and measured is not None:
+            block.add_draw(due, measured.after())
+        index = due if spec.observables else None  # else a draw holds no losses
         if index is not None:
             for name in spec.observables:
                 block.add_observable(name, *engine.evaluate(name))
@@ -131,6 +138,8 @@ class _Block:
         self._finite: list[Tensor] = []
         self._metrics: list[dict[str, Tensor]] = []
         self._observables: dict[str, tuple[Tensor, Tensor]] = {}
+        self._draws: list[tuple[int, dict[str, Tensor]]] = []  # how many steps there were, draw included
+        self._first_draw = 0
         self._began = time.monotonic()
 
     @property
@@ -144,6 +153,12 @@ class _Block:
         self._finite.append(finite)
         self._metrics.append(metrics)
 
+    def add_draw(self, index: int, metrics: dict[str, Tensor]) -> None:
+        """Add metrics of the draw at the last step, ``(chain, ...)`` each."""
+        if not self._draws:
+            self._first_draw = index
+        self._draws.append((len(self._losses), metrics))
+
     def add_observable(self, name: str, losses: Tensor, finite: Tensor) -> None:
         self._observables[name] = (losses, finite)
 
@@ -153,10 +168,16 @@ class _Block:
         losses = _to_host(torch.stack(self._losses, 1))
         metrics = {name: _to_host(torch.stack([m[name] for m in self._metrics], 1)) for name in self._metrics[0]}
         observables = {name: _to_host(values) for name, (values, _) in self._observables.items()}
+        draw_steps = [num for num, _ in self._draws]
+        draw_metrics = {
+            name: _to_host(torch.stack([metrics[name] for _, metrics in self._draws], 1))
+            for name in (self._draws[0][1] if self._draws else ())
+        }
         are_finite = {name: flags.cpu().numpy() for name, (_, flags) in self._observables.items()}
         draws = []
         for n, chain in enumerate(self._chains):
             num, error = self._judge(finite[n], {name: bool(flags[n]) for name, flags in are_finite.items()}, index)
+            num_draws = sum(step <= num for step in draw_steps)
             draws.append(
                 Draw(
                     restriction=self._restriction,
@@ -167,6 +188,8 @@ class _Block:
                     index=index if error is None else None,
                     observables={name: values[n] for name, values in observables.items()} if error is None else {},
                     error=error,
+                    draw_metrics={name: values[n, :num_draws] for name, values in draw_metrics.items()},
+                    first_draw=self._first_draw,
                 )
             )
         return draws

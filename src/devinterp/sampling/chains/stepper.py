@@ -40,7 +40,12 @@ class Stepper:
         self._state = transition.init(weights.values)
 
     @torch.no_grad()
-    def step(self, losses: Tensor | None = None, again: Callable[[], Tensor] | None = None) -> dict[str, Tensor]:
+    def step(
+        self,
+        losses: Tensor | None = None,
+        again: Callable[[], Tensor] | None = None,
+        before: Callable[[StepInputs], object] | None = None,
+    ) -> dict[str, Tensor]:
         """Take one step with the gradients that the model holds, and clear them.
 
         Parameters
@@ -50,6 +55,8 @@ class Stepper:
         again : callable, optional
             Computes the gradients of the same minibatches once more, at the weights after the step, and returns the losses
             there. Called only where ``mala_acceptance`` is recorded; without it that metric is missing.
+        before : callable, optional
+            Is given the step before it is taken, to measure it; it must not draw the noise.
 
         Returns
         -------
@@ -64,6 +71,8 @@ class Stepper:
         if settings.max_grad_norm is not None:
             clip_gradients(gradients, settings.max_grad_norm)
         inputs = StepInputs(weights.values, gradients, weights.initial_weights, self._state, noise)
+        if before is not None:
+            before(inputs)
         measured: dict[str, Tensor] = {}
         if isinstance(noise, list):
             scale = settings.lr / 2 * settings.n_beta

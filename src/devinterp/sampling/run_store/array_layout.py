@@ -10,7 +10,7 @@ from devinterp.sampling.chains.initial_loss import InitialLoss, initial_loss, lo
 from devinterp.sampling.chains.row_losses import RowLosses, row_losses
 from devinterp.sampling.run_store.compare import Extension
 from devinterp.sampling.spec import RunSpec
-from devinterp.store.arrays.layout import ObservableLayout, RowLayout, RunLayout
+from devinterp.store.arrays.layout import ObservableLayout, RowLayout, RunLayout, VirialLayout
 from devinterp.store.run_store import RunStore
 
 _INITIAL = ("init_loss", "init_loss_se", "init_loss_mean", "init_loss_mean_se")
@@ -114,7 +114,16 @@ def _layout(
         loss_dtype=settings.loss_dtype,
         rows=None if rows is None else RowLayout(rows.ids, rows.loss, rows.count, spec.num_rows),
         w0_loss=at_w0,
+        virial=_virial(spec) if spec.virial else None,
     )
+
+
+def _virial(spec: RunSpec) -> VirialLayout:
+    sizes = {
+        name: np.array([masks[name].num_elements if name in masks else 0 for masks in spec.restrictions.values()])
+        for name in spec.parameter_names
+    }
+    return VirialLayout(sizes, in_box=spec.settings.bounding_box_size is not None)
 
 
 def _measure(spec: RunSpec, name: str) -> ObservableLayout:

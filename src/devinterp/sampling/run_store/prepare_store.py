@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,8 @@ def prepare_store(
         store.commit("run prepared")
         return spec
     extension = requested.compare(store)
-    spec = extension.spec
+    spec = replace(extension.spec, virial=store.contains(f"{schema.METRICS}/{schema.VIRIAL}"))
+    extension = replace(extension, spec=spec)
     if extension:
         before = json.loads(store.read_attrs()["provenance"])
         # What made the older part stays on record.

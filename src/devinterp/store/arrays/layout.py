@@ -52,6 +52,22 @@ class RowLayout:
 
 
 @dataclass(frozen=True)
+class VirialLayout:
+    """The parameter tensors of a run, whose part in the virial is recorded at draws.
+
+    Parameters
+    ----------
+    sizes : dict of str to numpy.ndarray
+        By name of the tensor, how many of its weights each restriction samples, ``(restriction,)``.
+    in_box : bool
+        Whether weights are kept in a bounding box.
+    """
+
+    sizes: Mapping[str, np.ndarray]
+    in_box: bool = False
+
+
+@dataclass(frozen=True)
 class RunLayout:
     """The sizes and data of a run that are known before its first step.
 
@@ -90,6 +106,8 @@ class RunLayout:
     w0_loss : dict of str to numpy.ndarray
         With ``init_noise``: the loss at w0 itself and its errors, by the name of their variable, dims as of `init_loss`
         without the restriction.
+    virial : VirialLayout or None
+        What is recorded of the virial at draws, if it is.
     """
 
     restrictions: Mapping[str, int]
@@ -108,6 +126,7 @@ class RunLayout:
     loss_dtype: str = "float32"
     rows: RowLayout | None = None
     w0_loss: Mapping[str, np.ndarray] = field(default_factory=dict)
+    virial: VirialLayout | None = None
 
     @property
     def loss_shape(self) -> tuple[int, ...]:

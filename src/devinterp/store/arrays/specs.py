@@ -137,12 +137,47 @@ def array_specs(layout: RunLayout) -> list[ArraySpec]:
         shape = (*pair, layout.num_steps)
         chunks = (1, 1, min(layout.num_steps, 2**18))
         specs.append(ArraySpec(f"{schema.METRICS}/{name}", (*lead, STEP), shape, chunks, np.float32, np.nan))
+    specs += _virial_specs(layout)
     specs += [
         ArraySpec(f"{schema.STATUS}/steps_done", lead, pair, (1, 1), np.int64, 0),
         ArraySpec(f"{schema.STATUS}/state", lead, pair, (1, 1), str, schema.PENDING),
         ArraySpec(f"{schema.STATUS}/error", lead, pair, (1, 1), str, ""),
     ]
     return specs
+
+
+def _virial_specs(layout: RunLayout) -> list[ArraySpec]:
+    """Return the metrics of draws, of all sampled weights and of each parameter tensor."""
+    if layout.virial is None:
+        return []
+    lead, pair = (RESTRICTION, CHAIN, DRAW), (len(layout.restrictions), layout.num_chains, len(layout.draw_steps))
+    num_rows, names = min(pair[2], 2**14), list(layout.virial.sizes)
+    whole = [schema.VIRIAL, schema.VIRIAL_GRADIENT, schema.VIRIAL_SQUARE]
+    parts = [schema.PARAMETER_VIRIAL]
+    if layout.observables:
+        whole.append(schema.DRAW_SQUARE)
+    if layout.virial.in_box:
+        whole.append(schema.VIRIAL_VOLUME)
+        parts.append(schema.PARAMETER_VOLUME)
+    part_rows = max(1, min(num_rows, MIN_CHUNK_BYTES // (4 * len(names))))
+    sizes, group = np.stack(list(layout.virial.sizes.values()), 1), schema.METRICS
+    labels, along = np.array(names, dtype=object), (schema.PARAMETER,)
+    return [
+        *(ArraySpec(f"{group}/{name}", lead, pair, (1, 1, num_rows), np.float32, np.nan) for name in whole),
+        *(
+            ArraySpec(
+                f"{group}/{name}",
+                (*lead, *along),
+                (*pair, len(names)),
+                (1, 1, part_rows, len(names)),
+                np.float32,
+                np.nan,
+            )
+            for name in parts
+        ),
+        ArraySpec(f"{group}/{schema.PARAMETER}", along, (len(names),), (len(names),), str, "", labels),
+        _fixed(f"{group}/{schema.PARAMETER_SIZE}", (RESTRICTION, *along), sizes, np.int64),
+    ]
 
 
 def _trace_specs(layout: RunLayout) -> list[ArraySpec]:

@@ -228,7 +228,8 @@ def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
         if "token_ids" in group:
             variables[_TOKENS + flat_name] = _flat(group["token_ids"], (dim, TOKEN))
     if schema.METRICS in run.children:
-        for metric_name, metric in _group(run, schema.METRICS).data_vars.items():
+        metrics = _group(run, schema.METRICS).data_vars
+        for metric_name, metric in ((name, each) for name, each in metrics.items() if STEP in each.dims):
             variables[_METRIC + str(metric_name)] = _flat(metric, (CHAIN, STEP))
     finished = bool((np.asarray(run[f"{schema.STATUS}/state"]).astype(str) == schema.FINISHED).all())
     attrs: dict[str, Any] = {"metadata": {"config": {"sampler": settings}}, "completed": int(finished)}

@@ -69,6 +69,8 @@ class ChainBuffers:
         yield from self._extend(f"{schema.TRACE}/{draw.loss_name}", draw.first_step, draw.loss)
         for name, values in draw.metrics.items():
             yield from self._extend(f"{schema.METRICS}/{name}", draw.first_step, values)
+        for name, values in draw.draw_metrics.items():
+            yield from self._extend(f"{schema.METRICS}/{name}", draw.first_draw, values)
         if draw.index is not None:
             for name, losses in draw.observables.items():
                 path = f"{schema.OBSERVABLES}/{name}/{draw.loss_name}"

@@ -1,0 +1,116 @@
+"""Whether chains agree with each other and with themselves: R-hat, the spread of chains, and what chains have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import xarray as xr
+
+from devinterp import schema
+from devinterp.analyses.common.convergence import summary
+from devinterp.analyses.common.limits import LIMITS
+from devinterp.analyses.common.run_data import draws_after, losses
+from devinterp.analyses.diagnosis.evidence import Evidence
+from devinterp.errors import MissingDataError
+from devinterp.schema import CHAIN, DRAW, OBSERVABLES, POSITION, SEQUENCE
+from devinterp.types import Check, Finding
+
+_LONGER = "burn in longer, take more draws, or raise `localization`"
+
+
+def rhat(evidence: Evidence) -> Iterator[Finding]:
+    """Yield a finding for each mean loss whose split R-hat is too large."""
+    for series in evidence.series:
+        message = (
+            f"R-hat of {series.name} is {{value}} (limit {{limit}}): chains, or their halves, are in different places"
+        )
+        values = series.convergence["rhat"]
+        yield from evidence.flag(
+            values, LIMITS["rhat"], "chains_disagree", message, _LONGER, observable=series.observable
+        )
+
+
+def spread(evidence: Evidence) -> Iterator[Finding]:
+    """Yield a finding for each coefficient that differs too much from chain to chain."""
+    if evidence.num_chains < 2:
+        raise MissingDataError("there is only one chain")
+    num = evidence.num_chains
+    for series in evidence.series:
+        variance = series.per_chain.var(CHAIN, ddof=1)
+        own = series.variance_of_chain_means
+        is_chance = variance <= (1 + 3 * (2 / (num - 1)) ** 0.5) * own
+        share = (variance**0.5 / abs(series.mean).where(series.mean != 0)).where(~is_chance)
+        message = "the spread of chains is {value} of the learning coefficient (limit {limit})"
+        yield from evidence.flag(
+            share, LIMITS["spread"], "chains_disagree", message, _LONGER, observable=series.observable
+        )
+
+
+def shared_noise(evidence: Evidence) -> Iterator[Finding]:
+    """Yield a finding where chains that see the same minibatches have more in common than their number averages out."""
+    if not evidence.is_shared or evidence.num_chains < 2:
+        return
+    series = evidence.series[0]
+    if not series.is_paired:
+        yield Finding(
+            "shared_noise",
+            "note",
+            "all chains see the same minibatches, and the losses of their rows at w0 are not stored: more chains do not make "
+            "the noise of the data smaller, and `llc_mcse` leaves it out",
+            "sample with `paired=True`, or use `llc_se`",
+        )
+    for one in (each for each in evidence.series if each.is_paired):
+        common = xr.DataArray(_common_share(one.rise.to_numpy(), one.convergence["ess"].to_numpy()), dims=one.mean.dims)
+        message = f"chains have {{value}} of the variance of {one.name} in common (limit {{limit}})"
+        advice = "own minibatches for each chain: `match_sampling_input_ids_across_chains=False`"
+        yield from evidence.flag(common, LIMITS["common"], "shared_noise", message, advice, observable=one.observable)
+
+
+def _common_share(series: np.ndarray, ess: np.ndarray) -> np.ndarray:
+    """Return the share of the variance from draw to draw that all chains have in common, beyond chance, ``(restriction)``."""
+    num_chains, num_draws = series.shape[-2:]
+    if num_draws < 2:
+        return np.zeros(series.shape[:-2])
+    centred = series - series.mean(-1, keepdims=True)
+    common = centred.mean(-2, keepdims=True)
+    own = ((centred - common) ** 2).sum((-1, -2)) / ((num_chains - 1) * (num_draws - 1))
+    together = (common[..., 0, :] ** 2).sum(-1) / (num_draws - 1)
+    # Slow chains are alike by chance: they have few effective draws to tell them apart.
+    chance = 3 * own / num_chains * np.sqrt(2 * num_chains / ess)
+    excess = np.maximum(together - own / num_chains, 0)
+    total = np.where(excess + own > 0, excess + own, 1)
+    return np.where(excess > chance, excess / total, 0.0)
+
+
+def tokens(evidence: Evidence) -> Iterator[Finding]:
+    """Yield a finding where many tokens of an observable have chains that did not mix."""
+    for name in schema.observable_names(evidence.run):
+        group = f"{OBSERVABLES}/{name}"
+        if "loss" not in evidence.run[group] or POSITION not in evidence.run[f"{group}/loss"].dims:
+            continue
+        loss = losses(evidence.run, group).isel({DRAW: draws_after(evidence.run, evidence.burnin)})
+        values = summary(loss)["rhat"]
+        over = [SEQUENCE, POSITION]
+        bad = xr.Dataset(
+            {"bad": (values > LIMITS["rhat"].reject).sum(over), "all": values.notnull().sum(over)}
+        ).compute()
+        share = bad["bad"] / bad["all"].where(bad["all"] > 0, 1)
+        message = (
+            f"{{value}} of the token losses of {name!r} have an R-hat above {LIMITS['rhat'].reject} (limit {{limit}})"
+        )
+        advice = "influences and coefficients of single tokens need more draws"
+        yield from evidence.flag(share, LIMITS["tokens"], "tokens_disagree", message, advice, observable=name)
+
+
+CHECKS = [
+    Check("rhat", rhat, {"chains_disagree": "chains, or their halves, are in different places"}),
+    Check("spread", spread, {"chains_disagree": "the coefficient differs from chain to chain"}),
+    Check("shared_noise", shared_noise, {"shared_noise": "chains that see the same minibatches are not independent"}),
+    Check(
+        "tokens",
+        tokens,
+        {"tokens_disagree": "many single tokens have not converged"},
+        requires=(f"{OBSERVABLES}/*/loss",),
+    ),
+]

@@ -1,0 +1,70 @@
+"""Metrics of draws: the virial before a draw's step, of all sampled weights and each parameter tensor; the distance after."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from devinterp import schema
+from devinterp.sampling.chains.virial import Virial, square_distance, virial
+from devinterp.sampling.engines.engine import Engine
+from devinterp.types import StepInputs
+
+_LARGEST = torch.finfo(torch.float32).max
+
+
+@final
+class DrawMetrics:
+    """Measures the step of a draw.
+
+    Parameters
+    ----------
+    engine : Engine
+        The chains.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._weights, self._spec = engine.weights, engine.spec
+        columns = {name: number for number, name in enumerate(engine.spec.parameter_names)}
+        own = [columns[name] for name in engine.weights.names]
+        self._is_whole, self._num_columns = own == list(range(len(columns))), len(columns)
+        self._columns = torch.tensor(own, device=engine.weights.device)
+        self._measured: Virial | None = None
+
+    def before(self, step: StepInputs) -> None:
+        """Measure the step that is about to be taken."""
+        settings = self._spec.settings
+        self._measured = virial(step, settings.target, settings.bounding_box_size)
+
+    @torch.no_grad()
+    def after(self) -> dict[str, Tensor]:
+        """Return the metrics of the draw that the step led to, by name: ``(chain,)``, or ``(chain, parameter)``."""
+        measured, self._measured = self._measured, None
+        assert measured is not None
+        metrics = {
+            schema.VIRIAL: _sum(measured.total),
+            schema.VIRIAL_GRADIENT: _sum(measured.gradient),
+            schema.VIRIAL_SQUARE: _sum(measured.square),
+            schema.PARAMETER_VIRIAL: self._spread(measured.total),
+        }
+        if measured.volume is not None:
+            metrics[schema.VIRIAL_VOLUME] = _sum(measured.volume)
+            metrics[schema.PARAMETER_VOLUME] = self._spread(measured.volume)
+        if self._spec.observables:
+            metrics[schema.DRAW_SQUARE] = square_distance(self._weights.values, self._weights.initial_weights)
+        # Beyond float32 weights can be while a bounded loss is finite; an infinite value would be taken for damage.
+        return {name: values.clamp(-_LARGEST, _LARGEST) for name, values in metrics.items()}
+
+    def _spread(self, parts: Tensor) -> Tensor:
+        """Return numbers of this restriction's parameters ``(chain, parameter)`` among those of the run, NaN elsewhere."""
+        if self._is_whole:
+            return parts
+        spread = parts.new_full((len(parts), self._num_columns), torch.nan)
+        spread[:, self._columns] = parts
+        return spread
+
+
+def _sum(parts: Tensor) -> Tensor:
+    return parts.double().sum(1)

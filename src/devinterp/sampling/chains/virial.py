@@ -1,0 +1,96 @@
+r"""What tells whether chains are at their temperature: dot products of the way from w0 with the gradient, at draws.
+
+For a density :math:`e^{-U}` that falls off, and any vector field :math:`\varphi` that does not grow too fast, integration by
+parts gives
+
+.. math:: \mathrm{E}[\varphi \cdot \nabla U] = \mathrm{E}[\nabla \cdot \varphi].
+
+With :math:`\varphi = w - w_0` the right side is the number of sampled weights, whatever the loss; it holds for each parameter
+tensor by itself, too. The gradient is that of the step's minibatch: its noise is independent of the weights before the step.
+
+In a bounding box of size s the density ends at the walls, and the boundary adds a term. There
+:math:`\varphi_i = d_i (1 - u_i)^2` with :math:`d = w - w_0` and :math:`u_i = d_i^2 / s^2` is used. Far from the walls it is
+:math:`d`; on them it and its divergence :math:`\sum_i (1 - u_i) (1 - 5 u_i)` are zero, so that weights which a step has put
+right onto a wall do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from devinterp.types import StepInputs, Target
+
+
+@dataclass(frozen=True)
+class Virial:
+    r"""Dot products at the weights before a step, for each parameter tensor, ``(chain, parameter)`` each.
+
+    Parameters
+    ----------
+    total : Tensor
+        :math:`\varphi \cdot \nabla U`, with the gradient of the step's minibatch.
+    gradient : Tensor
+        :math:`(w - w_0) \cdot g`, with g the gradient of the minibatch loss.
+    square : Tensor
+        :math:`|w - w_0|^2`.
+    volume : Tensor or None
+        :math:`\nabla \cdot \varphi` in a bounding box; without one it is the number of sampled weights.
+    """
+
+    total: Tensor
+    gradient: Tensor
+    square: Tensor
+    volume: Tensor | None
+
+
+@torch.no_grad()
+def virial(step: StepInputs, target: Target, box: float | None) -> Virial:
+    """Return the dot products of the step a kernel is about to take.
+
+    Parameters
+    ----------
+    step : StepInputs
+        The step; its noise is not drawn.
+    target : Target
+        The posterior.
+    box : float or None
+        Size of the bounding box.
+    """
+    columns: list[tuple[Tensor, ...]] = []
+    for value, gradient, initial in zip(step.values, step.gradients, step.initial_weights, strict=True):
+        offset = value - initial
+        slope, square = _dot(offset, gradient), _dot(offset, offset)
+        if box is None:
+            total, volume = target.n_beta * slope + target.localization * square, square
+            if target.weight_decay:
+                total = total + target.weight_decay * _dot(offset, value)
+        else:
+            inside = 1 - (offset / box).square_()
+            field = offset * inside * inside
+            total = target.n_beta * _dot(field, gradient) + target.localization * _dot(field, offset)
+            if target.weight_decay:
+                total = total + target.weight_decay * _dot(field, value)
+            volume = (inside * (5 * inside - 4)).reshape(len(offset), -1).sum(1)
+        columns.append((total, slope, square, volume))
+    totals, slopes, squares, volumes = (torch.stack(each, 1) for each in zip(*columns, strict=True))
+    return Virial(totals, slopes, squares, None if box is None else volumes)
+
+
+@torch.no_grad()
+def square_distance(values: Iterable[Tensor], initial_weights: Iterable[Tensor]) -> Tensor:
+    """Return :math:`|w - w_0|^2` of each chain, ``(chain,)``, in float64."""
+    # One parameter after another, so that no more than one offset is in memory.
+    offsets = (value - initial for value, initial in zip(values, initial_weights, strict=True))
+    return torch.stack([_dot(offset, offset) for offset in offsets]).double().sum(0)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the dot product of each chain, ``(chain,)``."""
+    if len(a) == 1:
+        return torch.dot(a.reshape(-1), b.reshape(-1)).view(1)  # the fastest of the ways to compute it
+    dots: Tensor = torch.linalg.vecdot(a.reshape(len(a), -1), b.reshape(len(b), -1))
+    return dots

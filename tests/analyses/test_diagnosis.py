@@ -1,0 +1,261 @@
+"""Every finding is found where it should be, not where it should not, and verdicts are the worst of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import devinterp
+from devinterp import Check, Finding, plugins
+from devinterp.analyses.common.limits import LIMITS, Limit
+from devinterp.analyses.diagnosis import diagnose
+from devinterp.errors import InvalidInputError, MissingDataError
+from devinterp.testing import synthetic_tree
+from devinterp.types import SEVERITIES
+
+ROOT = Path(__file__).parents[2]
+V2 = ROOT / "tests" / "data" / "v2" / "v2_store.zarr"
+#: A run that nothing is wrong with, but that all that is known of its temperature is how long it is.
+HEALTHY: dict[str, Any] = {"num_chains": 4, "num_draws": 600, "num_burnin_steps": 700, "num_tokens": 3, "batch_size": 2}
+NUM_WEIGHTS = 6
+
+
+def tree_of(**changes: Any) -> xr.DataTree:
+    return synthetic_tree(**{**HEALTHY, "observables": {"code": (4, 5)}, **changes})
+
+
+def with_metrics(tree: xr.DataTree, *, temperature: float = 1.0, slope: float = 0.0, seed: int = 0) -> xr.DataTree:
+    """Add the virial of chains at a temperature; ``slope`` correlates the distance from w0 with the loss."""
+    shape = (1, tree.sizes["chain"], tree.sizes["draw"])
+    rng = np.random.default_rng(seed)
+    series = rng.gamma(NUM_WEIGHTS / 2, 2.0, shape) / NUM_WEIGHTS * temperature
+    loss = tree["trace/loss"].isel(step=tree["draw_step"]).mean(["batch", "position"]).to_numpy()
+    rise = loss - loss.mean()
+    dims = ("restriction", "chain", "draw")
+    size = np.full((1, 1), NUM_WEIGHTS)
+    metrics = xr.Dataset(
+        {
+            "virial": (dims, NUM_WEIGHTS * series),
+            "virial_gradient": (dims, series),
+            "virial_square": (dims, 1.0 + slope * rise),
+            "parameter_virial": ((*dims, "parameter"), NUM_WEIGHTS * series[..., None]),
+            "parameter_size": (("restriction", "parameter"), size),
+        },
+        coords={"parameter": ["weights"]},
+    )
+    return xr.DataTree.from_dict(
+        {**{node.path: node.to_dataset(inherit=False) for node in tree.subtree}, "/metrics": metrics}
+    )
+
+
+def findings(result: xr.Dataset, severity: str | None = None) -> set[str]:
+    kept = [severity is None or each == severity for each in result["severity"].to_numpy()]
+    return {str(code) for code, keep in zip(result["code"].to_numpy(), kept, strict=True) if keep}
+
+
+def changed(tree: xr.DataTree, path: str, change: Callable[[np.ndarray], np.ndarray]) -> xr.DataTree:
+    tree = tree.copy(deep=True)
+    group, _, name = path.rpartition("/")
+    dataset = tree[group].to_dataset(inherit=False)
+    dataset[name] = (dataset[name].dims, change(dataset[name].to_numpy().copy()))
+    tree[group].dataset = dataset
+    return tree
+
+
+def settings_of(tree: xr.DataTree, **changes: Any) -> xr.DataTree:
+    tree = tree.copy()
+    tree.attrs["config"] = json.dumps({**json.loads(tree.attrs["config"]), **changes})
+    return tree
+
+
+def test_a_healthy_run_is_ok() -> None:
+    result = diagnose(with_metrics(tree_of()))
+    assert findings(result) == {"too_much_noise"}, "the unpaired coefficient is noisier, which is noted"
+    assert set(result["severity"].to_numpy()) == {"note"}
+    assert result.attrs["verdict"] == result["verdict"].item() == "note"
+    # With the same data at every step there is nothing to note.
+    quiet = with_metrics(tree_of(num_rows=2, shared_minibatches=False))
+    assert diagnose(quiet).attrs["verdict"] == "ok"
+    assert diagnose(quiet).sizes["finding"] == 0
+
+
+def spikes(loss: np.ndarray) -> np.ndarray:
+    loss[:, 1, 800:803] += 50
+    return loss
+
+
+def apart(loss: np.ndarray) -> np.ndarray:
+    loss[:, 2] += 1.0
+    return loss
+
+
+def rising(loss: np.ndarray) -> np.ndarray:
+    loss += np.linspace(0, 1, loss.shape[2], dtype=loss.dtype)[:, None, None]
+    return loss
+
+
+FAULTS: dict[str, tuple[Callable[[], xr.DataTree], str]] = {
+    "drift": (lambda: changed(tree_of(), "trace/loss", rising), "reject"),
+    "chains_disagree": (lambda: changed(tree_of(), "trace/loss", apart), "reject"),
+    "spiky": (lambda: changed(tree_of(), "trace/loss", spikes), "warning"),
+    "loss_decreased": (lambda: changed(tree_of(), "trace/row_loss", lambda loss: loss + 3), "reject"),
+    "too_little_signal": (lambda: changed(tree_of(), "trace/row_loss", lambda loss: loss + 0.12), "reject"),
+    "stuck": (lambda: tree_of(scale=0.0), "reject"),
+    "few_draws": (lambda: tree_of(num_draws=6), "warning"),
+    "diverged": (lambda: tree_of(diverged=[(0, 2)]), "reject"),
+    "unfinished": (
+        lambda: changed(tree_of(), "status/state", lambda s: np.where(np.arange(4) == 1, "running", s)),
+        "warning",
+    ),
+    "shared_noise": (lambda: tree_of(row_losses=False), "note"),
+    "short_burnin": (lambda: tree_of(num_burnin_steps=20), "warning"),
+    "cold": (lambda: with_metrics(tree_of(), temperature=0.5), "reject"),
+    "hot": (lambda: with_metrics(tree_of(), temperature=1.3), "warning"),
+    "prior_dominated": (lambda: with_metrics(tree_of(), slope=0.3), "warning"),
+    "step_too_large": (lambda: settings_of(tree_of(), lr=0.3), "reject"),
+    "too_much_noise": (tree_of, "note"),
+    "tokens_disagree": (lambda: tree_of(num_draws=40, autocorrelation=0.97), "warning"),
+}
+
+
+@pytest.mark.parametrize("code", FAULTS)
+def test_a_fault_is_found(code: str) -> None:
+    make, severity = FAULTS[code]
+    result = diagnose(make())
+    assert code in findings(result, severity), result["message"].to_numpy()
+    assert SEVERITIES.index(result.attrs["verdict"]) >= SEVERITIES.index(severity)
+    order = [SEVERITIES.index(each) for each in result["severity"].to_numpy()]
+    assert order == sorted(order, reverse=True), "the worst come first"
+    chosen = result.isel(finding=[n for n, each in enumerate(result["code"].to_numpy()) if each == code])
+    assert all(str(each) for each in chosen["message"].to_numpy())
+    if code not in ("diverged", "unfinished"):
+        assert all(str(each) for each in chosen["advice"].to_numpy())
+
+
+def test_a_finding_says_where() -> None:
+    result = diagnose(tree_of(num_restrictions=2, diverged=[(1, 2)]))
+    [number] = [n for n, code in enumerate(result["code"].to_numpy()) if code == "diverged"]
+    row = {name: result[name].to_numpy()[number] for name in ("restriction", "chain", "message")}
+    assert (row["restriction"], row["chain"]) == ("part1", 2)
+    assert "nan" in row["message"]
+    apart_in_code = changed(tree_of(), "observables/code/loss", apart)
+    result = diagnose(apart_in_code)
+    assert {str(each) for each in result["observable"].to_numpy()[result["code"].to_numpy() == "chains_disagree"]} == {
+        "code"
+    }
+
+
+def test_of_a_run_without_a_finished_chain_only_that_is_said() -> None:
+    result = diagnose(tree_of(num_chains=2, diverged=[(0, 0), (0, 1)]))
+    assert findings(result) == {"diverged"}
+    assert result.attrs["verdict"] == "reject"
+    assert int(result["looked_at"].sum()) == 1
+    assert "no chain has finished" in result["reason"].to_numpy().tolist()
+
+
+def test_what_could_not_be_looked_at_is_said() -> None:
+    result = diagnose(tree_of())
+    reasons = dict(zip(result["check"].to_numpy(), result["reason"].to_numpy(), strict=True))
+    assert "virial=True" in reasons["temperature"]
+    assert "mala_acceptance" in reasons["acceptance"]
+    assert reasons["rhat"] == ""
+    assert not result["looked_at"].sel(check="temperature")
+
+
+def test_acceptance() -> None:
+    def accepted(rate: float) -> set[str]:
+        tree = with_metrics(tree_of())
+        steps = xr.zeros_like(tree["trace/loss"].isel(batch=0, position=0, drop=True)) + rate
+        tree["metrics"].dataset = tree["metrics"].to_dataset(inherit=False).assign(mala_acceptance=steps)
+        return findings(diagnose(tree)) - {"too_much_noise"}
+
+    assert accepted(0.4) == accepted(0.8) == {"step_too_large"}
+    assert accepted(0.95) == set()
+    assert accepted(0.9999) == {"step_needlessly_small"}
+
+
+def test_stores_of_devinterp_2() -> None:
+    result = devinterp.open(V2).slt.diagnose()
+    assert result.attrs["verdict"] in SEVERITIES
+    looked_at = result["check"].to_numpy()[result["looked_at"].to_numpy()]
+    assert {"rhat", "spread", "signal", "decreased", "chain_states"} <= set(looked_at)
+    assert {"temperature", "prior_dominated"}.isdisjoint(looked_at)
+
+
+def test_several_runs_have_a_verdict_each() -> None:
+    good, bad = with_metrics(tree_of()), settings_of(changed(tree_of(), "trace/loss", apart), lr=2e-3)
+    both = xr.DataTree.from_dict({})
+    both["good"], both["bad"] = good, bad
+    result = both.slt.diagnose()
+    assert result["verdict"].sel(lr=1e-3).item() == "note"
+    assert result["verdict"].sel(lr=2e-3).item() == "reject"
+
+
+def test_it_does_not_depend_on_laziness_or_chunks() -> None:
+    whole = diagnose(with_metrics(tree_of(num_draws=60)))
+    lazy = diagnose(with_metrics(tree_of(num_draws=60)).chunk({"draw": 7, "chain": 1, "step": 100}))
+    for name in ("code", "severity", "message", "looked_at"):
+        np.testing.assert_array_equal(lazy[name], whole[name])
+
+
+def test_burnin_can_be_chosen_and_must_leave_steps() -> None:
+    assert diagnose(tree_of(), burnin=1250).attrs["burnin"] == 1250
+    with pytest.raises(InvalidInputError, match="burnin"):
+        diagnose(tree_of(), burnin=10_000)
+    with pytest.raises(MissingDataError):
+        diagnose(xr.DataTree())
+
+
+def test_every_code_and_limit_is_documented() -> None:
+    page = (ROOT / "docs" / "diagnosis.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    known = {code for check in plugins.checks().values() for code in check.codes}
+    assert sorted(rows) == sorted(known)
+    assert set(FAULTS) | {"step_needlessly_small"} == known
+    assert all(limit.source for limit in LIMITS.values())
+
+
+def test_limits() -> None:
+    limit = Limit(note=1.0, warning=2.0, reject=3.0)
+    assert [limit.judge(value) for value in (0.5, 1.5, 2.5, 3.5, np.nan)] == [
+        None,
+        ("note", 1.0),
+        ("warning", 2.0),
+        ("reject", 3.0),
+        None,
+    ]
+    assert Limit(warning=2.0, below=True).judge(1.0) == ("warning", 2.0)
+    assert Limit(warning=2.0, below=True).judge(3.0) is None
+
+
+def test_a_check_of_a_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judge(evidence: Any) -> list[Finding]:
+        assert evidence.series[0].rise.dims[-1] == "draw"
+        return [Finding("odd", "warning", f"{evidence.settings['lr']} is odd", value=1.0)]
+
+    strange = Check("strange", judge, {"odd": "it is odd"})
+    lacking = Check("lacking", judge, {"odd": "it is odd"}, requires=("metrics/strange",))
+    checks = {**plugins.checks(), "strange": strange, "lacking": lacking}
+    monkeypatch.setattr(plugins, "checks", lambda: checks)
+    result = diagnose(tree_of())
+    assert "odd" in findings(result, "warning")
+    assert not result["looked_at"].sel(check="lacking")
+    with pytest.raises(InvalidInputError, match="severity"):
+        Finding("odd", "bad", "no such severity")
+
+
+def test_the_verdict_stands_beside_the_coefficient() -> None:
+    assert tree_of().slt.llc().attrs["verdict"] == "ok"
+    bad = changed(tree_of(), "trace/loss", apart).slt.llc()
+    assert bad.attrs["verdict"] == "reject"
+    assert bad.attrs["findings"][0] == "chains_disagree"
+    cold = with_metrics(tree_of(), temperature=0.5).slt.llc()
+    assert (cold.attrs["verdict"], cold.attrs["findings"]) == ("reject", ["cold"])
+    assert tree_of(chunks={"step": 500}).slt.llc().attrs["verdict"].startswith("not judged")
