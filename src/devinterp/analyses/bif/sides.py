@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,10 +33,9 @@ class Part:
             return loss
         return xr.DataArray(loss).where(xr.DataArray(self.mask, dims=(SEQUENCE, POSITION))).variable
 
-    def rows(self, start: int, stop: int) -> Part:
-        """Return the part with the sequences from `start` to before `stop`."""
-        mask = None if self.mask is None else self.mask[start:stop]
-        return Part(self.name, self.sequences[start:stop], self.positions, mask)
+    def take(self, rows: np.ndarray) -> Part:
+        """Return some of the sequences, by their places in this part."""
+        return Part(self.name, self.sequences[rows], self.positions, None if self.mask is None else self.mask[rows])
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,13 @@ class TokenNumbers:
             self.num_sequences[name] = loss.sizes[SEQUENCE]
         sizes = [self.num_sequences[name] * len(self.position[name]) for name in self.names]
         self._offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def name_of(self, given: str) -> str | None:
+        """Return the observable of a name, which may be in the form that DevInterp 2 gives it; None where there is none."""
+        if given in self.names:
+            return given
+        short = given.removeprefix("loss_")
+        return next((name for name in self.names if short in (name, re.sub(r"\W", "_", name))), None)
 
     def of(self, part: Part) -> np.ndarray:
         """Return the numbers of a part's tokens, ``(sequence, position)``, -1 where its mask leaves one out."""

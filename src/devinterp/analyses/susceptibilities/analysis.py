@@ -95,7 +95,7 @@ def compute_susceptibilities(
         - ``/labelled``: ``susceptibility(restriction, observable, sequence, position)`` and ``susceptibility_se``, NaN where an
           observable has no such token; ``token_ids(observable, sequence, token)``, -1 there.
         - ``/susceptibilities``: the same as a table ``sus(sus_flat, wr)`` with ``sus_se``; the coordinates ``dataset_id``,
-          ``batch`` and ``target_position`` say what a row is, the attribute ``dataset_id_to_name`` what an id is.
+          ``batch`` and ``target_position`` say what a row is, the list in the attribute ``dataset_id_to_name`` what an id is.
         - ``/context``: ``input_ids(ctx_flat)`` with the coordinates ``dataset_id``, ``batch`` and ``position``.
 
         Attributes: the options, ``initial_loss`` as it was chosen, ``transforms`` in the order in which they were made, and
