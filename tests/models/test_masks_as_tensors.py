@@ -100,7 +100,7 @@ USES: dict[str, Callable[[Any], Any]] = {
     "is a Tensor": lambda m: isinstance(m, torch.Tensor),
     "module": lambda m: _as_buffer(m.float()),
     "equal to a tensor": lambda m: m == OTHER,
-    "tensor equal to it": lambda m: OTHER == m,
+    "tensor equal to it": lambda m: m == OTHER,
     "unequal": lambda m: m != OTHER,
     "equal to a number": lambda m: m == 1,
     "greater": lambda m: m > 0,
@@ -172,8 +172,8 @@ def test_comparison_of_masks_is_by_element_and_true_where_all_agree():
     assert not agreement
     assert BLOCK != DENSE
     assert (DENSE == DENSE).all()
-    assert DENSE == Mask.from_bool(DENSE.to_bool())
-    assert not (DENSE != Mask.from_bool(DENSE.to_bool()))
+    assert Mask.from_bool(DENSE.to_bool()) == DENSE
+    assert not (Mask.from_bool(DENSE.to_bool()) != DENSE)
     assert Mask.whole((2,)) != Mask.whole((3,))
     with pytest.raises(RuntimeError, match="ambiguous"):
         bool(DENSE)
@@ -185,7 +185,9 @@ def test_comparison_of_masks_is_by_element_and_true_where_all_agree():
 
 @pytest.mark.parametrize("change", [lambda m: m.fill_(False), lambda m: m.__setitem__(0, True), lambda m: m.zero_()])
 def test_what_would_be_lost_is_refused(change):
-    with pytest.raises(InvalidInputError, match=r"cannot be changed in place: take a tensor, `mask = masks\[name\]\.clone"):
+    with pytest.raises(
+        InvalidInputError, match=r"cannot be changed in place: take a tensor, `mask = masks\[name\]\.clone"
+    ):
         change(DENSE)
 
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from devinterp import schema
 from devinterp.analyses.bif.sides import Part, Side, TokenNumbers
 from devinterp.errors import InvalidInputError
 
@@ -64,7 +65,7 @@ def _parts(numbers: TokenNumbers, selection: Selection, argument: str, needed_by
         indices = dict.fromkeys(selection, slice(None))
     parts = []
     for given, index in indices.items():
-        name = numbers.name_of(str(given))
+        name = schema.observable_called(str(given), numbers.names)
         if name is None:
             raise InvalidInputError(
                 f"`{needed_by}`: `{argument}` names {given!r}; the observables are {numbers.names}."
@@ -102,6 +103,8 @@ def _indices(index: Any, size: int, label: str) -> np.ndarray:
     if isinstance(index, slice):
         return np.arange(size)[index]
     array = np.atleast_1d(np.asarray(index))
+    if array.ndim == 1 and not len(array):
+        return np.zeros(0, np.int64)
     if array.dtype == bool and array.shape == (size,):
         return np.flatnonzero(array)
     if array.ndim != 1 or array.dtype.kind not in "iu" or (array < -size).any() or (array >= size).any():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -100,13 +99,6 @@ class TokenNumbers:
             self.num_sequences[name] = loss.sizes[SEQUENCE]
         sizes = [self.num_sequences[name] * len(self.position[name]) for name in self.names]
         self._offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-
-    def name_of(self, given: str) -> str | None:
-        """Return the observable of a name, which may be in the form that DevInterp 2 gives it; None where there is none."""
-        if given in self.names:
-            return given
-        short = given.removeprefix("loss_")
-        return next((name for name in self.names if short in (name, re.sub(r"\W", "_", name))), None)
 
     def of(self, part: Part) -> np.ndarray:
         """Return the numbers of a part's tokens, ``(sequence, position)``, -1 where its mask leaves one out."""

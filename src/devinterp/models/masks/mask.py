@@ -235,7 +235,9 @@ class Mask(LazyBoolTensor):
                 return None
             return Mask.from_bool(tensor)
         if other.shape != self.shape:
-            raise InvalidInputError(f"masks of shapes {tuple(self.shape)} and {tuple(other.shape)} belong to different parameters.")
+            raise InvalidInputError(
+                f"masks of shapes {tuple(self.shape)} and {tuple(other.shape)} belong to different parameters."
+            )
         return other
 
     def __or__(self, other: Any) -> Any:

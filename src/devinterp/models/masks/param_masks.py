@@ -31,7 +31,7 @@ class ParamMasks(dict[str, Mask]):
 
     __slots__ = ("description", "notes")
 
-    def __init__(self, masks: Mapping[str, Any] = {}, description: str = "", notes: tuple[str, ...] = ()) -> None:  # noqa: B006
+    def __init__(self, masks: Mapping[str, Any] = {}, description: str = "", notes: tuple[str, ...] = ()) -> None:
         super().__init__({name: _any_mask(name, mask) for name, mask in masks.items()})
         self.description = description
         self.notes = notes
