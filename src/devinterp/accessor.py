@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import xarray as xr
 
-from devinterp import overview, plugins, runs
+from devinterp import flat_layout, overview, plugins, runs
 from devinterp.errors import DevinterpError
 from devinterp.types import Analysis, Plot
 
@@ -109,6 +109,10 @@ class SltAccessor(_Methods[Analysis]):
         return runs.compute_each(
             self._tree, lambda run: spec.compute(run, *args, **options), name=spec.name, requires=spec.requires
         )
+
+    def to_v2(self, *, restriction: str | None = None) -> xr.Dataset:
+        """Return one restriction of a run with the names and dims of DevInterp 2: see `devinterp.flat_layout.to_v2`."""
+        return flat_layout.to_v2(runs.only(self._tree, name="to_v2"), restriction=restriction)
 
     @property
     def plot(self) -> PlotAccessor:

@@ -6,6 +6,11 @@ caller would expect, so that ``except ValueError`` keeps working.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray as xr
+
 
 class DevinterpError(Exception):
     """Base of every error this package raises on purpose."""
@@ -24,7 +29,17 @@ class MissingDataError(DevinterpError, KeyError):
 
 
 class BrokenChainsError(DevinterpError, ValueError):
-    """A tree holds chains that diverged or did not finish, and nobody said what to do about them."""
+    """A tree holds chains that diverged or did not finish, and nobody said what to do about them.
+
+    Attributes
+    ----------
+    tree : xarray.DataTree or None
+        What was sampled, where the error was raised by a function that sampled it.
+    """
+
+    def __init__(self, message: str, *, tree: xr.DataTree | None = None) -> None:
+        super().__init__(message)
+        self.tree = tree
 
 
 class StoreError(DevinterpError, OSError):

@@ -5,8 +5,9 @@ This is the only place that spells them. ``docs/schema.md`` explains them to use
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import xarray as xr
@@ -188,6 +189,19 @@ def observable_names(tree: xr.DataTree) -> list[str]:
     present = list(tree[OBSERVABLES].children)
     order = {name: n for n, name in enumerate(tree[OBSERVABLES].attrs.get("names", ()))}
     return sorted(present, key=lambda name: order.get(name, len(order)))
+
+
+def flat_name(name: str) -> str:
+    """Return the name that DevInterp 2 gives an observable: what is no letter, digit or underscore becomes an underscore."""
+    return re.sub(r"\W", "_", name)
+
+
+def observable_called(given: str, names: Sequence[str]) -> str | None:
+    """Return which of the observables is meant by a name, which may be in DevInterp 2's form; None where none is."""
+    if given in names:
+        return given
+    short = given.removeprefix("loss_")
+    return next((name for name in names if short in (name, flat_name(name))), None)
 
 
 def check_names(names: Iterable[str], *, kind: str) -> None:

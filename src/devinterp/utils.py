@@ -12,15 +12,19 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def default_nbeta(batch_size: int | Any, gradient_accumulation_steps: int = 1) -> float:
+def default_nbeta(
+    dataloader: int | Any, gradient_accumulation_steps: int = 1, *, grad_accum_steps: int | None = None
+) -> float:
     r"""Return :math:`n\beta = b / \log b` for an effective batch of :math:`b` samples.
 
     Parameters
     ----------
-    batch_size : int or torch.utils.data.DataLoader
+    dataloader : int or torch.utils.data.DataLoader
         Samples of a minibatch, at least 2 in effect; of a DataLoader its ``batch_size`` is used.
     gradient_accumulation_steps : int, default: 1
         Minibatches of a step.
+    grad_accum_steps : int, optional
+        DevInterp 1's name of it.
 
     Returns
     -------
@@ -36,11 +40,31 @@ def default_nbeta(batch_size: int | Any, gradient_accumulation_steps: int = 1) -
     ----------
     .. [1] S. Watanabe. A widely applicable Bayesian information criterion. arXiv:1208.6338.
     """
-    size = getattr(batch_size, "batch_size", batch_size)
-    total = size * gradient_accumulation_steps
+    size = getattr(dataloader, "batch_size", dataloader)
+    total = size * (gradient_accumulation_steps if grad_accum_steps is None else grad_accum_steps)
     if total < 2:
         raise InvalidInputError(f"the effective batch size (={total}) must be at least 2, because log(1) is 0.")
     return float(total / math.log(total))
+
+
+def set_seed(seed: int, device: str | None = None) -> None:
+    """Seed the global random generators of torch, numpy and Python, as scripts do; runs have generators of their own.
+
+    Parameters
+    ----------
+    seed : int
+        For all of them.
+    device : str, optional
+        Ignored: torch seeds all devices.
+    """
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # the global generator is what scripts mean
+    torch.manual_seed(seed)
 
 
 def tokenize_and_concatenate(

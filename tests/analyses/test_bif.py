@@ -120,7 +120,7 @@ def test_a_mask_of_tokens():
 def test_ranges_of_rows_count_over_all_observables():
     tree = synthetic_tree()
     whole = compute_bif(tree, method="sequence")["influences"]
-    part = compute_bif(tree, method="sequence", batch_index_range_1=(4, 9), batch_index_range_2=(0, 3))
+    part = compute_bif(tree, method="sequence", batch_index_range_1=range(4, 9), batch_index_range_2=range(3))
     np.testing.assert_allclose(part["influences"], whole[4:9, :3], atol=1e-6)
     assert part["observable_1"].to_numpy().tolist() == ["code", "code", "train", "train", "train"]
 
@@ -133,7 +133,8 @@ def test_ranges_of_rows_count_over_all_observables():
         ({"candidates": {"code": np.ones(5, bool)}}, "a boolean mask of length 6"),
         ({"queries": {"code": np.ones((6, 9), bool)}}, r"must have shape \(6, 8\); got \(6, 9\)"),
         ({"queries": {"code": slice(3, 3)}}, "it selects none"),
-        ({"batch_index_range_1": (20, 30)}, "it selects none"),
+        ({"batch_index_range_1": range(20, 30)}, "expected a slice, integers from -"),
+        ({"batch_index_range_1": []}, "it selects none"),
         ({"method": "sequence", "average_tokenwise_bif": True}, "needs method='token'"),
         ({"top_k": 0}, r"`top_k` \(=0\) must be at least 1"),
         ({"burnin": 50}, "number of steps"),

@@ -45,7 +45,7 @@ def test_equals_v2(lazy):
     np.testing.assert_allclose(
         table["sus"].sel(wr="restricted"), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max()
     )
-    assert table.attrs["dataset_id_to_name"] == {"0": "code"}
+    assert table.attrs["dataset_id_to_name"] == ["code"]
     ids = results()["sgld_localized/input_ids_code"]
     np.testing.assert_array_equal(result["context/input_ids"], ids.reshape(-1))
 
@@ -81,10 +81,10 @@ def test_labels_and_tables_agree():
     table, labelled = result["susceptibilities"].to_dataset(), result["labelled"].to_dataset()
     assert table["sus"].dims == ("sus_flat", "wr")
     assert table.sizes["sus_flat"] == 6 * 8 + 3 * 5
-    assert table.attrs["dataset_id_to_name"] == {"0": "code", "1": "web"}
+    assert table.attrs["dataset_id_to_name"] == ["code", "web"]
     for row in (0, 13, 47, 48, 62):
         one = table.isel(sus_flat=row)
-        name = table.attrs["dataset_id_to_name"][str(int(one["dataset_id"]))]
+        name = table.attrs["dataset_id_to_name"][int(one["dataset_id"])]
         place = {"observable": name, "sequence": int(one["batch"]), "position": int(one["target_position"])}
         np.testing.assert_array_equal(one["sus"], labelled["susceptibility"].sel(place))
         np.testing.assert_array_equal(one["sus_se"], labelled["susceptibility_se"].sel(place))
@@ -288,4 +288,4 @@ def test_can_be_written(tmp_path):
     result.to_zarr(tmp_path / "sus.zarr", consolidated=False)
     again = xr.open_datatree(tmp_path / "sus.zarr", engine="zarr", consolidated=False)
     np.testing.assert_array_equal(again["susceptibilities/sus"], result["susceptibilities/sus"])
-    assert again["susceptibilities"].attrs["dataset_id_to_name"] == {"0": "code", "1": "web"}
+    assert again["susceptibilities"].attrs["dataset_id_to_name"] == ["code", "web"]

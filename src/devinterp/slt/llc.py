@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
-from devinterp.analyses.llc import compute_llc, token_llc
-from devinterp.slt.one_call import sample_then
+from typing import Any
+
+import xarray as xr
+
+from devinterp.analyses import llc as analysis
+from devinterp.analyses.llc import token_llc
+from devinterp.slt.one_call import of_each_run, sample_then, with_options_of
 
 __all__ = ["compute_llc", "llc", "token_llc"]
+
+
+@with_options_of(analysis.compute_llc)
+def compute_llc(samples: xr.DataTree, **options: Any) -> xr.Dataset:
+    """Compute the local learning coefficient of a run, or of each of several in one tree.
+
+    Parameters
+    ----------
+    samples : xarray.DataTree
+        A sampling run, or a tree of several, whose results are joined as `devinterp.runs.join` says.
+    **options : Any
+        As for `devinterp.analyses.llc.compute_llc`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As `devinterp.analyses.llc.compute_llc`, and ``llc_scalar``, DevInterp 2's second name of ``llc_mean``.
+    """
+    result = of_each_run(analysis.compute_llc, samples, **options)
+    return result.assign(llc_scalar=result["llc_mean"])
+
 
 llc = sample_then(compute_llc, "llc")

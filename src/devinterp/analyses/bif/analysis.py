@@ -5,8 +5,10 @@ r"""The Bayesian influence function: how the losses of tokens and sequences move
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import xarray as xr
 
 from devinterp.analyses.bif.pairs import all_pairs, drift_share
@@ -45,8 +47,8 @@ def compute_bif(
     average_tokenwise_bif: bool = False,
     compute_covariance: bool = False,
     loss_keys: Selection = None,
-    batch_index_range_1: tuple[int, int] | None = None,
-    batch_index_range_2: tuple[int, int] | None = None,
+    batch_index_range_1: Sequence[int] | slice | Literal["all"] | None = "all",
+    batch_index_range_2: Sequence[int] | slice | Literal["all"] | None = "all",
     queries: Selection = None,
     candidates: Selection = None,
     centre: Literal["pooled", "chain"] = "pooled",
@@ -80,11 +82,12 @@ def compute_bif(
     compute_covariance : bool, default: False
         Covariance (nats squared, divisor: number of samples less fitted means and trends) in place of correlation.
     loss_keys : str, list of str or dict, optional
-        Observables that take part on both sides; default: all, by name in alphabetical order. A dict gives for each name
+        Observables that take part on both sides; default, or ``"all"``: all, by name in alphabetical order. A dict gives for each name
         which sequences: a slice, integers or a boolean mask; or ``(sequences, positions)``; or a boolean mask
         ``(sequence, position)``. All count from 0.
-    batch_index_range_1, batch_index_range_2 : (int, int), optional
-        Keep these sequences, from the first up to but not including the second, of the queries and of the candidates.
+    batch_index_range_1, batch_index_range_2 : sequence of int, slice or "all", default: "all"
+        Keep these of the queries and of the candidates, by their numbers counted over all observables: ``[0, 5]`` are two
+        sequences, ``range(0, 5)`` are five.
     queries, candidates : str, list of str or dict, optional
         What takes part on the first and on the second side, like `loss_keys`, which is their default.
     centre : {"pooled", "chain"}, default: "pooled"
@@ -161,7 +164,7 @@ def compute_bif(
     numbers = TokenNumbers(run)
     queries, candidates = (loss_keys if selection is None else selection for selection in (queries, candidates))
     first = select(numbers, queries, within=batch_index_range_1, argument="queries", needed_by="bif")
-    if candidates is queries and batch_index_range_1 == batch_index_range_2:
+    if candidates is queries and np.array_equal(batch_index_range_1, batch_index_range_2):
         second = first
     else:
         second = select(numbers, candidates, within=batch_index_range_2, argument="candidates", needed_by="bif")

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from devinterp import schema
 from devinterp.analyses.bif.sides import Part, Side, TokenNumbers
 from devinterp.errors import InvalidInputError
 
@@ -23,8 +24,8 @@ def select(numbers: TokenNumbers, selection: Selection, *, within: Any = None, a
         Of the run.
     selection : Selection
         None for all observables, by name in alphabetical order.
-    within : (int, int) or slice, optional
-        Keep this range of the selected sequences.
+    within : sequence of int, slice or "all", optional
+        Keep these of the selected sequences, counted over all observables, in this order.
     argument, needed_by : str
         Names of the argument and of the analysis, for messages.
 
@@ -35,9 +36,8 @@ def select(numbers: TokenNumbers, selection: Selection, *, within: Any = None, a
     """
     parts = _parts(numbers, selection, argument, needed_by)
     total = sum(len(part.sequences) for part in parts)
-    if within is not None:
-        kept = range(total)[within if isinstance(within, slice) else slice(*within)]
-        parts = _within(parts, kept.start, max(kept.start, kept.stop))
+    if within is not None and not (isinstance(within, str) and within == "all"):
+        parts = _within(parts, _indices(within, total, f"`{needed_by}`: rows of the `{argument}`"))
     if not parts or not any(len(part.positions) for part in parts):
         raise InvalidInputError(
             f"`{needed_by}`: `{argument}` must select at least one token; of {total} sequences it selects none."
@@ -54,7 +54,7 @@ def select(numbers: TokenNumbers, selection: Selection, *, within: Any = None, a
 
 
 def _parts(numbers: TokenNumbers, selection: Selection, argument: str, needed_by: str) -> list[Part]:
-    if selection is None:
+    if selection is None or (isinstance(selection, str) and selection == "all" and "all" not in numbers.names):
         selection = numbers.names
     indices: dict[str, Any]
     if isinstance(selection, str):
@@ -65,9 +65,8 @@ def _parts(numbers: TokenNumbers, selection: Selection, argument: str, needed_by
         indices = dict.fromkeys(selection, slice(None))
     parts = []
     for given, index in indices.items():
-        # DevInterp 2 called the losses of an observable "loss_<name>".
-        name = given if given in numbers.names else str(given).removeprefix("loss_")
-        if name not in numbers.names:
+        name = schema.observable_called(str(given), numbers.names)
+        if name is None:
             raise InvalidInputError(
                 f"`{needed_by}`: `{argument}` names {given!r}; the observables are {numbers.names}."
             )
@@ -104,6 +103,8 @@ def _indices(index: Any, size: int, label: str) -> np.ndarray:
     if isinstance(index, slice):
         return np.arange(size)[index]
     array = np.atleast_1d(np.asarray(index))
+    if array.ndim == 1 and not len(array):
+        return np.zeros(0, np.int64)
     if array.dtype == bool and array.shape == (size,):
         return np.flatnonzero(array)
     if array.ndim != 1 or array.dtype.kind not in "iu" or (array < -size).any() or (array >= size).any():
@@ -114,12 +115,15 @@ def _indices(index: Any, size: int, label: str) -> np.ndarray:
     return np.asarray(np.arange(size)[array])
 
 
-def _within(parts: list[Part], start: int, stop: int) -> list[Part]:
-    """Return the sequences from `start` to before `stop`, counted over all parts."""
-    kept, offset = [], 0
-    for part in parts:
-        first, last = max(0, start - offset), min(len(part.sequences), stop - offset)
-        if first < last:
-            kept.append(part.rows(first, last))
-        offset += len(part.sequences)
+def _within(parts: list[Part], rows: np.ndarray) -> list[Part]:
+    """Return the sequences of these numbers, counted over all parts."""
+    ends = np.cumsum([len(part.sequences) for part in parts])
+    part_of_row = np.searchsorted(ends, rows, side="right")
+    boundaries = np.flatnonzero(np.diff(part_of_row)) + 1
+    kept = []
+    for group in np.split(rows, boundaries):
+        if len(group):
+            number = int(np.searchsorted(ends, group[0], side="right"))
+            part = parts[number]
+            kept.append(part.take(group - (ends[number] - len(part.sequences))))
     return kept

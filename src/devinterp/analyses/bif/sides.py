@@ -32,10 +32,9 @@ class Part:
             return loss
         return xr.DataArray(loss).where(xr.DataArray(self.mask, dims=(SEQUENCE, POSITION))).variable
 
-    def rows(self, start: int, stop: int) -> Part:
-        """Return the part with the sequences from `start` to before `stop`."""
-        mask = None if self.mask is None else self.mask[start:stop]
-        return Part(self.name, self.sequences[start:stop], self.positions, mask)
+    def take(self, rows: np.ndarray) -> Part:
+        """Return some of the sequences, by their places in this part."""
+        return Part(self.name, self.sequences[rows], self.positions, None if self.mask is None else self.mask[rows])
 
 
 @dataclass(frozen=True)

@@ -123,10 +123,11 @@ def choose_observable(run: xr.DataTree, name: str | None, *, needed_by: str) -> 
     names = schema.observable_names(run)
     if name is None and len(names) == 1:
         return names[0]
-    if name is None or name not in names:
+    chosen = None if name is None else schema.observable_called(name, names)
+    if chosen is None:
         problem = "has to be one" if name is None else f"(={name!r}) must be one"
         raise InvalidInputError(f"`{needed_by}`: the observable {problem} of {sorted(names)}.")
-    return name
+    return chosen
 
 
 #: Dims of losses other than those of a single sample, and a temporary name for the latter when they are stacked.

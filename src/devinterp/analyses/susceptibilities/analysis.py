@@ -5,6 +5,7 @@ r"""Susceptibilities: how the loss of a component responds to a change of the da
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import xarray as xr
@@ -38,6 +39,7 @@ def compute_susceptibilities(
     tree: xr.DataTree,
     sampling_task: str | None = None,
     *,
+    observable_names: Sequence[str] | None = None,
     include_sampling_task: bool = False,
     estimator: Literal["two_run", "single_run"] = "two_run",
     full: str = "full",
@@ -64,6 +66,8 @@ def compute_susceptibilities(
         A sampling run with several restrictions, one of them of all weights.
     sampling_task : str, optional
         The observable made of the data that the run was sampled on; needed where there are several.
+    observable_names : sequence of str, optional
+        Give the susceptibilities of the tokens of these observables only; default: of all but the sampling task.
     include_sampling_task : bool, default: False
         Also give the susceptibilities of the sampling task's own tokens.
     estimator : {"two_run", "single_run"}, default: "two_run"
@@ -95,7 +99,7 @@ def compute_susceptibilities(
         - ``/labelled``: ``susceptibility(restriction, observable, sequence, position)`` and ``susceptibility_se``, NaN where an
           observable has no such token; ``token_ids(observable, sequence, token)``, -1 there.
         - ``/susceptibilities``: the same as a table ``sus(sus_flat, wr)`` with ``sus_se``; the coordinates ``dataset_id``,
-          ``batch`` and ``target_position`` say what a row is, the attribute ``dataset_id_to_name`` what an id is.
+          ``batch`` and ``target_position`` say what a row is, the list in the attribute ``dataset_id_to_name`` what an id is.
         - ``/context``: ``input_ids(ctx_flat)`` with the coordinates ``dataset_id``, ``batch`` and ``position``.
 
         Attributes: the options, ``initial_loss`` as it was chosen, ``transforms`` in the order in which they were made, and
@@ -121,7 +125,7 @@ def compute_susceptibilities(
             f"{' and '.join(transforms)} pass 'jackknife' or 'none'."
         )
     task = choose_observable(run, sampling_task, needed_by="susceptibilities")
-    names = [name for name in sorted(schema.observable_names(run)) if include_sampling_task or name != task]
+    names = _chosen(run, task, observable_names, include_sampling_task)
     if not names:
         raise InvalidInputError(
             f"`susceptibilities`: {task!r} is the only observable: sample with others, or pass include_sampling_task=True."
@@ -156,6 +160,16 @@ def compute_susceptibilities(
         **chain_attrs,
     }
     return result_tree(run, estimates, attrs, _error_attrs(run, series, standard_errors))
+
+
+def _chosen(run: xr.DataTree, task: str, wanted: Sequence[str] | None, include_task: bool) -> list[str]:
+    """Return the names of the observables whose tokens are asked for."""
+    names = sorted(schema.observable_names(run))
+    if wanted is None:
+        return [name for name in names if include_task or name != task]
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    chosen = {choose_observable(run, name, needed_by="susceptibilities: observable_names") for name in wanted}
+    return [name for name in names if name in chosen or (include_task and name == task)]
 
 
 def _error_attrs(run: xr.DataTree, series: TaskSeries, standard_errors: Errors) -> dict[str, Any]:

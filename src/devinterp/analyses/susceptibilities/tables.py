@@ -77,7 +77,7 @@ def _token_ids(run: xr.DataTree, name: str, num_sequences: int) -> xr.DataArray 
 
 def _flat(run: xr.DataTree, datasets: dict[str, xr.Dataset]) -> tuple[xr.Dataset, xr.Dataset | None]:
     """Return DevInterp 2's tables: one row for each token that is predicted, and one for each token."""
-    attrs = {"dataset_id_to_name": {str(number): name for number, name in enumerate(datasets)}}
+    attrs = {"dataset_id_to_name": list(datasets)}
     rows = []
     for number, dataset in enumerate(datasets.values()):
         names = {**_NAMES, RESTRICTION: "wr"}

@@ -4,6 +4,8 @@ A `Mask` selects elements of one parameter, kept as `index_sets` where it can be
 parameter name; `preview` draws them.
 """
 
+import torch
+
 from devinterp.models.masks.mask import Mask
 from devinterp.models.masks.param_masks import (
     ParamMasks,
@@ -25,3 +27,6 @@ __all__ = [
     "validated_masks",
     "whole_masks",
 ]
+
+# So that `torch.load` takes what `torch.save(masks, path)` wrote, as it does with a dict of boolean tensors.
+torch.serialization.add_safe_globals([Mask, ParamMasks])

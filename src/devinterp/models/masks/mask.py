@@ -7,30 +7,29 @@ quarter of the memory of the float32 weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from devinterp.errors import InvalidInputError
 from devinterp.models.masks import index_sets
+from devinterp.models.masks.as_tensor import LazyBoolTensor
 from devinterp.models.masks.index_sets import Index, index_set, is_contiguous
 
 
 @final
-class Mask:
+class Mask(LazyBoolTensor):
     """Which elements of one parameter are selected; immutable.
 
-    Made by `whole`, `block` and `from_bool`. A mask behaves like a boolean tensor where one is expected
-    (``np.asarray``, torch functions, indexing, ``sum()``), at the cost of building that tensor.
+    Made by `whole`, `block` and `from_bool`. A mask behaves like a boolean tensor where one is expected (torch functions,
+    ``np.asarray``, methods such as ``sum()``, ``float()`` and ``to(device)``, operators, indexing), at the cost of building
+    that tensor. ``a == b`` says element by element where two masks agree, and is true if they do everywhere.
 
     Attributes
     ----------
-    shape : tuple of int
-        Shape of the parameter.
     index : tuple of (torch.Tensor or None), or None
         For a product of index sets: sorted int64 indices per dimension, None standing for a whole dimension. None when
         the selection is no such product, and a boolean tensor is kept.
@@ -38,13 +37,15 @@ class Mask:
         Number of selected elements.
     """
 
-    __slots__ = ("_dense", "_on_device", "index", "num_elements", "shape")
+    index: Index | None  # type: ignore[assignment]
+    num_elements: int
 
     def __init__(self, shape: Sequence[int], index: Index | None, dense: Tensor | None) -> None:
-        self.shape = tuple(int(size) for size in shape)
+        self._shape = torch.Size(shape)
         self.index = index
         self._dense = dense
         self._on_device: dict[torch.device, Index] = {}
+        self._truth: bool | None = None
         if index is not None:
             self.num_elements = math.prod(self.values_shape)
         else:
@@ -105,6 +106,11 @@ class Mask:
         return cls.empty(shape) if mask.num_elements == 0 else mask
 
     @property
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        """Shape of the parameter."""
+        return self._shape
+
+    @property
     def is_whole(self) -> bool:
         """Whether every element is selected."""
         return self.num_elements == self.numel()
@@ -130,14 +136,14 @@ class Mask:
         """Return the number of elements of the parameter, selected or not."""
         return math.prod(self.shape)
 
-    def __repr__(self) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         kind = "whole" if self.is_whole else "dense" if self.index is None else "block"
-        return f"Mask({kind}, {self.num_elements:,} of {self.numel():,} elements of shape {self.shape})"
+        return f"Mask({kind}, {self.num_elements:,} of {self.numel():,} elements of shape {tuple(self.shape)})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Mask, (self.shape, self.index, self._dense))
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return (Mask, (tuple(self.shape), self.index, self._dense))
 
-    def _indices(self, device: torch.device) -> Index:
+    def _index_on(self, device: torch.device) -> Index:
         """Return the indices (or the boolean tensor) on `device`, copied there once."""
         on_cpu = self.index if self.index is not None else (self._dense,)
         if device.type in ("cpu", "meta"):
@@ -151,7 +157,7 @@ class Mask:
         assert self.index is not None
         num_leading = tensor.ndim - len(self.shape)
         remaining = {}
-        pairs = zip(self.index, self._indices(tensor.device), strict=True)
+        pairs = zip(self.index, self._index_on(tensor.device), strict=True)
         for dim, (indices, on_device) in enumerate(pairs, start=num_leading):
             if indices is None or on_device is None:
                 continue
@@ -163,7 +169,7 @@ class Mask:
 
     def _check(self, tensor: Tensor) -> None:
         if tensor.shape[max(tensor.ndim - len(self.shape), 0) :] != self.shape:
-            raise InvalidInputError(f"a mask of shape {self.shape} cannot select from {tuple(tensor.shape)}.")
+            raise InvalidInputError(f"a mask of shape {tuple(self.shape)} cannot select from {tuple(tensor.shape)}.")
 
     def take(self, tensor: Tensor) -> Tensor:
         """Return the selected elements of `tensor`, detached.
@@ -181,7 +187,7 @@ class Mask:
         self._check(tensor)
         tensor = tensor.detach()
         if self.index is None:
-            return tensor[(..., self._indices(tensor.device)[0])]
+            return tensor[(..., self._index_on(tensor.device)[0])]
         tensor, remaining = self._narrow(tensor)
         # The smallest fraction first, so that later selections copy less.
         for dim, indices in sorted(remaining.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
@@ -189,7 +195,7 @@ class Mask:
         return tensor
 
     @torch.no_grad()
-    def put_(self, tensor: Tensor, values: Tensor) -> None:
+    def put_(self, tensor: Tensor, values: Tensor) -> None:  # type: ignore[override]
         """Write `values`, shaped as `take` returns them, into `tensor` in place, casting to its dtype.
 
         Costs nothing when `values` is the view that `take` gave.
@@ -197,7 +203,7 @@ class Mask:
         self._check(tensor)
         tensor, values = tensor.detach(), values.detach()
         if self.index is None:
-            tensor[(..., self._indices(tensor.device)[0])] = values.to(tensor.device, tensor.dtype)
+            tensor[(..., self._index_on(tensor.device)[0])] = values.to(tensor.device, tensor.dtype)
             return
         target, remaining = self._narrow(tensor)
         if not remaining:
@@ -221,14 +227,23 @@ class Mask:
         self.put_(dense, torch.ones(self.values_shape, dtype=torch.bool))
         return dense
 
-    def _other(self, other: object) -> Mask:
-        mask = other if isinstance(other, Mask) else Mask.from_bool(torch.as_tensor(other))
-        if mask.shape != self.shape:
-            raise InvalidInputError(f"masks of shapes {self.shape} and {mask.shape} belong to different parameters.")
-        return mask
+    def _as_mask(self, other: object) -> Mask | None:
+        """Return what another operand selects of this parameter; None where it is no mask of its shape."""
+        if not isinstance(other, Mask):
+            tensor = torch.as_tensor(other)
+            if tensor.dtype != torch.bool or tuple(tensor.shape) != self.shape:
+                return None
+            return Mask.from_bool(tensor)
+        if other.shape != self.shape:
+            raise InvalidInputError(
+                f"masks of shapes {tuple(self.shape)} and {tuple(other.shape)} belong to different parameters."
+            )
+        return other
 
-    def __or__(self, other: object) -> Mask:
-        b = self._other(other)
+    def __or__(self, other: Any) -> Any:
+        b = self._as_mask(other)
+        if b is None:
+            return self.to_bool() | other
         if self.is_empty or b.is_empty:
             return b if self.is_empty else self
         if self.index is not None and b.index is not None:
@@ -239,16 +254,28 @@ class Mask:
 
     __ror__ = __or__
 
-    def __and__(self, other: object) -> Mask:
-        b = self._other(other)
+    def __and__(self, other: Any) -> Any:
+        b = self._as_mask(other)
+        if b is None:
+            return self.to_bool() & other
         if self.index is None or b.index is None:
             return b if self.is_whole else self if b.is_whole else Mask.from_bool(self.to_bool() & b.to_bool())
         return Mask._canonical(self.shape, index_sets.intersection(self.index, b.index))
 
     __rand__ = __and__
 
-    def __sub__(self, other: object) -> Mask:
-        b = self._other(other)
+    def __xor__(self, other: Any) -> Any:
+        b = self._as_mask(other)
+        return self.to_bool() ^ other if b is None else (self - b) | (b - self)
+
+    __rxor__ = __xor__
+    # `mask |= other` gives the name another mask.
+    __ior__, __iand__, __ixor__ = __or__, __and__, __xor__
+
+    def __sub__(self, other: object) -> Any:
+        b = self._as_mask(other)
+        if b is None:
+            return self.to_bool() & ~torch.as_tensor(other)
         num_shared = (self & b).num_elements
         if num_shared in (0, self.num_elements):
             return self if num_shared == 0 else Mask.empty(self.shape)
@@ -259,11 +286,10 @@ class Mask:
         return Mask.from_bool(self.to_bool() & ~b.to_bool())
 
     def __invert__(self) -> Mask:
-        return Mask.whole(self.shape) - self
+        inverse: Mask = Mask.whole(self.shape) - self
+        return inverse
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Mask):
-            return NotImplemented
+    def _selects_same(self, other: Mask) -> bool:
         if self.shape != other.shape or self.num_elements != other.num_elements:
             return False
         # Equal selections are kept in the same form.
@@ -273,38 +299,42 @@ class Mask:
             return False
         return all(map(index_sets.equal, self.index, other.index))
 
+    def _with_truth(self, truth: bool) -> Mask:
+        mask = Mask(self.shape, self.index, self._dense)
+        mask._truth = truth
+        return mask
+
+    def __eq__(self, other: object) -> Any:
+        if isinstance(other, Mask):
+            if self.shape != other.shape:
+                return False
+            return (~(self ^ other))._with_truth(self._selects_same(other))
+        if isinstance(other, bool) and self._truth is not None:
+            return (self if other else ~self)._with_truth(self._truth == other)
+        return self.to_bool() == other
+
+    def __ne__(self, other: object) -> Any:
+        if isinstance(other, Mask):
+            return self.shape != other.shape or (self ^ other)._with_truth(not self._selects_same(other))
+        return self.to_bool() != other
+
+    def __bool__(self) -> bool:
+        return bool(self.to_bool()) if self._truth is None else self._truth
+
     def __hash__(self) -> int:
         return hash((self.shape, self.num_elements))
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Always ``torch.bool``."""
-        return torch.bool
+    def sum(self, *dims: Any, **options: Any) -> Tensor:
+        """Return the number of selected elements, as `torch.Tensor.sum` does."""
+        return self.to_bool().sum(*dims, **options) if dims or options else torch.tensor(self.num_elements)
 
-    def sum(self) -> Tensor:
-        """Return the number of selected elements as a scalar tensor."""
-        return torch.tensor(self.num_elements)
+    def any(self, *dims: Any, **options: Any) -> Tensor:
+        """Return whether some element is selected, as `torch.Tensor.any` does."""
+        return self.to_bool().any(*dims, **options) if dims or options else torch.tensor(not self.is_empty)
 
-    def any(self) -> Tensor:
-        """Return whether some element is selected, as a scalar tensor."""
-        return torch.tensor(not self.is_empty)
-
-    def all(self) -> Tensor:
-        """Return whether every element is selected, as a scalar tensor."""
-        return torch.tensor(self.is_whole)
-
-    def __getitem__(self, item: Any) -> Tensor:
-        return self.to_bool()[item]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.to_bool().numpy(), dtype=dtype)
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        args, kwargs = tree_map(lambda x: x.to_bool() if isinstance(x, Mask) else x, (args, kwargs or {}))
-        return func(*args, **kwargs)
+    def all(self, *dims: Any, **options: Any) -> Tensor:
+        """Return whether every element is selected, as `torch.Tensor.all` does."""
+        return self.to_bool().all(*dims, **options) if dims or options else torch.tensor(self.is_whole)
 
     def __copy__(self) -> Mask:
         return self

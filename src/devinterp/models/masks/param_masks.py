@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -16,39 +16,75 @@ Masks = Mapping[str, Mask]
 
 
 @final
-class ParamMasks(Mapping[str, Mask]):
-    """Masks of the sampled parameters by name; immutable.
+class ParamMasks(dict[str, Mask]):
+    """Masks of the sampled parameters by name: a dict, in which boolean tensors may be put too.
 
     Parameters
     ----------
     masks : mapping of str to Mask
         The parameters of which at least one element is selected.
     description : str, optional
-        The restriction as it was asked for, for people to read.
+        The restriction as it was asked for, for people to read; empty once the masks were changed.
     notes : tuple of str, optional
         What a reader should know, for example that embedding and unembedding share one tensor.
     """
 
-    __slots__ = ("_masks", "description", "notes")
+    __slots__ = ("description", "notes")
 
-    def __init__(self, masks: Masks, description: str = "", notes: tuple[str, ...] = ()) -> None:
-        self._masks = dict(masks)
+    def __init__(self, masks: Mapping[str, Any] = {}, description: str = "", notes: tuple[str, ...] = ()) -> None:
+        super().__init__({name: _any_mask(name, mask) for name, mask in masks.items()})
         self.description = description
         self.notes = notes
 
-    def __getitem__(self, name: str) -> Mask:
-        return self._masks[name]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ParamMasks, (dict(self), self.description, self.notes))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._masks)
+    def copy(self) -> ParamMasks:
+        """Return masks that can be changed without changing these."""
+        return ParamMasks(self, self.description, self.notes)
 
-    def __len__(self) -> int:
-        return len(self._masks)
+    def __setitem__(self, name: str, mask: Any) -> None:
+        super().__setitem__(name, _any_mask(name, mask))
+        self.description = ""
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        self.description = ""
+
+    def update(self, *others: Any, **named: Any) -> None:
+        """Put other masks in, over those of the same name."""
+        for name, mask in dict(*others, **named).items():
+            self[name] = mask
+
+    def setdefault(self, name: str, default: Any = None) -> Mask:
+        """Return the mask of a name, which is put in if there is none."""
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def __ior__(self, other: Any) -> ParamMasks:  # type: ignore[misc,override]
+        self.update(other)
+        return self
+
+    def pop(self, *arguments: Any) -> Any:
+        """Remove the mask of a name, and return it."""
+        self.description = ""
+        return super().pop(*arguments)
+
+    def popitem(self) -> tuple[str, Mask]:
+        """Remove the last mask, and return it with its name."""
+        self.description = ""
+        return super().popitem()
+
+    def clear(self) -> None:
+        """Remove all masks."""
+        self.description = ""
+        super().clear()
 
     @property
     def num_elements(self) -> int:
         """Number of selected weights, over all parameters."""
-        return sum(mask.num_elements for mask in self._masks.values())
+        return sum(mask.num_elements for mask in self.values())
 
     def __repr__(self) -> str:
         prefix = f"{self.description!r}: " if self.description else ""
@@ -131,6 +167,16 @@ def validated_masks(model: nn.Module, masks: Mapping[str, Any]) -> ParamMasks:
     if isinstance(masks, ParamMasks):
         return ParamMasks(checked, masks.description, masks.notes)
     return ParamMasks(checked, f"masks of {len(checked)} parameters")
+
+
+def _any_mask(name: str, value: Any) -> Mask:
+    """Return a mask or a boolean tensor of any shape as a mask."""
+    if isinstance(value, Mask):
+        return value
+    try:
+        return Mask.from_bool(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInputError(f"the mask of {name!r} must be a boolean tensor or array: {error}") from error
 
 
 def _as_mask(name: str, value: Any, shape: Sequence[int]) -> Mask:

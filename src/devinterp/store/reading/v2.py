@@ -1,4 +1,4 @@
-"""Open the flat stores that DevInterp 2 wrote as a tree, and return a tree in that layout for tools that read it.
+"""Open the flat stores that DevInterp 2 wrote as a tree.
 
 The flat layout has one set of variables for one weight restriction: ``sampling_loss_micro`` and ``init_loss`` of the chains,
 ``loss_<observable>`` and ``input_ids_<observable>``, and ``metrics_<metric>``. It lacks the losses of observables at the
@@ -8,7 +8,6 @@ starting weights and the standard error of the initial loss: results that need t
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -20,13 +19,11 @@ from zarr.abc.store import Store
 from zarr.errors import GroupNotFoundError
 
 from devinterp import schema
-from devinterp.errors import InvalidInputError, StoreError
+from devinterp.errors import StoreError
+from devinterp.flat_layout import LOSS, METRIC, TOKENS, TRACE_LOSS, TRACE_TOKEN_IDS, TRACE_TOKENS, to_v2
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TOKEN
 
-_TRACE_LOSS, _TRACE_TOKENS, _DRAW_LOSS = "sampling_loss_micro", "sampling_input_ids_micro", "sampling_loss"
-_LOSS, _TOKENS, _METRIC = "loss_", "input_ids_", "metrics_"
-#: Variable of ``/trace`` with the tokens of the minibatches, which an imported store has in place of dataset rows.
-TRACE_TOKEN_IDS = "token_ids"
+__all__ = ["from_v2", "is_v2", "open_v2", "to_v2"]
 
 
 def is_v2(store: Store) -> bool:
@@ -42,7 +39,7 @@ def is_v2(store: Store) -> bool:
     config = metadata.get("config") if isinstance(metadata, Mapping) else None
     if "schema_version" in root.attrs or not isinstance(config, Mapping):
         return False
-    return "sampler" in config or _TRACE_LOSS in root
+    return "sampler" in config or TRACE_LOSS in root
 
 
 def open_v2(store: Store, chunks: Any = None) -> xr.DataTree:
@@ -89,14 +86,14 @@ def from_v2(flat: xr.Dataset, *, restriction: str = "full") -> xr.DataTree:
     StoreError
         If a variable or setting is missing.
     """
-    missing = [name for name in (_TRACE_LOSS, "init_loss") if name not in flat.variables]
+    missing = [name for name in (TRACE_LOSS, "init_loss") if name not in flat.variables]
     settings = flat.attrs.get("metadata", {}).get("config", {}).get("sampler")
     if missing or not settings:
         what = ", ".join(missing) or "its attribute metadata.config.sampler"
         raise StoreError(
             f"a store of DevInterp 2 must have {what}; this one has only {sorted(map(str, flat.variables))}."
         )
-    trace = _renamed(flat[_TRACE_LOSS], (CHAIN, STEP, BATCH, POSITION))
+    trace = _renamed(flat[TRACE_LOSS], (CHAIN, STEP, BATCH, POSITION))
     num_draws = next((flat.sizes[d] for d in (DRAW,) if d in flat.sizes), int(settings["num_draws"]))
     spacing, burnin = int(settings.get("num_steps_bw_draws") or 1), int(settings.get("num_burnin_steps") or 0)
     root = xr.Dataset(
@@ -115,17 +112,17 @@ def from_v2(flat: xr.Dataset, *, restriction: str = "full") -> xr.DataTree:
     if "metrics_numel" in flat.attrs:
         root.coords["num_moving"] = (RESTRICTION, [int(flat.attrs["metrics_numel"])])
     groups = {"/": root, f"/{schema.TRACE}": _trace(flat, trace), f"/{schema.STATUS}": _status(flat, trace)}
-    metrics = [str(name) for name in flat.variables if str(name).startswith(_METRIC)]
+    metrics = [str(name) for name in flat.variables if str(name).startswith(METRIC)]
     if metrics:
         groups[f"/{schema.METRICS}"] = xr.Dataset(
             {
-                name.removeprefix(_METRIC): _renamed(flat[name], (CHAIN, STEP)).expand_dims(RESTRICTION)
+                name.removeprefix(METRIC): _renamed(flat[name], (CHAIN, STEP)).expand_dims(RESTRICTION)
                 for name in metrics
             }
         )
     for name in sorted(map(str, flat.variables)):  # a store lists its arrays in any order
-        if name.startswith(_LOSS):
-            observable = name.removeprefix(_LOSS)
+        if name.startswith(LOSS):
+            observable = name.removeprefix(LOSS)
             groups[f"/{schema.OBSERVABLES}/{observable}"] = _observable(flat, observable)
     return xr.DataTree.from_dict(groups)
 
@@ -147,16 +144,16 @@ def _trace(flat: xr.Dataset, loss: xr.DataArray) -> xr.Dataset:
     trace = xr.Dataset(
         {"loss": loss.expand_dims(RESTRICTION), "init_loss": _renamed(flat["init_loss"], (CHAIN, POSITION))}
     )
-    if _TRACE_TOKENS in flat:
-        trace[TRACE_TOKEN_IDS] = _renamed(flat[_TRACE_TOKENS], (CHAIN, STEP, BATCH, TOKEN))
+    if TRACE_TOKENS in flat:
+        trace[TRACE_TOKEN_IDS] = _renamed(flat[TRACE_TOKENS], (CHAIN, STEP, BATCH, TOKEN))
     return trace.assign_coords({STEP: np.arange(loss.sizes[STEP]), POSITION: _positions(loss)})
 
 
 def _observable(flat: xr.Dataset, name: str) -> xr.Dataset:
-    loss = _renamed(flat[_LOSS + name], (CHAIN, DRAW, SEQUENCE, POSITION))
+    loss = _renamed(flat[LOSS + name], (CHAIN, DRAW, SEQUENCE, POSITION))
     observable = xr.Dataset({"loss": loss.expand_dims(RESTRICTION)})
-    if _TOKENS + name in flat:
-        observable["token_ids"] = _renamed(flat[_TOKENS + name], (SEQUENCE, TOKEN))
+    if TOKENS + name in flat:
+        observable["token_ids"] = _renamed(flat[TOKENS + name], (SEQUENCE, TOKEN))
     return observable.assign_coords({POSITION: _positions(loss)})
 
 
@@ -176,102 +173,3 @@ def _status(flat: xr.Dataset, trace: xr.DataArray) -> xr.Dataset:
             "error": (dims, error.astype(object)),
         }
     )
-
-
-def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
-    """Return one restriction of a run in the flat layout of DevInterp 2, lazily if the run is lazy.
-
-    ``sampling_input_ids_micro`` is present only for imported runs: this package stores the rows of the dataset instead of
-    the tokens of minibatches.
-
-    Parameters
-    ----------
-    tree : xarray.DataTree
-        A sampling run.
-    restriction : str, optional
-        Which weight restriction; needed where there are several.
-
-    Returns
-    -------
-    xarray.Dataset
-        Write it with ``.to_zarr(path)``; `devinterp.open` reads it back.
-
-    Raises
-    ------
-    InvalidInputError
-        If `restriction` is not one of the run's, if two observables get the same name (in this layout names consist of
-        letters, digits and underscores), or if sequences have different lengths, which it cannot store.
-    """
-    names = [str(name) for name in tree[RESTRICTION].to_numpy()]
-    if (restriction is None and len(names) > 1) or (restriction is not None and restriction not in names):
-        raise InvalidInputError(
-            f"the layout of DevInterp 2 holds one restriction: `restriction` (={restriction!r}) must be one of {names}."
-        )
-    run = tree.isel({RESTRICTION: names.index(restriction) if restriction else 0}, missing_dims="ignore")
-    _check_equal_lengths(run)
-    settings = json.loads(run.attrs["config"])
-    trace = _group(run, schema.TRACE)
-    per_draw = int(settings.get("batch_size") or trace.sizes[BATCH])
-    variables = {
-        _TRACE_LOSS: _flat(trace["loss"], (CHAIN, STEP, "batch_sampling", "token_pos")),
-        "init_loss": _flat(trace["init_loss"], (CHAIN, "token_pos")),
-        _DRAW_LOSS: _flat(
-            _select_draws(trace["loss"], run["draw_step"].to_numpy(), per_draw), (CHAIN, DRAW, BATCH, "token_pos")
-        ),
-    }
-    if TRACE_TOKEN_IDS in trace:
-        variables[_TRACE_TOKENS] = _flat(trace[TRACE_TOKEN_IDS], (CHAIN, STEP, "batch_sampling", TOKEN))
-    for name, flat_name in _flat_names(schema.observable_names(run)).items():
-        group = _group(run, f"{schema.OBSERVABLES}/{name}")
-        dim = f"batch_{flat_name}"
-        variables[_LOSS + flat_name] = _flat(group["loss"], (CHAIN, DRAW, dim, "token_pos"))
-        if "token_ids" in group:
-            variables[_TOKENS + flat_name] = _flat(group["token_ids"], (dim, TOKEN))
-    if schema.METRICS in run.children:
-        metrics = _group(run, schema.METRICS).data_vars
-        for metric_name, metric in ((name, each) for name, each in metrics.items() if STEP in each.dims):
-            variables[_METRIC + str(metric_name)] = _flat(metric, (CHAIN, STEP))
-    finished = bool((np.asarray(run[f"{schema.STATUS}/state"]).astype(str) == schema.FINISHED).all())
-    attrs: dict[str, Any] = {"metadata": {"config": {"sampler": settings}}, "completed": int(finished)}
-    if "num_moving" in run.coords:
-        attrs["metrics_numel"] = int(run["num_moving"])
-    return xr.Dataset(variables, attrs=attrs)
-
-
-def _check_equal_lengths(run: xr.DataTree) -> None:
-    paths = [schema.TRACE, *(f"{schema.OBSERVABLES}/{name}" for name in schema.observable_names(run))]
-    lengths = {path: run[f"{path}/loss"].sizes.get(POSITION) for path in paths}
-    if None in lengths.values() or len(set(lengths.values())) > 1:
-        raise InvalidInputError(
-            f"the layout of DevInterp 2 has one number of positions for all losses; this run has {lengths}: leave observables "
-            "out, or select positions."
-        )
-
-
-def _group(run: xr.DataTree, path: str) -> xr.Dataset:
-    node = run[path]
-    assert isinstance(node, xr.DataTree), path
-    return node.to_dataset(inherit=False)
-
-
-def _flat(array: xr.DataArray, dims: tuple[str, ...]) -> xr.Variable:
-    variable = array.variable
-    return xr.Variable(dims, variable.data, encoding={})
-
-
-def _select_draws(loss: xr.DataArray, steps: np.ndarray, batch_size: int) -> xr.DataArray:
-    """Return the minibatch losses at the draws, their mean over the batches of gradient accumulation."""
-    drawn = loss.isel({STEP: steps})
-    parts = [drawn.isel({BATCH: slice(n, n + batch_size)}) for n in range(0, drawn.sizes[BATCH], batch_size)]
-    return parts[0] if len(parts) == 1 else sum(parts[1:], parts[0]) / len(parts)
-
-
-def _flat_names(names: list[str]) -> dict[str, str]:
-    flat = {name: re.sub(r"\W", "_", name) for name in names}
-    for name, short in flat.items():
-        other = next((o for o, s in flat.items() if s == short and o != name), None)
-        if other is not None:
-            raise InvalidInputError(
-                f"observables {name!r} and {other!r} would both be {_LOSS + short!r} in the layout of DevInterp 2: rename one."
-            )
-    return flat
