@@ -21,6 +21,7 @@ from devinterp.sampling.chains.mala import proposes_langevin
 from devinterp.sampling.data.datasets import as_tokens, check_tokens, num_rows, read_rows
 from devinterp.sampling.data.schedule import Schedule, observable_rows
 from devinterp.sampling.engines.chunked_check import choose_loss
+from devinterp.sampling.engines.train_mode_check import why_unlike_eval
 from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses
 from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.settings import Settings
@@ -48,10 +49,6 @@ def prepare(
         If the model, the data, the loss or the settings cannot be used; nothing has been sampled or written.
     """
     kernel = check_kernel(settings)
-    if schema.MALA_ACCEPTANCE in settings.metric_names and any(module.training for module in model.modules()):
-        raise InvalidInputError(
-            f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} compares losses of a model in eval mode: call `model.eval()`."
-        )
     check_finite_weights(model)
     model = on_device(model, device)
     with unchanged(model):  # the mode it is in may let a forward pass change its buffers
@@ -71,6 +68,7 @@ def prepare(
         spec = replace(spec, loss_dims=check_loss(spec, loss_dims))
         if isinstance(loss, CustomLoss):
             check_gradient(spec)
+        spec = replace(spec, unlike_eval=check_mode(spec))
         if isinstance(loss, NextTokenLoss):
             batch, mask = rows.batch(rows.ids[: min(settings.batch_size, 2)])
             assert isinstance(batch, torch.Tensor)
@@ -188,6 +186,18 @@ def check_gradient(spec: RunSpec) -> None:
             "`loss_fn` returned losses without a gradient: compute them with torch from the model's output, and leave out "
             "`torch.no_grad()`, `.detach()` and `.item()`."
         )
+
+
+def check_mode(spec: RunSpec) -> str:
+    """Return what makes the model, in train mode, differ from eval mode; raise where a metric needs that nothing does."""
+    batch, mask = spec.rows.batch(spec.rows.ids[: spec.settings.batch_size])
+    reason = why_unlike_eval(spec.model, lambda: spec.loss.losses(spec.model, batch, mask))
+    if reason and schema.MALA_ACCEPTANCE in spec.settings.metric_names:
+        raise InvalidInputError(
+            f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} compares losses of a model in eval mode, and in train mode {reason}: "
+            "call `model.eval()`."
+        )
+    return reason
 
 
 def _name_dims(shape: Sequence[int], is_text: bool, loss_dims: Sequence[str] | None, source: str) -> tuple[str, ...]:

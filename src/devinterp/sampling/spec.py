@@ -64,6 +64,9 @@ class RunSpec:
         All numbers and switches.
     choices : dict of str to str
         Which way of computing was chosen for what, and why, as far as that is decided before a chain starts.
+    unlike_eval : str
+        What makes the model, in train mode, compute something else than in eval mode, such as active dropout; empty where
+        nothing does.
     """
 
     model: nn.Module
@@ -76,6 +79,7 @@ class RunSpec:
     kernel: Kernel
     settings: Settings
     choices: Mapping[str, str] = field(default_factory=dict)
+    unlike_eval: str = ""
 
     @cached_property
     def schedule(self) -> Schedule:
