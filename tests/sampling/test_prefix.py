@@ -11,7 +11,7 @@ from torch import nn
 
 from devinterp import sample
 from devinterp.sampling.engines import prefix_cache, prefix_check
-from devinterp.sampling.engines.prefix_cache import PrefixCache, find_prefixes
+from devinterp.sampling.engines.prefix_cache import PrefixCache
 from support import model_zoo as zoo
 from support.engines import assert_close, chain_of, last_layer, measured, paths_of, reuse_note, spec_of, zoo_params
 from support.small_models import SHORT, WIDTH, Deep, Layer, deep, ids, same_numbers, snapshot
@@ -302,15 +302,6 @@ def test_layers_that_cannot_be_left_out_are_found_out():
 def test_activations_that_are_not_ordered_by_row(kind, length):
     """Batches have four rows: with four tokens or four copies the sizes alone do not tell."""
     assert note_of(kind, data=ids()[:, :length]).startswith("nothing reused: ")
-
-
-def test_nothing_in_train_mode():
-    model = deep()
-    run = partial(model, ids())
-    moving = {LAST: None}
-    assert len(find_prefixes(model, moving, run)[0].layers) == 2
-    model.layers[0].mix.train()
-    assert find_prefixes(model, moving, run) == []
 
 
 class Counted:

@@ -17,6 +17,7 @@ from devinterp import schema
 from devinterp.errors import DivergenceWarning, InvalidInputError
 from devinterp.sampling.execution import dask_cluster, job, local_processes
 from devinterp.sampling.execution.monitor import RunMonitor
+from devinterp.sampling.execution.notices import Notices
 from devinterp.sampling.execution.progress import Display, display
 from devinterp.sampling.execution.run_tasks import CheckpointOptions, TaskRunner
 from devinterp.sampling.execution.signals import Stopped, listening
@@ -105,7 +106,9 @@ class _Sampling:
         ):
             if lock is not None:
                 lock.report(bars.heartbeat)
-            monitor = RunMonitor(bars.show, stop, None if lock is None else lock.check, how)
+            notices = Notices(bars.say)
+            notices.tell(spec.choices)
+            monitor = RunMonitor(bars.show, stop, None if lock is None else lock.check, how, notices.tell)
             try:
                 choices = self._run_all(remaining, monitor, bars)
             except Stopped as stopped:

@@ -24,6 +24,7 @@ from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.schedule import Schedule, observable_rows
 from devinterp.sampling.data.tokens import as_tokens, check_tokens, counting
 from devinterp.sampling.engines.chunked_check import choose_loss
+from devinterp.sampling.engines.train_mode_check import why_unlike_eval
 from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses
 from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.settings import Settings
@@ -51,10 +52,6 @@ def prepare(
         If the model, the data, the loss or the settings cannot be used; nothing has been sampled or written.
     """
     kernel = check_kernel(settings)
-    if schema.MALA_ACCEPTANCE in settings.metric_names and any(module.training for module in model.modules()):
-        raise InvalidInputError(
-            f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} compares losses of a model in eval mode: call `model.eval()`."
-        )
     model = on_device(model, device)
     with unchanged(model):  # the mode it is in may let a forward pass change its buffers
         target = next(model.parameters()).device
@@ -78,6 +75,7 @@ def prepare(
         spec = check_loss(spec, loss_dims)
         if isinstance(loss, CustomLoss):
             check_gradient(spec)
+        spec = replace(spec, unlike_eval=check_mode(spec))
         if isinstance(loss, NextTokenLoss):
             batch, mask, counted = spec.rows.batch(rows.ids[: min(settings.batch_size, 2)])
             assert isinstance(batch, torch.Tensor)
@@ -243,6 +241,18 @@ def check_gradient(spec: RunSpec) -> None:
             "`loss_fn` returned losses without a gradient: compute them with torch from the model's output, and leave out "
             "`torch.no_grad()`, `.detach()` and `.item()`."
         )
+
+
+def check_mode(spec: RunSpec) -> str:
+    """Return what makes the model, in train mode, differ from eval mode; raise where a metric needs that nothing does."""
+    batch, mask, _ = spec.rows.batch(spec.rows.ids[: spec.settings.batch_size])
+    reason = why_unlike_eval(spec.model, lambda: spec.loss.losses(spec.model, batch, mask))
+    if reason and schema.MALA_ACCEPTANCE in spec.settings.metric_names:
+        raise InvalidInputError(
+            f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} compares losses of a model in eval mode, and in train mode {reason}: "
+            "call `model.eval()`."
+        )
+    return reason
 
 
 def _name_dims(

@@ -66,6 +66,9 @@ class RunSpec:
         Which way of computing was chosen for what, and why, as far as that is decided before a chain starts.
     virial : bool
         Whether the virial is measured at draws; not in a store that was made without.
+    unlike_eval : str
+        What makes the model, in train mode, compute something else than in eval mode, such as active dropout; empty where
+        nothing does.
     """
 
     model: nn.Module
@@ -79,6 +82,7 @@ class RunSpec:
     settings: Settings
     choices: Mapping[str, str] = field(default_factory=dict)
     virial: bool = True
+    unlike_eval: str = ""
 
     @cached_property
     def schedule(self) -> Schedule:

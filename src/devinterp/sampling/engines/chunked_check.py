@@ -11,6 +11,7 @@ from devinterp.sampling.engines.equivalence import FAILURES, Computed, tolerance
 from devinterp.sampling.losses.loss import ChunkedNextTokenLoss, NextTokenLoss, masked
 from devinterp.sampling.losses.tied_embedding import tied_embeddings
 from devinterp.sampling.losses.unembedding import NoUnembedding, Unembedding, find_unembedding
+from devinterp.sampling.model_guard import own_randomness
 
 _FEW = 8
 
@@ -50,7 +51,8 @@ def choose_loss(
     chunked = ChunkedNextTokenLoss(plain.adapter, unembedding, tied_embeddings(model, unembedding))
 
     def computed(loss: NextTokenLoss) -> Computed:
-        return Computed([masked(loss.losses(model, batch, attention_mask), counted)])
+        with own_randomness(0, cuda=batch.is_cuda):  # both see the same dropout
+            return Computed([masked(loss.losses(model, batch, attention_mask), counted)])
 
     reason = why_refused(
         lambda: computed(chunked), lambda: computed(plain), how="without its logits", tolerance=tolerance_of(model)

@@ -96,8 +96,6 @@ def find_prefixes(model: nn.Module, sampled: Mapping[str, Any], run: Callable[[]
         which are large and rarely read again). Empty where nothing can be reused: a sampled parameter is used before or in
         the first layer, the model has no sequence of layers, or these return other things than tensors.
     """
-    if any(module.training for module in model.modules()):
-        return []  # dropout and batch statistics make no prefix constant
     parameters = dict(model.named_parameters(remove_duplicate=False))
     sampled_ids = {id(parameters[name]) for name in sampled}
     seen = _watch(model, run)

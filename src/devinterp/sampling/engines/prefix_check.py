@@ -43,7 +43,10 @@ def in_place_engine(spec: RunSpec, weights: InPlaceWeights, shared: SharedPrefix
 
     engine = InPlaceEngine(spec, weights)
     engine.note = "nothing to reuse"
-    for prefix in find_prefixes(spec.model, dict.fromkeys(weights.names), run):
+    prefixes = find_prefixes(spec.model, dict.fromkeys(weights.names), run)
+    if prefixes and spec.unlike_eval:
+        engine.note, prefixes = f"nothing reused: in train mode {spec.unlike_eval}", []
+    for prefix in prefixes:
         engine.prefix = shared.of(prefix)
         reason = _why_not_reused(engine, engine.prefix)
         if reason is None:

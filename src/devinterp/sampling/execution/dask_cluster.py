@@ -65,7 +65,9 @@ def run_on_cluster(
             monitor.raise_if_stopped()
             for future in [each for each in running if each.done()]:
                 running.remove(future)
-                choices |= future.result()
+                chosen = future.result()
+                choices |= chosen
+                monitor.tell(chosen)
             time.sleep(0.05)
     except BaseException:
         ask_to_stop()

@@ -127,6 +127,7 @@ def run_in_processes(packed: bytes, tasks: Iterable[Task], num_workers: int, mon
                 if kind == "done":
                     remaining -= 1
                     choices |= content
+                    monitor.tell(content)
                 worker.task = None
                 if waiting:
                     worker.run(waiting.popleft())

@@ -109,6 +109,11 @@ class Display:
             if len(self._tasks) > _MAX_BARS:
                 self._progress.update(task, visible=False)
 
+    def say(self, line: str) -> None:
+        """Show a line above the bars."""
+        if self._progress is not None:
+            self._progress.console.print(line, style="dim", markup=False, highlight=False)
+
     def heartbeat(self) -> dict[str, Any]:
         """Return how far this process is: steps of the chains it runs or has run, and steps per second."""
         steps = {f"{r}/{c}": step for (r, c), step in list(self._steps.items()) if step < self._settings.num_steps}

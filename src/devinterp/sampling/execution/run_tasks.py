@@ -106,6 +106,7 @@ class TaskRunner:
                 for engine, batch in engines:
                     if engine.note:
                         choices[f"prefix/{name}"] = engine.note
+                    monitor.tell(choices)
                     try:
                         self._run(engine, task_of[batch], writer, monitor)
                     except torch.cuda.OutOfMemoryError as error:
