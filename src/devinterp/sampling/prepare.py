@@ -21,6 +21,7 @@ from devinterp.sampling.chains.mala import proposes_langevin
 from devinterp.sampling.data.datasets import as_tokens, check_tokens, num_rows, read_rows
 from devinterp.sampling.data.schedule import Schedule, observable_rows
 from devinterp.sampling.engines.chunked_check import choose_loss
+from devinterp.sampling.engines.position_check import choose_positions
 from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses
 from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.settings import Settings
@@ -72,10 +73,12 @@ def prepare(
         if isinstance(loss, CustomLoss):
             check_gradient(spec)
         if isinstance(loss, NextTokenLoss):
+            loss, positions = choose_positions(loss, model, [rows, *(o.rows for o in read.values())])
             batch, mask = rows.batch(rows.ids[: min(settings.batch_size, 2)])
             assert isinstance(batch, torch.Tensor)
             loss, note = choose_loss(loss, model, batch, mask)
-            spec = replace(spec, loss=loss, choices={"loss": note})
+            choices = {"loss": note, **({"positions": positions} if positions else {})}
+            spec = replace(spec, loss=loss, choices=choices)
         return spec
 
 

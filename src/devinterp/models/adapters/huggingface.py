@@ -27,19 +27,27 @@ class HuggingFaceAdapter(ModelAdapter):
         modeling = sys.modules.get("transformers.modeling_utils")
         return modeling is not None and isinstance(model, modeling.PreTrainedModel)
 
-    def logits(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def logits(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
         """Return next-token logits of shape ``(batch, token, vocabulary)``.
 
         No key/value cache is built. The decoder of an encoder-decoder model gets the whole sequence; the encoder gets the
         first token only: every position attends to the encoder's output, so any other token would leak into the
         prediction of itself.
         """
-        from devinterp.models.forward import logits_of
+        from devinterp.models.forward import accepted_parameters, logits_of
 
         prefix = "decoder_" if getattr(model.config, "is_encoder_decoder", False) else ""
         options = {"input_ids": input_ids[:, :1], **_no_cache(model), f"{prefix}input_ids": input_ids}
         if attention_mask is not None:
             options[f"{prefix}attention_mask"] = attention_mask
+        if position_ids is not None:
+            options |= dict.fromkeys(accepted_parameters(model, f"{prefix}position_ids"), position_ids)
         return logits_of(model(**options), model)
 
     def vocab_size(self, model: nn.Module) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, default_collate
 
@@ -44,6 +45,12 @@ class Rows:
     def token_ids(self) -> Tensor | None:
         """Return ``(row, token)`` ids, or None for data that are not token ids."""
         return self.data if isinstance(self.data, Tensor) and _is_tokens(self.data) else None
+
+    @property
+    def padded_before_text(self) -> Bool[Tensor, " row"] | None:
+        """Return in which rows padding stands before text, on the left or inside; None where there is no padding."""
+        mask = self.attention_mask
+        return None if mask is None else (mask[:, 1:] & (mask.long().cummin(1).values[:, :-1] == 0)).any(1)
 
     def index(self, ids: np.ndarray) -> Tensor:
         """Return the index of rows of the dataset in the stacked tensors, ``(row,)``."""

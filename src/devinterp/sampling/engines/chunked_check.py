@@ -38,7 +38,9 @@ def choose_loss(
             unembedding = find_unembedding(model, lambda ids: plain.adapter.logits(model, ids), batch[:1, :8])
     except NoUnembedding as why:
         return plain, f"plain: {why}"
-    chunked = ChunkedNextTokenLoss(plain.adapter, unembedding, tied_embeddings(model, unembedding))
+    chunked = ChunkedNextTokenLoss(
+        plain.adapter, unembedding, tied_embeddings(model, unembedding), counts_text=plain.counts_text
+    )
 
     def computed(loss: NextTokenLoss) -> Computed:
         return Computed([masked(loss.losses(model, batch, attention_mask), loss.valid(attention_mask))])

@@ -102,6 +102,8 @@ def hash_rows(rows: Rows) -> str:
         _update(digest, name, tensor)
     if rows.attention_mask is not None:
         _update(digest, "attention_mask", rows.attention_mask)
+    if rows.padded_before_text is not None and bool(rows.padded_before_text.any()):
+        digest.update(b"positions count tokens of text")  # earlier versions counted padding, too: their runs are others
     return digest.hexdigest()
 
 

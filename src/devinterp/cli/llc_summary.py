@@ -1,0 +1,105 @@
+"""A result of ``devinterp llc`` on one screen: each coefficient with its error, and what else the result holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from rich.markup import escape
+from rich.table import Table
+
+from devinterp.analyses.llc import estimates
+from devinterp.schema import CHAIN
+
+#: Most rows of the table, so that it fits on a screen of 24 lines.
+MAX_ROWS = 12
+#: What the table shows of a result, under whatever prefix.
+_SHOWN = ("llc_mean", "llc_se", "llc_dof", "llc_per_chain", "rhat", "ess")
+_ESTIMATE, _ROW = "estimate", "_row"
+
+
+def llc_summary(result: xr.Dataset) -> Iterator[Any]:
+    """Yield what ``devinterp llc`` prints: a table with a row for each coefficient, the paired one first, then notes.
+
+    Parameters
+    ----------
+    result : xarray.Dataset
+        From `devinterp.analyses.llc.compute_llc`, of one run or of several that were joined.
+
+    Yields
+    ------
+    str or rich.table.Table
+        What rich prints.
+    """
+    attrs = result.attrs
+    settings = [f"{name} {attrs[name]:g}" for name in ("n_beta", "noise_level") if name in attrs]
+    settings += [f"{attrs['burnin']} steps of burn-in"] if "burnin" in attrs else []
+    settings += [f"chains {_numbers(attrs['chains_used'])}"] if len(attrs.get("chains_used", ())) else []
+    settings += [f"left out {_numbers(attrs['chains_left_out'])}"] if len(attrs.get("chains_left_out", ())) else []
+    yield f"[bold]local learning coefficient[/]  {escape(', '.join(settings))}"
+    shown = [name for name in result.data_vars if str(name).endswith(_SHOWN)]
+    rows = _rows(estimates(result[shown].compute()))
+    printed = rows
+    if rows.sizes[_ROW] > MAX_ROWS:  # the most precise coefficient of each run and restriction comes first
+        printed = rows.isel({_ROW: np.flatnonzero(rows[_ESTIMATE] == rows[_ESTIMATE][0])[:MAX_ROWS]})
+    yield _table(printed)
+    yield escape(_legend(printed))
+    if printed.sizes[_ROW] < rows.sizes[_ROW]:
+        yield f"{rows.sizes[_ROW] - printed.sizes[_ROW]} more coefficients are in the whole result."
+    for reason in dict.fromkeys(str(each) for each in rows["reason"].to_numpy() if each):
+        yield f"[yellow]no error:[/] {escape(reason)}"
+    if "caution" in attrs:
+        yield f"[yellow]caution:[/] {escape(str(attrs['caution']))}"
+    rest = [str(name) for name in result.data_vars if name not in shown]
+    yield f"[dim]Also in the result, which --output FILE.zarr writes: {escape(', '.join(rest))}[/]"
+
+
+def _rows(table: xr.Dataset) -> xr.Dataset:
+    """Return estimates one below the other, with the coordinate ``label`` of runs, restrictions and estimates."""
+    dims = [*(dim for dim in table["mean"].dims if dim != _ESTIMATE), _ESTIMATE]
+    table = table.broadcast_like(table["mean"], exclude=[CHAIN]).reset_coords(drop=False)
+    labels = xr.broadcast(*(table[dim].astype(str) for dim in dims)) if len(dims) > 1 else (table[_ESTIMATE].astype(str),)
+    joined = [" · ".join(each) for each in zip(*(label.transpose(*dims).to_numpy().ravel() for label in labels), strict=True)]
+    names = labels[-1].transpose(*dims).to_numpy().ravel()
+    rows = table.stack({_ROW: dims}, create_index=False)
+    rows = rows.drop_vars([name for name in rows.coords if _ROW in rows[name].dims])
+    return rows.assign_coords(label=(_ROW, joined), **{_ESTIMATE: (_ROW, names)})
+
+
+def _table(rows: xr.Dataset) -> Table:
+    table = Table(header_style="bold")
+    for number, column in enumerate(("", "LLC", "± se", "95 % interval", "R-hat", "ESS")):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for index in range(rows.sizes[_ROW]):
+        row = rows.isel({_ROW: index})
+        has_error = not bool(row["se"].isnull())
+        table.add_row(
+            escape(str(row["label"].item())),
+            _text(row["mean"], ".5g"),
+            _text(row["se"], ".2g"),
+            f"{float(row['lower']):.4g} to {float(row['upper']):.4g}" if has_error else "-",
+            _text(row["rhat"], ".3f"),
+            _text(row["ess"], ".0f"),
+        )
+    return table
+
+
+def _legend(rows: xr.Dataset) -> str:
+    """Return which variables of the result the coefficients are."""
+    names: dict[str, list[str]] = {}
+    for estimate, variable in zip(rows[_ESTIMATE].to_numpy(), rows["variable"].to_numpy(), strict=True):
+        names.setdefault(str(variable), []).append(str(estimate))
+    return "; ".join(f"{variable}: {', '.join(dict.fromkeys(labels))}" for variable, labels in names.items())
+
+
+def _text(value: xr.DataArray, form: str) -> str:
+    return "-" if np.isnan(value) else format(float(value), form)
+
+
+def _numbers(labels: Any) -> str:
+    numbers = [int(label) for label in labels]
+    is_range = len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
+    return f"{numbers[0]}-{numbers[-1]}" if is_range else ", ".join(map(str, numbers))
+
