@@ -12,7 +12,7 @@ import xarray as xr
 from torch import nn
 
 from devinterp import sample
-from support.small_models import SHORT, VOCABULARY, WIDTH, TinyModel, ids, make
+from support.small_models import SHORT, VOCABULARY, WIDTH, TinyModel, ids
 
 transformers = pytest.importorskip("transformers")
 

@@ -25,7 +25,7 @@ def padded() -> dict[str, torch.Tensor]:
 
 def shown(printed: str, name: str) -> list[float]:
     """Return the last coefficient that was shown of each chain."""
-    last = {chain: value for chain, value in re.findall(rf"chain (\d).*?(?:\s){name} (-?[\d.]+)", printed)}
+    last = dict(re.findall(rf"chain (\d).*?\s{name} (-?[\d.]+)", printed))
     return [float(last[str(chain)]) for chain in range(len(last))]
 
 

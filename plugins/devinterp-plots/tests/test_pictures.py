@@ -183,7 +183,9 @@ def test_llc_shows_estimate_error_and_chains_of_every_restriction_and_observable
         value
         for r in range(2)
         for value in (
-            result["paired_llc_mean"][r], result["llc_mean"][r], *result["observable_llc_mean"].isel(restriction=r)
+            result["paired_llc_mean"][r],
+            result["llc_mean"][r],
+            *result["observable_llc_mean"].isel(restriction=r),
         )
     ]
     np.testing.assert_allclose(large, expected)

@@ -43,7 +43,7 @@ def llc_summary(result: xr.Dataset) -> Iterator[Any]:
     rows = _rows(estimates(result[shown].compute()))
     printed = rows
     if rows.sizes[_ROW] > MAX_ROWS:  # the most precise coefficient of each run and restriction comes first
-        printed = rows.isel({_ROW: np.flatnonzero(rows[_ESTIMATE] == rows[_ESTIMATE][0])[:MAX_ROWS]})
+        printed = rows.isel({_ROW: np.flatnonzero(rows["variable"] == rows["variable"][0])[:MAX_ROWS]})
     yield _table(printed)
     yield escape(_legend(printed))
     if printed.sizes[_ROW] < rows.sizes[_ROW]:
@@ -60,12 +60,16 @@ def _rows(table: xr.Dataset) -> xr.Dataset:
     """Return estimates one below the other, with the coordinate ``label`` of runs, restrictions and estimates."""
     dims = [*(dim for dim in table["mean"].dims if dim != _ESTIMATE), _ESTIMATE]
     table = table.broadcast_like(table["mean"], exclude=[CHAIN]).reset_coords(drop=False)
-    labels = xr.broadcast(*(table[dim].astype(str) for dim in dims)) if len(dims) > 1 else (table[_ESTIMATE].astype(str),)
-    joined = [" · ".join(each) for each in zip(*(label.transpose(*dims).to_numpy().ravel() for label in labels), strict=True)]
+    labels = (
+        xr.broadcast(*(table[dim].astype(str) for dim in dims)) if len(dims) > 1 else (table[_ESTIMATE].astype(str),)
+    )
+    joined = [
+        " · ".join(each) for each in zip(*(label.transpose(*dims).to_numpy().ravel() for label in labels), strict=True)
+    ]
     names = labels[-1].transpose(*dims).to_numpy().ravel()
     rows = table.stack({_ROW: dims}, create_index=False)
     rows = rows.drop_vars([name for name in rows.coords if _ROW in rows[name].dims])
-    return rows.assign_coords(label=(_ROW, joined), **{_ESTIMATE: (_ROW, names)})
+    return rows.assign_coords({"label": (_ROW, joined), _ESTIMATE: (_ROW, names)})
 
 
 def _table(rows: xr.Dataset) -> Table:
@@ -102,4 +106,3 @@ def _numbers(labels: Any) -> str:
     numbers = [int(label) for label in labels]
     is_range = len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
     return f"{numbers[0]}-{numbers[-1]}" if is_range else ", ".join(map(str, numbers))
-

@@ -112,7 +112,7 @@ def _datasets(result: Result, title: str) -> Iterator[tuple[str, xr.Dataset]]:
 
 
 def _rendered(dataset: xr.Dataset, title: str) -> Iterator[Any]:
-    small = [name for name, array in dataset.data_vars.items() if array.size <= MAX_VALUES and array.ndim <= 2 and not _TRAJECTORIES & set(array.dims)]
+    small = [name for name, array in dataset.data_vars.items() if _is_shown(array)]
     shown = dataset[small].compute()
     yield f"[bold]{escape(title)}[/]" + "".join(f"  {escape(key)}={escape(str(v))}" for key, v in dataset.attrs.items())
     for dims in dict.fromkeys(shown[name].dims for name in small):
@@ -122,6 +122,10 @@ def _rendered(dataset: xr.Dataset, title: str) -> Iterator[Any]:
             array = dataset[name]
             sizes = " × ".join(f"{dim} {length}" for dim, length in array.sizes.items())
             yield f"{escape(str(name))}: {sizes}, {array.dtype}"
+
+
+def _is_shown(array: xr.DataArray) -> bool:
+    return array.size <= MAX_VALUES and array.ndim <= 2 and not _TRAJECTORIES & set(array.dims)
 
 
 def _tables(dataset: xr.Dataset, dims: tuple[Any, ...], names: list[Any]) -> Iterator[Table]:

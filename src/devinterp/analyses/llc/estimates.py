@@ -27,10 +27,10 @@ def estimates(result: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        ``mean``, ``se``, ``lower`` and ``upper`` (of the 95 % interval), ``rhat``, ``ess`` ``(estimate)`` and ``per_chain(estimate,
-        chain)``, over ``restriction`` and what else a result has. ``estimate`` is labelled ``"paired"`` (where the run stores what
-        it needs), ``"minibatches"`` and by the names of observables; ``variable(estimate)`` says which variable of the result
-        the mean is, ``reason(estimate)`` why there is no error, where there is none.
+        ``mean``, ``se``, ``lower`` and ``upper`` (of the 95 % interval), ``rhat``, ``ess`` ``(estimate)`` and
+        ``per_chain(estimate, chain)``, over ``restriction`` and what else a result has. ``estimate`` is labelled ``"paired"``
+        (where the run stores what it needs), ``"minibatches"`` and by the names of observables; ``variable(estimate)`` says
+        which variable of the result the mean is, ``reason(estimate)`` why there is no error, where there is none.
     """
     prefixes = [(PAIRED, "paired_")] if "paired_llc_mean" in result else []
     parts = [_columns(result, prefix) for _, prefix in [*prefixes, (MINIBATCHES, "")]]

@@ -24,9 +24,9 @@ def loss_traces(tree: xr.DataTree) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        ``loss(restriction, chain, step)``, the mean over all unmasked losses of each step; ``w0_loss``, L(w0); and ``rise``
-        ``(restriction, chain, step)``, what a chain descends less the same for the same minibatches at w0, if the run stores the
-        losses of its rows there. NaN after a chain diverged. Lazy for a lazy tree.
+        ``loss(restriction, chain, step)``, the mean over all unmasked losses of each step; ``w0_loss``, L(w0); and
+        ``rise(restriction, chain, step)``, what a chain descends less the same for the same minibatches at w0, if the run
+        stores the losses of its rows there. NaN after a chain diverged. Lazy for a lazy tree.
     """
     run = only(tree, name="loss_traces", requires=TRACE_REQUIRES)
     rows = RowLosses.of(run)
