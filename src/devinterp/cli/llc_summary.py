@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,17 +60,12 @@ def llc_summary(result: xr.Dataset) -> Iterator[Any]:
 def _rows(table: xr.Dataset) -> xr.Dataset:
     """Return estimates one below the other, with the coordinate ``label`` of runs, restrictions and estimates."""
     dims = [*(dim for dim in table["mean"].dims if dim != _ESTIMATE), _ESTIMATE]
-    table = table.broadcast_like(table["mean"], exclude=[CHAIN]).reset_coords(drop=False)
-    labels = (
-        xr.broadcast(*(table[dim].astype(str) for dim in dims)) if len(dims) > 1 else (table[_ESTIMATE].astype(str),)
-    )
-    joined = [
-        " · ".join(each) for each in zip(*(label.transpose(*dims).to_numpy().ravel() for label in labels), strict=True)
-    ]
-    names = labels[-1].transpose(*dims).to_numpy().ravel()
-    rows = table.stack({_ROW: dims}, create_index=False)
+    table = table.broadcast_like(table["mean"], exclude=[CHAIN])
+    labels = [tuple(map(str, values)) for values in itertools.product(*(table[dim].to_numpy() for dim in dims))]
+    rows = table.reset_coords(drop=True).stack({_ROW: dims}, create_index=False)
     rows = rows.drop_vars([name for name in rows.coords if _ROW in rows[name].dims])
-    return rows.assign_coords({"label": (_ROW, joined), _ESTIMATE: (_ROW, names)})
+    names = {"label": [" · ".join(label) for label in labels], _ESTIMATE: [label[-1] for label in labels]}
+    return rows.assign_coords({name: (_ROW, each) for name, each in names.items()})
 
 
 def _table(rows: xr.Dataset) -> Table:
