@@ -20,7 +20,7 @@ References
 .. [1] E. Lazarus, D. Lewis, J. Stock, M. Watson. HAR inference: recommendations for practice. Journal of Business & Economic
    Statistics 36 (2018). doi:10.1080/07350015.2018.1506926.
 .. [2] D. Andrews, J. Monahan. An improved heteroskedasticity and autocorrelation consistent covariance matrix estimator.
-   Econometrica 60 (1992). doi:10.2307/2951574.
+   Econometrica 60 (1992). doi:10.2307/2951574. Here in `devinterp.analyses.common.prewhitening`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.analyses.common.convergence import MIN_DRAWS, in_blocks
+from devinterp.analyses.common.prewhitening import draw_correlation, kept_power
 from devinterp.analyses.common.uncertainty import student_quantile
 from devinterp.schema import CHAIN, DRAW
 
@@ -150,7 +151,7 @@ def mean_variance(series: np.ndarray, *, shared: bool, data_share: np.ndarray | 
     shared = shared and num_chains > 1
     own_waves = waves - waves.mean(-2, keepdims=True) if shared else waves
     own_series = centred - centred.mean(-2, keepdims=True) if shared else centred
-    correlation = _correlation(own_series) if plan.num_waves else 0.0
+    correlation = draw_correlation(own_series) if plan.num_waves else 0.0
     own = _long_run_variance(levels, own_waves, correlation, num_draws, plan, shared=shared)
     if not shared:
         return np.asarray(own / (num_chains * num_draws))
@@ -176,7 +177,7 @@ def _long_run_variance(
     num_chains = levels.shape[-1]
     independent = num_chains - 1 if shared else num_chains
     raw = (waves**2).sum(-2)
-    power = raw / _kept_power(correlation, num_draws, raw.shape[-1])
+    power = raw / kept_power(correlation, num_draws, raw.shape[-1])
 
     def pooled(num: int) -> np.ndarray:
         return np.asarray((squares + power[..., :num].sum(-1)) / (num_chains - 1 + independent * num))
@@ -194,25 +195,6 @@ def _falls(power: np.ndarray, plan: Contrasts) -> np.ndarray:
     """Say whether the first cosines are so much stronger than the next ones that slower movements must be expected."""
     low = max(plan.num_waves, 2)
     return np.asarray(power[..., :low].mean(-1) > _SLOW * power[..., low : 3 * low].mean(-1))
-
-
-def _correlation(centred: np.ndarray) -> np.ndarray:
-    """Return the correlation of successive draws of series ``(..., chain, draw)``, corrected for its bias in short chains.
-
-    From 0 to just below 1.
-    """
-    num_draws = centred.shape[-1]
-    products = np.einsum("...ct,...ct->...", centred[..., 1:], centred[..., :-1])
-    squares = np.einsum("...ct,...ct->...", centred, centred)
-    estimate = products / np.where(squares > 0, squares, 1)
-    # E[estimate] is about r - (1 + 3 r) / T (Marriott and Pope 1954, doi:10.1093/biomet/41.3-4.390).
-    return np.asarray(np.clip((estimate + 1 / num_draws) / (1 - 3 / num_draws), 0, 1 - 1 / num_draws))
-
-
-def _kept_power(correlation: np.ndarray | float, num_draws: int, num: int) -> np.ndarray:
-    """Return what share of its long-run variance an autoregressive process keeps in each of its slowest cosines."""
-    r = np.asarray(correlation)[..., None]
-    return np.asarray((1 - r) ** 2 / (1 - 2 * r * np.cos(np.pi * np.arange(1, num + 1) / num_draws) + r**2))
 
 
 def _common_variance(centred: np.ndarray) -> np.ndarray:
