@@ -47,6 +47,14 @@ def test_the_reason_of_a_missing_error():
     assert table["se"].isnull().all()
     assert table["reason"].values.tolist() == 4 * ["1 chain(s) of 3 draws are too few for an error"]
     assert set(estimates(compute_llc(synthetic_tree()))["reason"].values) == {""}
+    means = synthetic_tree(
+        row_losses=False
+    )  # of unpadded text: its error is a number, though that of padded text would not be
+    means.attrs["config"] = json.dumps({**json.loads(means.attrs["config"]), "record": "sequence"})
+    means["trace"] = xr.DataTree(means["trace"].to_dataset().assign(loss=means["trace/loss"].mean("position")))
+    result = compute_llc(means)
+    assert result["llc_se"].attrs["reason"]
+    assert estimates(result)["reason"].sel(estimate="minibatches") == ""
 
 
 def test_lazy_results_stay_lazy():

@@ -18,6 +18,8 @@ from devinterp.schema import CHAIN
 MAX_ROWS = 12
 #: What the table shows of a result, under whatever prefix.
 _SHOWN = ("llc_mean", "llc_se", "llc_dof", "llc_per_chain", "rhat", "ess")
+_SETTINGS = ("n_beta", "burnin", "noise_level", "chains_used", "chains_left_out")
+_MOST_LISTED = 8
 _ESTIMATE, _ROW = "estimate", "_row"
 
 
@@ -35,11 +37,8 @@ def llc_summary(result: xr.Dataset) -> Iterator[Any]:
         What rich prints.
     """
     attrs = result.attrs
-    settings = [f"{name} {attrs[name]:g}" for name in ("n_beta", "noise_level") if name in attrs]
-    settings += [f"{attrs['burnin']} steps of burn-in"] if "burnin" in attrs else []
-    settings += [f"chains {_numbers(attrs['chains_used'])}"] if len(attrs.get("chains_used", ())) else []
-    settings += [f"left out {_numbers(attrs['chains_left_out'])}"] if len(attrs.get("chains_left_out", ())) else []
-    yield f"[bold]local learning coefficient[/]  {escape(', '.join(settings))}"
+    settings = "".join(f"  {key}={_setting(attrs[key])}" for key in _SETTINGS if np.size(attrs.get(key, ())))
+    yield f"[bold]local learning coefficient[/]{escape(settings)}"
     shown = [name for name in result.data_vars if str(name).endswith(_SHOWN)]
     rows = _rows(estimates(result[shown].compute()))
     printed = rows
@@ -98,7 +97,10 @@ def _text(value: xr.DataArray, form: str) -> str:
     return "-" if np.isnan(value) else format(float(value), form)
 
 
-def _numbers(labels: Any) -> str:
-    numbers = [int(label) for label in labels]
-    is_range = len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
-    return f"{numbers[0]}-{numbers[-1]}" if is_range else ", ".join(map(str, numbers))
+def _setting(value: Any) -> str:
+    """Return a setting as text; many chains by the first and the last."""
+    numbers = [int(each) for each in np.ravel(value)] if isinstance(value, list | tuple | np.ndarray) else []
+    is_range = len(numbers) > _MOST_LISTED and numbers == list(range(numbers[0], numbers[-1] + 1))
+    if numbers or isinstance(value, list | tuple):
+        return f"{numbers[0]}-{numbers[-1]}" if is_range else str(numbers)
+    return f"{value:g}" if isinstance(value, float) else str(value)

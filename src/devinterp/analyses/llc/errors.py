@@ -56,11 +56,8 @@ def error_without_rows(run: xr.DataTree, trace: xr.DataArray, burnin: int) -> xr
     kept = trace.isel({STEP: slice(burnin, None)})
     error = mean_error(kept, shared=share_minibatches(run), draw=STEP, data_share=share)
     bias, unknown = _ratio_bias(run, kept, burnin)
-    num_rows, start_error = _rows_of_start(run), trace_start_error(run)
-    if num_rows > 1:  # on few rows the error of L(w0) is itself uncertain
-        start_error = start_error * (half_width(num_rows - 1) / half_width(math.inf))
-    result = _joined(error, start_error**2 + bias**2)
-    if num_rows == 1:
+    result = _joined(error, trace_start_error(run) ** 2 + bias**2)
+    if _rows_of_start(run) == 1:
         result.attrs.setdefault("reason", "L(w0) was measured on a single row, which gives no error of it")
     if "init_loss_mean_se" not in run[TRACE]:
         result.attrs.setdefault("reason", "the error of L(w0) is not recorded in this run")

@@ -30,7 +30,7 @@ def estimates(result: xr.Dataset) -> xr.Dataset:
         ``mean``, ``se``, ``lower`` and ``upper`` (of the 95 % interval), ``rhat``, ``ess`` ``(estimate)`` and
         ``per_chain(estimate, chain)``, over ``restriction`` and what else a result has. ``estimate`` is labelled ``"paired"``
         (where the run stores what it needs), ``"minibatches"`` and by the names of observables; ``variable(estimate)`` says
-        which variable of the result the mean is, ``reason(estimate)`` why there is no error, where there is none.
+        which variable of the result the mean is, ``reason`` why there is no error, where there is none.
     """
     prefixes = [(PAIRED, "paired_")] if "paired_llc_mean" in result else []
     parts = [_columns(result, prefix) for _, prefix in [*prefixes, (MINIBATCHES, "")]]
@@ -62,5 +62,5 @@ def _columns(result: xr.Dataset, prefix: str) -> xr.Dataset:
         lower=interval["lower"].drop_attrs(),
         upper=interval["upper"].drop_attrs(),
         variable=xr.Variable((), np.array(f"{prefix}llc_mean", dtype=object)),
-        reason=xr.Variable((), np.array(reason, dtype=object)),
+        reason=xr.where(columns["se"].isnull(), reason, ""),
     )
