@@ -163,6 +163,24 @@ def test_plain_modules():
     run(made(NotTold), ids())
 
 
+class Wrapped(nn.Module):
+    """Hands on whatever it is given, as wrappers of adapted models do."""
+
+    def __init__(self, inner: type[nn.Module]) -> None:
+        super().__init__()
+        self.inner = inner()
+
+    def forward(self, ids, attention_mask=None, **options):
+        return self.inner(ids, attention_mask=attention_mask, **options)
+
+
+def test_wrapped_models():
+    model = made(lambda: Wrapped(Positions))
+    same(*(run(model, padded(side)) for side in ("left", "right")))
+    with pytest.warns(UserWarning, match="Wrapped counts padding as text"):  # and fails when it is told
+        run(made(lambda: Wrapped(NotTold)), padded("left"))
+
+
 def test_observables_padded_on_the_left_alone():
     """The minibatches are not padded: their losses are bit for bit those without the observable."""
     model, settings = made(gpt2), {**SHORT, "num_draws": 4}

@@ -62,5 +62,5 @@ def _columns(result: xr.Dataset, prefix: str) -> xr.Dataset:
         lower=interval["lower"].drop_attrs(),
         upper=interval["upper"].drop_attrs(),
         variable=xr.Variable((), np.array(f"{prefix}llc_mean", dtype=object)),
-        reason=xr.where(columns["se"].isnull(), reason, ""),
+        reason=xr.full_like(columns["se"], reason, dtype=object).where(columns["se"].isnull(), ""),
     )

@@ -40,14 +40,14 @@ class HuggingFaceAdapter(ModelAdapter):
         first token only: every position attends to the encoder's output, so any other token would leak into the
         prediction of itself.
         """
-        from devinterp.models.forward import accepted_parameters, logits_of
+        from devinterp.models.forward import accepts, logits_of
 
         prefix = "decoder_" if getattr(model.config, "is_encoder_decoder", False) else ""
         options = {"input_ids": input_ids[:, :1], **_no_cache(model), f"{prefix}input_ids": input_ids}
         if attention_mask is not None:
             options[f"{prefix}attention_mask"] = attention_mask
-        if position_ids is not None:
-            options |= dict.fromkeys(accepted_parameters(model, f"{prefix}position_ids"), position_ids)
+        if position_ids is not None and accepts(model, f"{prefix}position_ids"):
+            options[f"{prefix}position_ids"] = position_ids
         return logits_of(model(**options), model)
 
     def vocab_size(self, model: nn.Module) -> int | None:

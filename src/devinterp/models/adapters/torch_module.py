@@ -42,11 +42,11 @@ class TorchModuleAdapter(ModelAdapter):
         InvalidInputError
             The model returns no logits, or tokens are masked and its ``forward`` takes no ``attention_mask``.
         """
-        from devinterp.models.forward import accepted_parameters, logits_of
+        from devinterp.models.forward import accepted_parameters, accepts, logits_of
 
         if attention_mask is not None and accepted_parameters(model, "attention_mask"):
-            accepted = [] if position_ids is None else accepted_parameters(model, "position_ids")
-            options = dict.fromkeys(accepted, position_ids)
+            told = position_ids is not None and accepts(model, "position_ids")
+            options = {"position_ids": position_ids} if told else {}
             return logits_of(model(input_ids, attention_mask=attention_mask, **options), model)
         if attention_mask is not None and not bool(attention_mask.bool().all()):
             raise InvalidInputError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +51,16 @@ def choose_positions(loss: NextTokenLoss, model: nn.Module, sources: Iterable[Ro
     if not rows:
         return loss, ""
     by_itself = _difference(loss, model, rows)
-    told = NextTokenLoss(loss.adapter, counts_text=True)
-    when_told = _difference(told, model, rows) if _takes_positions(loss) else float("inf")
-    chosen, note, worst = (told, TOLD, when_told) if when_told <= by_itself else (loss, ITS_OWN, by_itself)
-    if worst <= tolerance_of(model):
+    told, when_told = NextTokenLoss(loss.adapter, counts_text=True), float("inf")
+    if "position_ids" in inspect.signature(loss.adapter.logits).parameters:
+        # What takes any keyword may fail at this one further down.
+        with suppress(RuntimeError, ValueError, TypeError, LookupError, AttributeError):
+            when_told = _difference(told, model, rows)
+    tolerance = tolerance_of(model)
+    # Rounding must not decide: a model that counts in its own way is far off when it is told.
+    is_better = when_told <= max(min(10 * by_itself, tolerance), by_itself, tolerance / 10)
+    chosen, note, worst = (told, TOLD, when_told) if is_better else (loss, ITS_OWN, by_itself)
+    if worst <= tolerance:
         return chosen, note
     warnings.warn(
         f"losses of text behind padding differ from those of the same text with padding on the right by {worst:.2g} times the "
@@ -62,10 +69,6 @@ def choose_positions(loss: NextTokenLoss, model: nn.Module, sources: Iterable[Ro
         stacklevel=2,
     )
     return chosen, f"{note}: losses depend on where padding stands, by {worst:.2g} times the largest"
-
-
-def _takes_positions(loss: NextTokenLoss) -> bool:
-    return "position_ids" in inspect.signature(loss.adapter.logits).parameters
 
 
 def _row_with_padding(rows: Rows) -> tuple[Tensor, Tensor] | None:
