@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from devinterp import sources
 from devinterp.errors import InvalidInputError
@@ -188,18 +187,10 @@ def _label(name: str) -> str:
 
 def report(console: Console, tree: xr.DataTree, tokenizer: Any, output: Path) -> None:
     """Print the learning coefficients of a run and draw its pictures, where the plots plugin is installed."""
+    from devinterp.cli.llc_summary import llc_summary  # that package imports this module
+
     llc = tree.slt.llc().compute()
-    table = Table(title="local learning coefficient, with its standard error")
-    for column in ("", "LLC", "over chains"):
-        table.add_column(column, justify="left" if not column else "right")
-    table.add_row("minibatches", f"{llc.llc_mean:.1f} ± {llc.llc_se:.1f}", f"± {llc.llc_std:.1f}")
-    for name in llc.observable.values.tolist():
-        one = llc.sel(observable=name)
-        table.add_row(
-            name, f"{one.observable_llc_mean:.1f} ± {one.observable_llc_mcse:.1f}", f"± {one.observable_llc_std:.1f}"
-        )
-    console.print(table)
-    console.print(f"R-hat {llc.rhat:.2f}, effective draws {llc.ess:.0f}")
+    console.print(*llc_summary(llc), sep="\n", highlight=False)
     from devinterp import plugins
 
     if not {"trace", "tokens"} <= set(plugins.plots()):

@@ -217,7 +217,17 @@ def _concat(parts: Sequence[Any], along: xr.Dataset) -> Any:
         join="outer",
         combine_attrs="drop_conflicts",
     )
-    return joined.assign_coords(along.coords)
+    joined = joined.assign_coords(along.coords)
+    return _with_degrees_of_freedom(joined, parts, dim) if isinstance(joined, xr.Dataset) else joined
+
+
+def _with_degrees_of_freedom(joined: xr.Dataset, parts: Sequence[xr.Dataset], dim: Any) -> xr.Dataset:
+    """Keep the degrees of freedom of errors that differ between runs, for `confidence_interval`."""
+    for name in [str(name) for name in joined.data_vars if str(name).endswith("_se")]:
+        degrees = [part[name].attrs.get("degrees_of_freedom", np.inf) if name in part else np.nan for part in parts]
+        if len({each for each in degrees if not np.isnan(each)}) > 1:
+            joined[f"{name.removesuffix('_se')}_dof"] = (dim, np.array(degrees, dtype=float))
+    return joined
 
 
 def _join_trees(trees: Sequence[xr.DataTree], along: xr.Dataset) -> xr.DataTree:

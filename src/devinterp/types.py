@@ -285,8 +285,18 @@ class ModelAdapter(ABC):
         """Say whether this adapter is for `model`; must not raise, nor import anything heavy."""
 
     @abstractmethod
-    def logits(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Return next-token logits of shape ``(batch, token, vocabulary)`` for `input_ids` of shape ``(batch, token)``."""
+    def logits(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Return next-token logits of shape ``(batch, token, vocabulary)`` for `input_ids` of shape ``(batch, token)``.
+
+        Where padding stands before text, `position_ids` count the tokens of text only; models that cannot be told ignore them.
+        An adapter may leave this parameter out, and then never gets any.
+        """
 
     def vocab_size(self, model: nn.Module) -> int | None:
         """Return the number of token ids that the model accepts, or None if that is unknown."""

@@ -12,6 +12,7 @@ import xarray as xr
 
 from devinterp.analyses.bif import compute_bif
 from devinterp.analyses.common.mean_error import half_width
+from devinterp.analyses.common.prewhitening import draw_correlation, kept_power
 from devinterp.analyses.common.uncertainty import confidence_interval
 from devinterp.analyses.llc import compute_llc, token_llc
 from devinterp.analyses.susceptibilities import compute_susceptibilities
@@ -176,6 +177,32 @@ def test_the_grid():
     _check_cells(coverage.print_table(num_replicas=REPLICAS))
     # Chains of at least ten autocorrelation times.
     _check_cells(coverage.print_table(coverage.cells(draws=(200, 500), autocorrelations=(0.9,)), REPLICAS), 0.88)
+
+
+def test_a_single_short_chain():
+    """The cosines of 20 draws are not slow: taken as they are, they miss a fifth of the long-run variance."""
+    rng = np.random.default_rng(0)
+    cell = coverage.Cell(1, True, 4, 20, 1, False)
+    for linear in (True, False):
+        measured = coverage.fixed_data_estimates(rng, cell, 4000, linear=linear)
+        assert 0.915 <= measured.coverage <= 0.95
+        # Not by being wide: half the intervals are less than 1.5 times those of a known standard deviation.
+        assert measured.ratio * measured.reach < 1.5 * 1.96
+
+
+def test_prewhitening_knows_what_cosines_miss():
+    rng, num_draws = np.random.default_rng(0), 50
+    for truth in (0.5, 0.8):
+        series = coverage.autoregression(rng, (4000, 2, num_draws, 1), truth)[..., 0]
+        estimate = draw_correlation(series - series.mean(-1, keepdims=True))
+        assert abs(estimate.mean() - truth) < 0.05
+        angles = np.pi * np.arange(1, 5) * (np.arange(num_draws)[:, None] + 0.5) / num_draws
+        power = ((series @ np.cos(angles)) ** 2).mean((0, 1)) * 2 / num_draws
+        long_run = (1 + truth) / (1 - truth)
+        # Neighbouring cosines mix a little at the ends of a chain.
+        np.testing.assert_allclose(power / long_run, kept_power(truth, num_draws, 4), rtol=0.1)
+    assert (draw_correlation(np.zeros((3, 2, num_draws))) < 0.05).all()
+    np.testing.assert_array_equal(kept_power(0.0, num_draws, 4), 1)
 
 
 @pytest.mark.parametrize("num_draws", [4, 6, 9])

@@ -98,3 +98,16 @@ def test_an_error_of_the_initial_loss_that_all_chains_share(num_chains):
     """It is as large as the rise; with 8 chains the spread of chains alone holds the truth of one token in 63 % of the runs."""
     truth = Gaussian().susceptibilities()
     _check(_coverage(num_chains, truth, 0.1, initial_loss="trace"))
+
+
+def test_without_effective_samples_the_error_says_so():
+    result = compute_susceptibilities(synthetic_tree(num_draws=9), "train", standard_errors="ess")["labelled"]
+    assert result["susceptibility_se"].isnull().all()
+    assert "9 draws a chain have no effective sample size" in result["susceptibility_se"].attrs["reason"]
+
+
+def test_weights_that_did_not_move_have_no_z_score():
+    still = synthetic_tree(num_restrictions=2, scale=0.0)
+    assert (compute_susceptibilities(still, "train")["labelled/susceptibility"].fillna(0) == 0).all()
+    scored = compute_susceptibilities(still, "train", z_score=True)["labelled/susceptibility"]
+    assert scored.isnull().all()

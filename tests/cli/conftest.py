@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import xarray as xr
 from devinterp import cli
 from devinterp.testing import synthetic_tree
 from support.installed import clean_plugins, installer
+from support.written_trees import write
 
 install = pytest.fixture(installer)
 _clean_plugins = pytest.fixture(autouse=True)(clean_plugins)
@@ -32,14 +32,6 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return code, printed.out, printed.err
 
     return run
-
-
-def write(tree: xr.DataTree, path: Path) -> Path:
-    """Write a tree as xarray does; return where."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata|.*does not have a Zarr V3 specification")
-        tree.to_zarr(path)
-    return path
 
 
 @pytest.fixture

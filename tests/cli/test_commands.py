@@ -13,8 +13,11 @@ import pytest
 import xarray as xr
 
 import devinterp
+from devinterp.analyses.common.uncertainty import confidence_interval
 from devinterp.analyses.llc import compute_llc
+from devinterp.testing import synthetic_tree
 from support.installed import Install, analysis, plugin
+from support.written_trees import write
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -94,15 +97,80 @@ def test_the_llc_of_a_store(run: Run, store: Path, tmp_path: Path) -> None:
     code, out, err = run("llc", store, "--burnin", 6, "-o", output)
     assert (code, err) == (0, "")
     expected = compute_llc(devinterp.open(store), burnin=6)
-    assert ["llc_mean", *(f"{each:.5g}" for each in expected["llc_mean"].values)] in cells(out)
-    labels = [f"{restriction} · {chain}" for restriction in ("full", "part1") for chain in range(3)]
-    assert ["restriction · chain", *labels] in cells(out)
-    assert ["llc_per_chain", *(f"{each:.5g}" for each in expected["llc_per_chain"].values.ravel())] in cells(out)
-    assert "loss_trace: restriction 2 × chain 3 × step 12" in out
+    shown = {row[0]: row[1:3] for row in cells(out)}
+    assert list(shown)[:2] == ["", "full · paired"]
+    for number, name in enumerate(("full", "part1")):
+        one = expected.isel(restriction=number)
+        for label, prefix in (("paired", "paired_"), ("minibatches", "")):
+            mean, error = (float(one[f"{prefix}llc_{what}"]) for what in ("mean", "se"))
+            assert shown[f"{name} · {label}"] == [f"{mean:.5g}", f"{error:.2g}"]
+        for observable in one["observable"].values:
+            value = float(one["observable_llc_mean"].sel(observable=observable))
+            assert shown[f"{name} · {observable}"][0] == f"{value:.5g}"
+    assert "paired_llc_mean: paired; llc_mean: minibatches; observable_llc_mean: code, train" in out
+    assert "loss_trace" in out
     written = xr.open_dataset(output, engine="zarr")
     assert set(written.data_vars) == set(expected.data_vars)
     np.testing.assert_allclose(written["llc_mean"], expected["llc_mean"], rtol=1e-6)
     assert written.attrs["burnin"] == 6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_draws": 5, "num_chains": 2},  # short enough for every step to fit into a table
+        {"num_draws": 20, "num_chains": 16},
+        {"num_draws": 20, "num_restrictions": 60, "observables": {}},
+        {"num_draws": 20, "num_restrictions": 4},
+        {"num_draws": 3, "num_chains": 1},
+    ],
+    ids=str,
+)
+def test_the_llc_is_one_screen(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    tree = synthetic_tree(**changes)
+    code, out, _ = run("llc", write(tree, tmp_path / "run.zarr"))
+    assert code == 0
+    lines = out.splitlines()
+    assert len(lines) <= 24
+    assert all(len(line) <= 80 for line in lines)
+    assert "step" not in " ".join(row[0] for row in cells(out))
+    first = cells(out)[1]
+    result = compute_llc(tree)
+    assert first[0].endswith("paired")
+    assert first[1] == f"{float(np.ravel(result['paired_llc_mean'])[0]):.5g}"
+    interval = confidence_interval(result, "paired_llc_mean")
+    lower, upper = (float(np.ravel(interval[name])[0]) for name in ("lower", "upper"))
+    assert first[3] == ("-" if np.isnan(lower) else f"{lower:.4g} to {upper:.4g}")
+    if np.isnan(lower):
+        assert "no error: 1 chain(s) of 3 draws are too few" in out
+
+
+def test_the_llc_of_a_run_without_losses_at_w0(run: Run, tmp_path: Path) -> None:
+    tree = synthetic_tree(row_losses=False)
+    _, out, _ = run("llc", write(tree, tmp_path / "run.zarr"))
+    assert "paired" not in out
+    assert cells(out)[1][:2] == ["minibatches", f"{float(compute_llc(tree)['llc_mean']):.5g}"]
+
+
+def test_the_llc_of_several_runs(run: Run, sweep: Path) -> None:
+    code, out, _ = run("llc", sweep)
+    assert code == 0
+    expected = devinterp.open(sweep).slt.llc()
+    shown = {row[0]: row[1] for row in cells(out)}
+    for lr, mean in zip(expected["lr"].values, expected["paired_llc_mean"].values, strict=True):
+        assert shown[f"{lr} · paired"] == f"{mean:.5g}"
+
+
+def test_of_what_varies_along_a_chain_only_the_shape_is_shown(
+    run: Run, store: Path, install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "Analysis('path', lambda tree: tree['trace/loss'].mean(['restriction', 'batch', 'position']))"
+    install("path-plugin", "1.0", {"path_plugin": plugin(source)})
+    monkeypatch.setenv("DEVINTERP_LOAD_PLUGINS", "path-plugin")
+    _, out, _ = run("path", store)
+    assert not cells(out)
+    assert "chain 3 × step 12" in out
 
 
 def test_single_numbers(run: Run, store: Path, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:

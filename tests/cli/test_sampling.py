@@ -83,6 +83,8 @@ def test_a_run_from_text(run: Run, model: Path, text: Path, tmp_path: Path) -> N
     assert tree["observables/ids/token_ids"].shape == (2, 8)
     assert set(tree["observables"].children) == {"ids", "t"}
     assert np.isfinite(tree["trace/loss"]).all()
+    assert "paired" not in out  # three steps are too few for losses of rows at w0 to be cheap
+    assert f"{float(tree.slt.llc()['llc_mean']):.5g}" in out
     code, out, _ = run("llc", store)
     assert code == 0
     assert "llc_mean" in out
@@ -237,3 +239,29 @@ def test_a_run_is_made_longer_and_checked(run: Run, model: Path, text: Path, tmp
     assert "observables/a/loss" in out + err
     assert run("resume", str(stores[0]), "--repair")[0] == 0
     np.testing.assert_array_equal(devinterp.open(stores[0])["observables/a/loss"], whole["observables/a/loss"])
+
+
+def test_losses_at_w0_are_completed(run: Run, model: Path, text: Path, tmp_path: Path) -> None:
+    """`resume --paired` measures them for a run from before, and changes nothing else; `--no-paired` never does."""
+    store, whole = tmp_path / "run.zarr", tmp_path / "whole.zarr"
+    common = ["sample", "--model", str(model), "--dataset", str(text), *SMALL, "--no-progress"]
+    assert run(*common, "--no-paired", "-o", store)[0] == 0
+    assert run(*common, "--paired", "-o", whole)[0] == 0
+    before = devinterp.open(store).load()
+    _, out, _ = run("llc", store)
+    assert "paired" not in out
+    for options in ([], ["--no-paired"]):
+        code, out, err = run("resume", store, *options)
+        assert code == 0, err
+        assert "row_loss" not in devinterp.open(store)["trace"]
+    code, out, err = run("resume", store, "--paired")
+    assert code == 0, err
+    assert "paired_llc_mean: paired" in out
+    tree, expected = devinterp.open(store), devinterp.open(whole)
+    np.testing.assert_array_equal(tree["trace/loss"], before["trace/loss"])
+    for name in ("row_id", "row_loss"):
+        np.testing.assert_array_equal(tree["trace"][name], expected["trace"][name])
+    np.testing.assert_array_equal(tree.slt.llc()["paired_llc_mean"], expected.slt.llc()["paired_llc_mean"])
+    code, _, err = run("resume", store, "--num-draws", "5", "--no-paired")  # what is stored is kept, and completed
+    assert code == 0, err
+    assert np.isfinite(devinterp.open(store).slt.llc()["paired_llc_mean"])

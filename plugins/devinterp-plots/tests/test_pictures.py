@@ -51,13 +51,62 @@ def test_trace_shows_the_mean_minibatch_loss_of_every_chain(tree):
 def test_the_running_llc_ends_at_the_llc(tree):
     _, bottom = trace(tree).axes
     ends = [line.get_ydata()[-1] for line in lines(bottom)]
-    rounding = (
-        20 * 2**-24
-    )  # n_beta times the resolution of float32 losses near 1, of which a small coefficient is a difference
-    np.testing.assert_allclose(ends, compute_llc(tree)["llc_per_chain"], rtol=1e-6, atol=rounding)
+    # n_beta times the resolution of float32 losses near 1, of which a small coefficient is a difference
+    rounding = 20 * 2**-24
+    np.testing.assert_allclose(ends, compute_llc(tree)["paired_llc_per_chain"], rtol=1e-6, atol=rounding)
+    assert bottom.get_ylabel() == "paired LLC so far"
     _, bottom = trace(tree, burnin=50).axes
     ends = [line.get_ydata()[-1] for line in lines(bottom)]
-    np.testing.assert_allclose(ends, compute_llc(tree, burnin=50)["llc_per_chain"], rtol=1e-6, atol=rounding)
+    np.testing.assert_allclose(ends, compute_llc(tree, burnin=50)["paired_llc_per_chain"], rtol=1e-6, atol=rounding)
+
+
+@pytest.mark.parametrize("how", ["not stored", "not wanted"])
+def test_the_running_llc_is_that_of_devinterp_2_without_losses_at_w0(how):
+    tree = synthetic_tree(num_draws=40, row_losses=how == "not wanted", ragged=True)
+    options = {"paired": False} if how == "not wanted" else {}
+    top, bottom = trace(tree, **options).axes
+    ends = [line.get_ydata()[-1] for line in lines(bottom)]
+    np.testing.assert_allclose(ends, compute_llc(tree)["llc_per_chain"], rtol=1e-5)
+    assert bottom.get_ylabel() == "LLC so far"
+    (start,) = [line for line in top.lines if line.get_label() == "at the starting weights"]
+    np.testing.assert_allclose(start.get_ydata(), tree["trace/init_loss_mean"].mean())
+
+
+def test_weights_that_stay_are_drawn_at_zero_and_at_the_loss_there():
+    """Padded text with rows of very different lengths and losses, on which means of positions would be far off."""
+    rng = np.random.default_rng(0)
+    for accumulated in (1, 3):
+        tree = synthetic_tree(
+            num_draws=30, scale=0.0, ragged=True, num_tokens=30, seed=int(rng.integers(99)),
+            gradient_accumulation_steps=accumulated, batch_size=2,
+        )  # fmt: skip
+        top, bottom = trace(tree).axes
+        (start,) = [line for line in top.lines if line.get_label() == "at the starting weights"]
+        for line in lines(bottom):
+            np.testing.assert_allclose(line.get_ydata(), 0, atol=1e-4)
+        for line in (line for line in lines(top) if line.get_marker() != "X"):
+            np.testing.assert_allclose(line.get_ydata(), start.get_ydata()[0], atol=1e-5)
+
+
+def test_the_truth_of_padded_text_is_drawn():
+    """The trace of w² has the known mean; L(w0) by positions instead of by minibatches would move it by tens."""
+    tree = synthetic_tree(num_draws=2000, ragged=True, num_tokens=30, num_chains=2, batch_size=2, autocorrelation=0.0)
+    _, bottom = trace(tree).axes
+    truth = 20 * 2 * 6 * 0.1**2  # n_beta · 2 |w|², of six weights with standard deviation 0.1
+    error = float(compute_llc(tree)["paired_llc_se"])
+    ends = [line.get_ydata()[-1] for line in lines(bottom)]
+    assert error < 0.2 * truth
+    assert abs(np.mean(ends) - truth) < 4 * error
+    by_position = 20 * float(tree["trace/loss"].mean() - tree["trace/init_loss"].mean())
+    assert abs(by_position - truth) > 4 * error
+
+
+def test_a_run_that_recorded_means_is_drawn_too():
+    whole = synthetic_tree(num_draws=30, ragged=True)
+    mean = whole["trace/loss"].mean(["batch", "position"])
+    reduced = whole.copy()
+    reduced["trace"] = xr.DataTree(whole["trace"].to_dataset().drop_vars("loss").assign(mean_loss=mean))
+    assert len(lines(trace(reduced).axes[0], alpha=0.28)) == 4
 
 
 def test_burnin_is_shaded_and_can_be_changed(tree):
@@ -125,24 +174,34 @@ def test_llc_shows_estimate_error_and_chains_of_every_restriction_and_observable
     (ax,) = llc(study).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["full", "part1"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "paired",
         "minibatches",
         *result["observable"].values,
     ]
     large = [bar.lines[0].get_xdata()[0] for bar in ax.containers]
     expected = [
-        value for r in range(2) for value in (result["llc_mean"][r], *result["observable_llc_mean"].isel(restriction=r))
+        value
+        for r in range(2)
+        for value in (
+            result["paired_llc_mean"][r],
+            result["llc_mean"][r],
+            *result["observable_llc_mean"].isel(restriction=r),
+        )
     ]
     np.testing.assert_allclose(large, expected)
     halves = [np.ptp(bar.lines[2][0].get_segments()[0][:, 0]) / 2 for bar in ax.containers]
-    np.testing.assert_allclose(halves[0], result["llc_se"][0])
-    np.testing.assert_allclose(halves[1], result["observable_llc_mcse"].isel(restriction=0, observable=0))
+    np.testing.assert_allclose(halves[0], result["paired_llc_se"][0])
+    np.testing.assert_allclose(halves[1], result["llc_se"][0])
+    np.testing.assert_allclose(halves[2], result["observable_llc_se"].isel(restriction=0, observable=0))
     small = [line for line in ax.lines if line.get_alpha() == 0.35]
-    np.testing.assert_allclose(small[0].get_xdata(), result["llc_per_chain"][0])
+    np.testing.assert_allclose(small[0].get_xdata(), result["paired_llc_per_chain"][0])
+    np.testing.assert_allclose(small[1].get_xdata(), result["llc_per_chain"][0])
 
 
 def test_one_restriction_labels_its_rows_with_the_observables(tree):
     (ax,) = llc(tree).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "paired",
         "minibatches",
         *compute_llc(tree)["observable"].values,
     ]
@@ -151,7 +210,17 @@ def test_one_restriction_labels_its_rows_with_the_observables(tree):
 
 def test_llc_without_observables():
     (ax,) = llc(synthetic_tree(num_draws=10, observables={})).axes
-    assert len(ax.containers) == 1
+    assert len(ax.containers) == 2
+    (ax,) = llc(synthetic_tree(num_draws=10, observables={}, row_losses=False)).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["minibatches"]
+
+
+def test_an_observable_may_be_called_like_another_row():
+    tree = synthetic_tree(num_draws=10, observables={"paired": (2, 5)})
+    (ax,) = llc(tree).axes
+    result = compute_llc(tree)
+    expected = [result["paired_llc_mean"], result["llc_mean"], result["observable_llc_mean"][0]]
+    np.testing.assert_allclose([bar.lines[0].get_xdata()[0] for bar in ax.containers], expected)
 
 
 def test_broken_chains_are_refused_unless_told():

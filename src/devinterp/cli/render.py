@@ -14,11 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from devinterp.errors import InvalidInputError
+from devinterp.schema import DRAW, STEP
 
 #: Largest number of values of a variable that is shown; of larger ones only the shape is.
 MAX_VALUES = 64
 #: Largest number of columns of values.
 MAX_COLUMNS = 6
+#: Dims along which a chain runs: of what varies along them only the shape is shown, however short the run is.
+_TRAJECTORIES = {STEP, DRAW}
 
 Result = xr.Dataset | xr.DataArray | xr.DataTree
 
@@ -26,7 +29,7 @@ Result = xr.Dataset | xr.DataArray | xr.DataTree
 def show(result: Result, *, title: str, console: Console | None = None) -> None:
     """Print a result: variables with few values as tables, one for each set of dims, and of larger ones the shape.
 
-    Only what is printed is computed.
+    Learning coefficients have a table of their own, `devinterp.cli.llc_summary`. Only what is printed is computed.
 
     Parameters
     ----------
@@ -38,6 +41,11 @@ def show(result: Result, *, title: str, console: Console | None = None) -> None:
         Where to print; default: the standard output stream.
     """
     console = console or Console()
+    if title == "llc" and isinstance(result, xr.Dataset) and "llc_mean" in result:
+        from devinterp.cli.llc_summary import llc_summary
+
+        console.print(*llc_summary(result), sep="\n", highlight=False)
+        return
     for path, dataset in _datasets(result, title):
         console.print(*_rendered(dataset, path or title), sep="\n")
 
@@ -104,7 +112,7 @@ def _datasets(result: Result, title: str) -> Iterator[tuple[str, xr.Dataset]]:
 
 
 def _rendered(dataset: xr.Dataset, title: str) -> Iterator[Any]:
-    small = [name for name, array in dataset.data_vars.items() if array.size <= MAX_VALUES and array.ndim <= 2]
+    small = [name for name, array in dataset.data_vars.items() if _is_shown(array)]
     shown = dataset[small].compute()
     yield f"[bold]{escape(title)}[/]" + "".join(f"  {escape(key)}={escape(str(v))}" for key, v in dataset.attrs.items())
     for dims in dict.fromkeys(shown[name].dims for name in small):
@@ -114,6 +122,10 @@ def _rendered(dataset: xr.Dataset, title: str) -> Iterator[Any]:
             array = dataset[name]
             sizes = " × ".join(f"{dim} {length}" for dim, length in array.sizes.items())
             yield f"{escape(str(name))}: {sizes}, {array.dtype}"
+
+
+def _is_shown(array: xr.DataArray) -> bool:
+    return array.size <= MAX_VALUES and array.ndim <= 2 and not _TRAJECTORIES & set(array.dims)
 
 
 def _tables(dataset: xr.Dataset, dims: tuple[Any, ...], names: list[Any]) -> Iterator[Table]:

@@ -24,16 +24,29 @@ def resume(
     repair: Annotated[
         bool, Parameter(help="Check the store first and sample again what is damaged.", negative="")
     ] = False,
+    paired: Annotated[
+        bool | None,
+        Parameter(
+            help="Measure the losses at w0 of all rows that steps use, for the paired learning coefficient, where the store "
+            "lacks them; --no-paired: not, though the run was begun with --paired."
+        ),
+    ] = None,
     workers: Annotated[int | None, Parameter(help="Processes to sample in.")] = None,
     progress: Annotated[bool | None, Parameter(help="Whether to show progress bars.")] = None,
 ) -> None:
-    """Go on with a run that was interrupted, or make it longer.
+    """Go on with a run that was interrupted, make it longer, or complete its losses at w0.
 
     The model and the data are loaded by the names that `devinterp sample` recorded, and compared with what the run began with.
     A run that was started from Python goes on by calling `sample` with the same arguments again.
     """
     arguments = original_arguments(store)
-    changes = {"num_draws": num_draws, "num_chains": num_chains, "workers": workers, "progress": progress}
+    changes = {
+        "num_draws": num_draws,
+        "num_chains": num_chains,
+        "paired": paired,
+        "workers": workers,
+        "progress": progress,
+    }
     settings = {**arguments.pop("settings"), **{name: value for name, value in changes.items() if value is not None}}
     sample_named(**{**arguments, "output_path": store, "repair": repair, **settings})
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import xarray as xr
 from cyclopts import Parameter
 from rich.console import Console
 
 from devinterp import sources
 from devinterp.cli.options import MODEL, as_command, options_of, pairs_of, value_of
-from devinterp.errors import InvalidInputError
+from devinterp.errors import BrokenChainsError, InvalidInputError
+from devinterp.runs import EAGER_BYTES
 from devinterp.sampling.estimate import DryRun
 from devinterp.slt.sampling import sample as sample_model
 
@@ -119,8 +121,23 @@ def sample_named(
     if isinstance(result, DryRun):
         console.print(result)
         return
+    _show_llc(console, result)
     console.print(f"Wrote {output_path}. Go on with:", highlight=False, soft_wrap=True)
     console.print(f"  devinterp info {output_path}\n  devinterp llc {output_path}", highlight=False, soft_wrap=True)
+
+
+def _show_llc(console: Console, tree: xr.DataTree) -> None:
+    """Print the learning coefficients of a run of which all chains finished and that is read in a moment."""
+    from devinterp.analyses.llc import compute_llc
+    from devinterp.cli.llc_summary import llc_summary
+
+    if sum(array.nbytes for node in tree.subtree for array in node.dataset.data_vars.values()) > EAGER_BYTES:
+        return
+    try:
+        result = compute_llc(tree)
+    except BrokenChainsError:  # of which `sample` has warned
+        return
+    console.print(*llc_summary(result), sep="\n", highlight=False)
 
 
 def load_data(source: str, tokenizer: Any, *, length: int, limit: int, column: str, split: str) -> Any:

@@ -26,6 +26,11 @@ def accepts_any_keyword(model: nn.Module) -> bool:
     return inspect.Parameter.VAR_KEYWORD in kinds
 
 
+def accepts(model: nn.Module, name: str) -> bool:
+    """Say whether ``model.forward`` takes a keyword of this name, by itself or among any others."""
+    return bool(accepted_parameters(model, name)) or accepts_any_keyword(model)
+
+
 def logits_of(output: Any, model: nn.Module) -> Tensor:
     """Return the logits in what a model returned: a tensor, an object or mapping with ``logits``, a tuple led by them.
 

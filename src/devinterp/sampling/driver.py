@@ -21,6 +21,7 @@ from devinterp.sampling.execution.notices import Notices
 from devinterp.sampling.execution.progress import Display, display
 from devinterp.sampling.execution.run_tasks import CheckpointOptions, TaskRunner
 from devinterp.sampling.execution.signals import Stopped, listening
+from devinterp.sampling.execution.start_losses import start_losses
 from devinterp.sampling.execution.tasks import ChainKey, Task, tasks_of
 from devinterp.sampling.options import RunOptions
 from devinterp.sampling.run_store import fingerprint
@@ -98,10 +99,10 @@ class _Sampling:
     def run(self, remaining: Mapping[ChainKey, int]) -> None:
         """Run everything that remains, here or in other processes, and complete the provenance."""
         spec, store, lock = self._spec, self._store, self._lock
-        init_loss = float(np.nanmean(store.read_array(f"{schema.TRACE}/init_loss")))
+        labels = _labels(list(spec.restrictions))
         how = "" if self._options.output_path is None else f"the same call goes on with {store.name}"
         with (
-            display(self._options.progress, spec.settings, init_loss, _labels(list(spec.restrictions))) as bars,
+            display(self._options.progress, spec.settings, lambda: start_losses(spec, store), labels) as bars,
             listening() as stop,
         ):
             if lock is not None:

@@ -24,6 +24,7 @@ from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.schedule import Schedule, observable_rows
 from devinterp.sampling.data.tokens import as_tokens, check_tokens, counting
 from devinterp.sampling.engines.chunked_check import choose_loss
+from devinterp.sampling.engines.position_check import choose_positions
 from devinterp.sampling.engines.train_mode_check import why_unlike_eval
 from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses
 from devinterp.sampling.model_guard import unchanged
@@ -77,10 +78,12 @@ def prepare(
             check_gradient(spec)
         spec = replace(spec, unlike_eval=check_mode(spec))
         if isinstance(loss, NextTokenLoss):
+            loss, positions = choose_positions(loss, model, [spec.rows, *(each.rows for each in read.values())])
             batch, mask, counted = spec.rows.batch(rows.ids[: min(settings.batch_size, 2)])
             assert isinstance(batch, torch.Tensor)
             loss, note = choose_loss(loss, model, batch, mask, counted)
-            spec = replace(spec, loss=loss, choices={**spec.choices, "loss": note})
+            choices = {**spec.choices, "loss": note, **({"positions": positions} if positions else {})}
+            spec = replace(spec, loss=loss, choices=choices)
         return spec
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 
 from devinterp import schema
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.data.datasets import num_rows, read_rows
+from devinterp.sampling.data.datasets import row_source
 from devinterp.sampling.losses.loss import LossFunction
 from devinterp.slt.lm_loss import compute_per_token_loss
 
@@ -39,7 +39,7 @@ class DeterministicShuffledSampler(Sampler[int]):
     """
 
     def __init__(self, data_source: Any, num_samples: int, seed: int = 42) -> None:
-        total = num_rows(data_source, name="`data_source`")
+        total = row_source(data_source, name="`data_source`").num_rows
         if not 0 <= num_samples <= total:
             raise InvalidInputError(f"`num_samples` (={num_samples}) must be at most the number of rows ({total}).")
         self.data_source, self.num_samples, self.seed = data_source, num_samples, seed
@@ -94,7 +94,7 @@ class Observable:
         self.n_samples, self.context_length = batch_size * batches_per_draw, context_length
         self.device, self.loss_fn = torch.device(device), loss_fn or compute_per_token_loss
         ids = np.array(list(DeterministicShuffledSampler(dataset, self.n_samples, seed)))
-        batch, _ = read_rows(dataset, ids, name=f"observable {task_name!r}").batch(ids)
+        batch = row_source(dataset, name=f"observable {task_name!r}").read(ids, only_tokens=True).batch(ids).data
         if not isinstance(batch, Tensor) or batch.ndim != 2 or batch.shape[1] != context_length + 1:
             shape = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
             raise InvalidInputError(

@@ -70,7 +70,7 @@ class OptimizerChain:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         self._sampled = [parameters[name] for name in masks]
         self._seed, self._settings = seed, settings
-        self._groups = [
+        self._groups: list[dict[str, Any]] = [
             {"params": [p]} if mask.is_whole else {"params": [p], "mask": mask.to(p.device)}
             for p, mask in zip(self._sampled, masks.values(), strict=True)
         ]
@@ -129,9 +129,7 @@ class OptimizerChain:
     def step(self, step: int, draw: int | None, last: Mapping[str, Any]) -> None:
         """Take a step, and call what is to be called."""
         if self._settings.max_grad_norm is not None:
-            for group in self._groups:  # elements that are not sampled do not count
-                group["params"][0].grad.mul_(group.get("mask", 1))
-            clip_gradients([parameter.grad[None] for parameter in self._sampled], self._settings.max_grad_norm)
+            self._clip(self._settings.max_grad_norm)
         if isinstance(self.optimizer, SGMCMC):
             self.optimizer.step(noise_generator=self._generator)
         else:
@@ -150,6 +148,16 @@ class OptimizerChain:
             for callback in self._callbacks:
                 call_with(callback, known)
         self.optimizer.zero_grad()
+
+    def _clip(self, max_norm: float) -> None:
+        """Scale the gradient so that its norm is at most a limit; elements that are not sampled do not count."""
+        gradients = []
+        for parameter, group in zip(self._sampled, self._groups, strict=True):
+            if parameter.grad is not None:
+                if "mask" in group:
+                    parameter.grad.mul_(group["mask"])
+                gradients.append(parameter.grad[None])
+        clip_gradients(gradients, max_norm)
 
 
 def _parameters(make: Callable[..., Any]) -> set[str] | None:

@@ -155,7 +155,7 @@ def sample_single_chain(
         If the loss stops being finite; the message names the step.
     """
     options = dict(sampling_method_kwargs or {})
-    given = {"lr": lr, "n_beta": n_beta, "localization": localization, "noise_level": noise_level}
+    given: dict[str, Any] = {"lr": lr, "n_beta": n_beta, "localization": localization, "noise_level": noise_level}
     given |= {"weight_decay": llc_weight_decay, "bounding_box_size": bounding_box_size, "max_grad_norm": max_grad_norm}
     for name in given:
         for key in (name, name.replace("_", "")) if name == "n_beta" else (name,):
@@ -197,6 +197,7 @@ def sample_single_chain(
         batches = schedule.steps(0)
         rows = source.read(np.concatenate(batches)).placed(next(model.parameters()).device)
         evaluated = _Evaluated(evaluate, model, rows, micro_callback, chain)
+        moved: OptimizerChain | _KernelChain
         if needs_optimizer:
             moved = OptimizerChain(
                 model,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from devinterp.analyses.diagnosis import diagnose
 from devinterp.analyses.llc import compute_llc
 from devinterp.errors import DivergenceWarning
-from devinterp.sampling.data.datasets import Batch
+from devinterp.sampling.data.columns import Batch
 from devinterp.slt.sampling import sample
 from devinterp.types import SEVERITIES
 from devinterp_bench.problems import Problem, deep_linear, linear_regression, nonlinear_regressions, powers

@@ -13,12 +13,14 @@ from devinterp_plots.trace import trace
 
 __all__ = ["llc", "tokens", "trace"]
 
+_TRACE = ("trace/loss|trace/mean_loss", "trace/init_loss")
+
 
 @hookimpl
 def devinterp_plots() -> list[Plot]:
     """Return the pictures of this distribution."""
     return [
-        Plot(name="trace", draw=trace, requires=("trace/loss", "trace/init_loss")),
-        Plot(name="llc", draw=llc, requires=("trace/loss", "trace/init_loss")),
+        Plot(name="trace", draw=trace, requires=_TRACE),
+        Plot(name="llc", draw=llc, requires=_TRACE),
         Plot(name="tokens", draw=tokens, requires=("observables/*/loss", "observables/*/init_loss")),
     ]

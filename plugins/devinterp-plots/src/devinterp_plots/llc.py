@@ -8,15 +8,12 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.analyses.llc import compute_llc
+from devinterp.analyses.llc import compute_llc, estimates
 from devinterp_plots.read import one_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-#: Label of the rows with the minibatch LLC, beside those of observables.
-TRACE = "minibatches"
 
 
 def llc(
@@ -26,11 +23,11 @@ def llc(
     chains: Literal["all", "finished"] = "all",
     ax: Axes | None = None,
 ) -> Figure:
-    """Draw the local learning coefficient of every restriction and observable, with its chains.
+    r"""Draw the local learning coefficient of every restriction and observable, with its chains.
 
-    A large dot is the mean over chains, its bar one standard error (Monte Carlo error and, for minibatches, the error
-    of the loss at the starting weights), small dots are single chains. Observables give *paired* LLCs: the same sequences
-    at the starting weights and at the draws.
+    A large dot is the mean over chains, its bar one standard error (docs/errors.md), small dots are single chains. *Paired*
+    is that of the run, each minibatch compared with itself at :math:`w_0`, where the run stores what that needs;
+    *minibatches* is DevInterp 2's, with one value of :math:`L(w_0)`; observables compare the same sequences too.
 
     Parameters
     ----------
@@ -58,7 +55,7 @@ def llc(
     from devinterp_plots import style
 
     rows = table(compute_llc(one_run(tree, plot="llc"), burnin=burnin, chains=chains))
-    names, kinds = [str(n) for n in rows[schema.RESTRICTION].values], [str(n) for n in rows["observable"].values]
+    names, kinds = [str(n) for n in rows[schema.RESTRICTION].values], [str(n) for n in rows["estimate"].values]
     if ax is None:
         num_rows = len(names) * len(kinds) + 0.5 * len(names)
         figure = style.picture(7.0, 1.3 + num_rows * min(0.34, max(0.1, 24 / num_rows)))
@@ -68,8 +65,9 @@ def llc(
     ticks, labels, top = [], [], 0.0
     for name in names:
         first = top
-        for kind, colour in zip(kinds, palette, strict=True):
-            row = rows.sel({schema.RESTRICTION: name, "observable": kind})
+        for number, (kind, colour) in enumerate(zip(kinds, palette, strict=True)):
+            # By number: an observable may be called like one of the others.
+            row = rows.sel({schema.RESTRICTION: name}).isel(estimate=number)
             _draw(ax, row, top, colour, label=kind if name == names[0] else None)
             if not by_name:
                 ticks.append(top)
@@ -100,7 +98,7 @@ def _draw(ax: Axes, row: xr.Dataset, height: float, colour: str, *, label: str |
 
 
 def table(result: xr.Dataset) -> xr.Dataset:
-    """Return ``mean``, ``se`` (restriction, observable) and ``per_chain`` (..., chain) of everything in a result.
+    """Return ``mean``, ``se`` (restriction, estimate) and ``per_chain`` (..., chain) of all coefficients, the paired one first.
 
     Parameters
     ----------
@@ -110,18 +108,7 @@ def table(result: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        The same numbers, computed, the minibatches being one more entry along ``observable``.
+        The same numbers, computed.
     """
-    result = result.compute()
-    columns = {"mean": "llc_mean", "se": "llc_se", "per_chain": "llc_per_chain"}
-    rows = xr.Dataset({new: result[old] for new, old in columns.items()}).expand_dims(observable=[TRACE])
-    if "observable" in result.dims:
-        paired = {"mean": "observable_llc_mean", "se": "observable_llc_mcse", "per_chain": "observable_llc_per_chain"}
-        rows = xr.concat(
-            [rows, xr.Dataset({new: result[old] for new, old in paired.items()})],
-            "observable",
-            coords="minimal",
-            compat="override",
-            join="outer",
-        )
+    rows = estimates(result.compute())[["mean", "se", "per_chain"]]
     return rows if schema.RESTRICTION in rows.dims else rows.expand_dims({schema.RESTRICTION: [""]})

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
+from devinterp.analyses.llc import loss_traces
 from devinterp.errors import InvalidInputError
 from devinterp_plots.read import array, choose, one_run, setting
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Lines(NamedTuple):
-    """Curves of one column: losses, their moving averages and running LLCs ``(chain, step)``, and the initial loss."""
+    """Curves of one column: losses, their moving averages and running LLCs ``(chain, step)``, and L(w0)."""
 
     losses: np.ndarray
     smooth: np.ndarray
@@ -35,22 +36,29 @@ def trace(
     *,
     restriction: str | None = None,
     burnin: int | None = None,
+    paired: bool = True,
     axes: Sequence[Axes] | None = None,
 ) -> Figure:
     r"""Draw the minibatch loss along every chain, and below it the LLC as the chain runs.
 
-    The lower panel shows, for each chain, :math:`n\beta\,(\frac1k\sum_{s \le k} L_s - L(w_0))` over the steps after burn-in.
-    A healthy trace rises above the loss at the starting weights, levels off before burn-in ends, and its chains agree.
+    Pale lines are the losses of minibatches :math:`L_B(w)`. Where the run stores the losses of its rows at :math:`w_0`, strong
+    lines are :math:`L(w_0)` plus a moving average of :math:`L_B(w) - L_B(w_0)`, in which the noise of the data cancels, and the
+    lower panel is the paired LLC so far, :math:`n\beta\,\frac1k\sum_{s \le k} (L_B(w_s) - L_B(w_0))` over the steps after
+    burn-in. Otherwise, and with ``paired=False``, they are the moving average of the losses and DevInterp 2's LLC,
+    :math:`n\beta\,(\frac1k\sum_{s \le k} L_B(w_s) - L(w_0))`. A healthy trace rises above :math:`L(w_0)`, levels off before
+    burn-in ends, and its chains agree.
 
     Parameters
     ----------
     tree : xarray.DataTree
-        One sampling run, with ``trace/loss`` and ``trace/init_loss``.
+        One sampling run.
     restriction : str, optional
         The weight restriction to draw; by default all of them side by side, up to four.
     burnin : int, optional
         Number of initial steps that are shaded and left out of the LLC, from 0 to the number of steps less one; by default
         the run's ``num_burnin_steps``.
+    paired : bool, default: True
+        Draw the paired LLC, where the run stores what it needs, instead of DevInterp 2's.
     axes : sequence of two matplotlib.axes.Axes, optional
         Where to draw the losses and the LLC of one restriction; by default on a new figure.
 
@@ -71,7 +79,7 @@ def trace(
     names = [str(name) for name in array(run, schema.RESTRICTION).values]
     if restriction is not None or len(names) > MAX_COLUMNS or axes is not None:
         names = [choose("restriction", restriction, names, plot="trace")]
-    num_steps = array(run, "trace/loss").sizes[schema.STEP]
+    num_steps = array(run, f"{schema.TRACE}/{schema.STEP}").size
     burnin = int(setting(run, "num_burnin_steps")) if burnin is None else burnin
     if not 0 <= burnin < num_steps:
         raise InvalidInputError(
@@ -80,12 +88,12 @@ def trace(
     if axes is not None:
         if len(axes) != 2:
             raise InvalidInputError(f"`axes` must be two, for the loss and for the LLC; got {len(axes)}.")
-        _frame(axes[0], axes[1], [_column(run, names[0], burnin, axes[0], axes[1], title=None)])
+        _frame(axes[0], axes[1], [_column(run, names[0], burnin, paired, axes[0], axes[1], title=None)])
         return style.owner(axes[0])
     figure = style.picture(max(7.2, 1.2 + 4.0 * len(names)), 5.4)
     grid = figure.subplots(2, len(names), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
     drawn = [
-        _column(run, name, burnin, top, bottom, title=name if len(names) > 1 else None)
+        _column(run, name, burnin, paired, top, bottom, title=name if len(names) > 1 else None)
         for name, (top, bottom) in zip(names, grid.T, strict=True)
     ]
     _frame(grid[0, 0], grid[1, 0], drawn)
@@ -97,13 +105,18 @@ def trace(
     return figure
 
 
-def _column(run: xr.DataTree, name: str, burnin: int, top: Axes, bottom: Axes, *, title: str | None) -> Lines:
+def _column(
+    run: xr.DataTree, name: str, burnin: int, paired: bool, top: Axes, bottom: Axes, *, title: str | None
+) -> Lines:
     """Draw one restriction, losses on `top` and running LLC on `bottom`, and return what it drew."""
     from devinterp_plots import style
 
-    losses, init = _losses(run, name)
-    smooth = np.vstack([_smooth(loss) for loss in losses])
-    llc = float(setting(run, "n_beta")) * (running_mean(losses[:, burnin:]) - init)
+    losses, rise, init = _losses(run, name)
+    kind = "LLC" if rise is None or not paired else "paired LLC"
+    if rise is None or not paired:
+        rise = losses - init
+    smooth = init + np.vstack([_smooth(of_chain) for of_chain in rise])
+    llc = float(setting(run, "n_beta")) * running_mean(rise[:, burnin:])
     steps = np.arange(losses.shape[1])
     labels = array(run, schema.CHAIN).values
     states = (
@@ -124,7 +137,7 @@ def _column(run: xr.DataTree, name: str, burnin: int, top: Axes, bottom: Axes, *
     top.axhline(init, color=style.INK, linewidth=1.1, linestyle=(0, (4, 3)), label="at the starting weights")
     bottom.axhline(0.0, color=style.INK, linewidth=1.1, linestyle=(0, (4, 3)))
     style.tidy(top, title=title, ylabel="minibatch loss\n(nats per token)")
-    style.tidy(bottom, xlabel="step", ylabel="LLC so far")
+    style.tidy(bottom, xlabel="step", ylabel=f"{kind} so far")
     for ax in (top, bottom):
         ax.set_xlim(0, max(losses.shape[1] - 1, 1))
         if burnin:
@@ -134,20 +147,19 @@ def _column(run: xr.DataTree, name: str, burnin: int, top: Axes, bottom: Axes, *
     return Lines(losses, smooth, llc, init)
 
 
-def _losses(run: xr.DataTree, name: str) -> tuple[np.ndarray, float]:
-    """Return mean losses of shape ``(chain, step)`` and the mean loss at the starting weights."""
-    loss = array(run, "trace/loss").sel({schema.RESTRICTION: name})
-    kept = (schema.CHAIN, schema.STEP)
-    loss = loss.mean([dim for dim in loss.dims if dim not in kept], dtype=np.float64).transpose(*kept)
-    init = array(run, "trace/init_loss")
-    if schema.RESTRICTION in init.dims:
-        init = init.sel({schema.RESTRICTION: name})
-    return loss.values, float(init.mean(dtype=np.float64))
+def _losses(run: xr.DataTree, name: str) -> tuple[np.ndarray, np.ndarray | None, float]:
+    """Return mean losses ``(chain, step)``, their rise over the same minibatches at w0 where that is known, and L(w0)."""
+    names = [str(each) for each in array(run, schema.RESTRICTION).values]
+    one = run.isel({schema.RESTRICTION: [names.index(name)]}, missing_dims="ignore")
+    traces = loss_traces(one).compute().squeeze(schema.RESTRICTION)
+    loss = traces["loss"].transpose(schema.CHAIN, schema.STEP).values
+    rise = traces["rise"].transpose(schema.CHAIN, schema.STEP).values if "rise" in traces else None
+    return loss, rise, float(traces["w0_loss"])
 
 
-def running_mean(losses: np.ndarray) -> np.ndarray:
+def running_mean(values: np.ndarray) -> np.ndarray:
     """Return the mean of all values up to each one, ``(chain, step)``; NaN once a chain diverged."""
-    return np.cumsum(losses, axis=1, dtype=np.float64) / np.arange(1, losses.shape[1] + 1)
+    return np.cumsum(values, axis=1, dtype=np.float64) / np.arange(1, values.shape[1] + 1)
 
 
 def _smooth(loss: np.ndarray) -> np.ndarray:

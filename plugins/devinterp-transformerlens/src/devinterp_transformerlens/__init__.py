@@ -22,8 +22,17 @@ def _is_instance(model: object, module: str, name: str) -> bool:
 
 
 class _TransformerLensAdapter(ModelAdapter):
-    def logits(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Return next-token logits of shape ``(batch, token, vocabulary)``; no token is prepended."""
+    def logits(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Return next-token logits of shape ``(batch, token, vocabulary)``; no token is prepended.
+
+        TransformerLens counts positions from the attention mask itself: `position_ids` are not handed on.
+        """
         from devinterp.models.forward import logits_of
 
         options = {} if attention_mask is None else {"attention_mask": attention_mask}

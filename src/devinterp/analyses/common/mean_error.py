@@ -7,7 +7,9 @@ orthonormal contrasts
 
 of a chain of T draws, every :math:`\mathrm{E}\,y_{cj}^2` with small j is the long-run variance [1]_. Their mean is one of
 squares of a known number of normal variables, so that Student's t gives intervals, and fast noise cannot hide a slow signal, as
-it does where autocorrelation times are estimated.
+it does where autocorrelation times are estimated. In short chains these cosines are no longer slow: each square is divided by
+what an autoregressive process with the chain's own correlation of successive draws, where that is positive, would have lost by
+then (prewhitening [2]_).
 
 Chains that see the same minibatches are not independent. Their series are split into the mean over chains at each draw and the
 rest. The rest says how far chains differ. What the means over chains vary beyond that is common to all chains, and more chains
@@ -17,6 +19,8 @@ References
 ----------
 .. [1] E. Lazarus, D. Lewis, J. Stock, M. Watson. HAR inference: recommendations for practice. Journal of Business & Economic
    Statistics 36 (2018). doi:10.1080/07350015.2018.1506926.
+.. [2] D. Andrews, J. Monahan. An improved heteroskedasticity and autocorrelation consistent covariance matrix estimator.
+   Econometrica 60 (1992). doi:10.2307/2951574. Here in `devinterp.analyses.common.prewhitening`.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.analyses.common.convergence import MIN_DRAWS, in_blocks
+from devinterp.analyses.common.prewhitening import draw_correlation, kept_power
 from devinterp.analyses.common.uncertainty import student_quantile
 from devinterp.schema import CHAIN, DRAW
 
@@ -37,6 +42,9 @@ _LEAST = 4
 _ENOUGH = 7
 #: Where the first cosines are stronger than the next ones by this factor, chains are too short for cosines to be trusted.
 _SLOW = 2.0
+#: A single chain of fewer draws than this over (1 - correlation of successive draws), about four autocorrelation times, does
+#: not know that correlation: its cosines are compared without prewhitening then.
+_SHORT = 8.0
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,9 @@ def mean_variance(series: np.ndarray, *, shared: bool, data_share: np.ndarray | 
     waves = centred @ _cosines(num_draws, max(3 * max(plan.num_waves, 2), plan.num_common))
     shared = shared and num_chains > 1
     own_waves = waves - waves.mean(-2, keepdims=True) if shared else waves
-    own = _long_run_variance(levels, own_waves, plan, independent=num_chains - 1 if shared else num_chains)
+    own_series = centred - centred.mean(-2, keepdims=True) if shared else centred
+    correlation = draw_correlation(own_series) if plan.num_waves else 0.0
+    own = _long_run_variance(levels, own_waves, correlation, num_draws, plan, shared=shared)
     if not shared:
         return np.asarray(own / (num_chains * num_draws))
     power = (waves.mean(-2) ** 2)[..., : plan.num_common]
@@ -153,20 +163,38 @@ def mean_variance(series: np.ndarray, *, shared: bool, data_share: np.ndarray | 
     return np.asarray(own / (num_chains * num_draws) + kept + np.maximum(slow - white, 0) / num_draws)
 
 
-def _long_run_variance(levels: np.ndarray, waves: np.ndarray, plan: Contrasts, *, independent: int) -> np.ndarray:
+def _long_run_variance(
+    levels: np.ndarray,
+    waves: np.ndarray,
+    correlation: np.ndarray | float,
+    num_draws: int,
+    plan: Contrasts,
+    *,
+    shared: bool,
+) -> np.ndarray:
     """Return the long-run variance of one chain, from the spread of chains and from their cosines."""
     squares = ((levels - levels.mean(-1, keepdims=True)) ** 2).sum(-1)
-    power = (waves**2).sum(-2)
+    num_chains = levels.shape[-1]
+    independent = num_chains - 1 if shared else num_chains
+    raw = (waves**2).sum(-2)
+    power = raw / kept_power(correlation, num_draws, raw.shape[-1])
 
     def pooled(num: int) -> np.ndarray:
-        return np.asarray((squares + power[..., :num].sum(-1)) / (levels.shape[-1] - 1 + independent * num))
+        return np.asarray((squares + power[..., :num].sum(-1)) / (num_chains - 1 + independent * num))
 
     if plan.num_waves == plan.num_waves_if_slow:
         return pooled(plan.num_waves)
-    low = max(plan.num_waves, 2)
-    slow = power[..., :low].mean(-1) > _SLOW * power[..., low : 3 * low].mean(-1)
+    slow = _falls(power, plan)
+    if num_chains == 1:
+        slow |= _falls(raw, plan) & (num_draws * (1 - correlation) < _SHORT)
     usual, cautious = pooled(plan.num_waves), plan.widening**2 * pooled(plan.num_waves_if_slow)
     return np.asarray(np.where(slow, cautious, usual))
+
+
+def _falls(power: np.ndarray, plan: Contrasts) -> np.ndarray:
+    """Say whether the first cosines are so much stronger than the next ones that slower movements must be expected."""
+    low = max(plan.num_waves, 2)
+    return np.asarray(power[..., :low].mean(-1) > _SLOW * power[..., low : 3 * low].mean(-1))
 
 
 def _common_variance(centred: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ def confidence_interval(result: xr.Dataset, name: str, *, level: float = 0.95) -
     r"""Return the interval :math:`\hat\theta \pm t \cdot \mathrm{se}` of a variable that has a standard error.
 
     With few chains their spread is itself uncertain, so the quantile is that of Student's distribution, with the degrees of
-    freedom in the variable ``<name>_dof`` or, where there is none, in the error's attribute.
+    freedom in the variable of the error with ``_dof`` in place of ``_se`` or, where there is none, in the error's attribute.
 
     Parameters
     ----------
@@ -65,9 +65,10 @@ def confidence_interval(result: xr.Dataset, name: str, *, level: float = 0.95) -
             f"the result has no {missing[0]!r}; it has {sorted(map(str, result.data_vars))}: ask for standard errors."
         )
     error = result[error_name]
-    if f"{name}_dof" in result:
+    degrees_name = f"{error_name.removesuffix('_se')}_dof"
+    if degrees_name in result:
         options: Any = {"dask": "parallelized", "output_dtypes": [np.float64]}
-        half = xr.apply_ufunc(_student_quantiles, (1 + level) / 2, result[f"{name}_dof"], **options) * error
+        half = xr.apply_ufunc(_student_quantiles, (1 + level) / 2, result[degrees_name], **options) * error
     else:
         half = student_quantile((1 + level) / 2, float(error.attrs.get("degrees_of_freedom", math.inf))) * error
     return xr.Dataset({"lower": result[name] - half, "upper": result[name] + half})
@@ -77,7 +78,8 @@ def _student_quantiles(probability: float, degrees_of_freedom: np.ndarray) -> np
     """Return the quantiles for many degrees of freedom of at least 1: their logarithm is smooth in one over these."""
     inverse = np.linspace(0, 1, 65)
     exact = [student_quantile(probability, 1 / each if each else math.inf) for each in inverse]
-    return np.exp(np.interp(1 / degrees_of_freedom, inverse, np.log(exact)))
+    with np.errstate(divide="ignore"):  # none: there is no error either
+        return np.exp(np.interp(1 / degrees_of_freedom, inverse, np.log(exact)))
 
 
 @lru_cache(maxsize=512)

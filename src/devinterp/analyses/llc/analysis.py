@@ -129,7 +129,7 @@ def _run_llcs(run: xr.DataTree, burnin: int, n_beta: float) -> xr.Dataset:
         error = error_with_rows(run, rows, steps, rise_error, burnin)
     result = _llc(loss_trace.isel({STEP: kept}) - trace_start(run), n_beta, STEP, error).rename(_ESTIMATES)
     paired = paired.rename({name: f"paired_{_ESTIMATES.get(str(name), name)}" for name in paired.data_vars})
-    result = result.assign(paired.data_vars)
+    result = paired.assign(result.data_vars)  # what is shown first is the more precise one
     result["loss_trace"], result["init_loss"] = loss_trace, trace_start(run, init_noise=True)
     if "w0_loss" in run[TRACE]:
         result["w0_loss"] = trace_start(run)

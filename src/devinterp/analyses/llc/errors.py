@@ -12,9 +12,16 @@ import numpy as np
 import xarray as xr
 
 from devinterp.analyses.common.mean_error import half_width, mean_error
-from devinterp.analyses.common.mean_losses import ratio, share_minibatches, sums, trace_start, trace_start_error
+from devinterp.analyses.common.mean_losses import (
+    MOMENT,
+    ratio,
+    share_minibatches,
+    sums,
+    trace_start,
+    trace_start_error,
+)
 from devinterp.analyses.common.run_data import losses
-from devinterp.analyses.llc.row_losses import RowLosses, StepLosses
+from devinterp.analyses.llc.row_losses import RowLosses, StepLosses, mean_of_minibatches, minibatches_per_step
 from devinterp.analyses.llc.schedule import data_shares
 from devinterp.runs import settings
 from devinterp.schema import BATCH, CHAIN, POSITION, STEP, TRACE
@@ -50,6 +57,8 @@ def error_without_rows(run: xr.DataTree, trace: xr.DataArray, burnin: int) -> xr
     error = mean_error(kept, shared=share_minibatches(run), draw=STEP, data_share=share)
     bias, unknown = _ratio_bias(run, kept, burnin)
     result = _joined(error, trace_start_error(run) ** 2 + bias**2)
+    if _rows_of_start(run) == 1:
+        result.attrs.setdefault("reason", "L(w0) was measured on a single row, which gives no error of it")
     if "init_loss_mean_se" not in run[TRACE]:
         result.attrs.setdefault("reason", "the error of L(w0) is not recorded in this run")
     elif unknown:
@@ -72,15 +81,27 @@ def _joined(error: xr.DataArray, further_variance: xr.DataArray) -> xr.DataArray
     return joined
 
 
+def _rows_of_start(run: xr.DataTree) -> float:
+    """Return on how many rows L(w0) was measured; infinity where a run does not say."""
+    num_batches, size = (settings(run).get(name) for name in ("num_init_loss_batches", "batch_size"))
+    if num_batches is None or size is None:
+        return math.inf
+    return float(num_batches * size * minibatches_per_step(run))
+
+
 def _ratio_bias(run: xr.DataTree, kept: xr.DataArray, burnin: int) -> tuple[xr.DataArray | float, bool]:
     """Return how far a mean over steps may be from the kind of mean that L(w0) is, and whether that may be unknown.
 
-    Earlier versions measured L(w0) as one mean over all unmasked losses. The mean over minibatches of each one's mean is no
-    further from the mean over steps.
+    L(w0) is the mean over minibatches of each one's mean; earlier versions measured one mean over all unmasked losses.
     """
     if settings(run).get("record", "token") == "token":
         totals = sums(losses(run, TRACE).isel({STEP: slice(burnin, None)}))
-        return kept.mean([CHAIN, STEP]) - ratio(totals.sum([CHAIN, STEP, BATCH])), False
+        one_mean = ratio(totals.sum([CHAIN, STEP, BATCH]))
+        total, count = totals.isel({MOMENT: 0}), totals.isel({MOMENT: 1})
+        of_minibatches = mean_of_minibatches(total, count, minibatches_per_step(run)).mean([CHAIN, STEP])
+        of_steps = kept.mean([CHAIN, STEP])
+        other, this = abs(of_steps - one_mean), abs(of_steps - of_minibatches)
+        return this.where(this > other, other), False
     start = trace_start(run)
     of_positions = losses(run, TRACE, "init_loss").astype(np.float64).mean([CHAIN, POSITION])
     is_padded = abs(start - of_positions) > _ROUNDING * abs(start)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import xarray as xr
 
 from devinterp import schema
+from devinterp.analyses.common.convergence import MIN_DRAWS
 from devinterp.analyses.common.run_data import (
     STATUS_REQUIRED,
     Chains,
@@ -179,6 +180,9 @@ def _error_attrs(run: xr.DataTree, series: TaskSeries, standard_errors: Errors) 
         attrs["degrees_of_freedom"] = run.sizes[CHAIN] - 1
         if run.sizes[CHAIN] == 1:
             attrs["reason"] = "a jackknife over chains needs at least two"
+    num_draws = series.loss.shape[2]
+    if standard_errors == "ess" and num_draws < MIN_DRAWS:
+        attrs["reason"] = f"{num_draws} draws a chain have no effective sample size: at least {MIN_DRAWS} are needed"
     if series.initial_loss == "trace" and not {"w0_loss_mean_se", "init_loss_mean_se"} & set(run[TRACE].data_vars):
         attrs.setdefault("reason", "the run does not record the error of the loss at the starting weights")
     return attrs

@@ -95,6 +95,9 @@ def z_scores(estimates: Variants) -> Variants:
 
     centred = {name: chi - mean(estimates) for name, chi in estimates.items()}
     spread = mean({name: chi**2 for name, chi in centred.items()}) ** 0.5
+    spread = np.where(
+        spread > 0, spread, np.nan
+    )  # equal susceptibilities, as of weights that did not move, have no z-score
     return {name: chi / spread for name, chi in centred.items()}
 
 

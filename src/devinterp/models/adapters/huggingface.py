@@ -27,7 +27,13 @@ class HuggingFaceAdapter(ModelAdapter):
         modeling = sys.modules.get("transformers.modeling_utils")
         return modeling is not None and isinstance(model, modeling.PreTrainedModel)
 
-    def logits(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def logits(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
         """Return next-token logits of shape ``(batch, token, vocabulary)``.
 
         No key/value cache is built. The decoder of an encoder-decoder model gets the whole sequence; the encoder gets the
@@ -36,7 +42,7 @@ class HuggingFaceAdapter(ModelAdapter):
         """
         from devinterp.models.forward import logits_of
 
-        return logits_of(_output(model, input_ids, attention_mask), model)
+        return logits_of(_output(model, input_ids, attention_mask, position_ids), model)
 
     def vocab_size(self, model: nn.Module) -> int | None:
         """Return the number of rows of the token embedding, else ``config.vocab_size``, else None."""
@@ -55,12 +61,18 @@ class HuggingFaceAdapter(ModelAdapter):
         return detect(model, complete_forward(model))
 
 
-def _output(model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+def _output(
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+) -> Any:
     """Return what a model gives for token ids."""
+    from devinterp.models.forward import accepts
+
     prefix = "decoder_" if getattr(model.config, "is_encoder_decoder", False) else ""
     options = {"input_ids": input_ids[:, :1], **_no_cache(model), f"{prefix}input_ids": input_ids}
     if attention_mask is not None:
         options[f"{prefix}attention_mask"] = attention_mask
+    if position_ids is not None and accepts(model, f"{prefix}position_ids"):
+        options[f"{prefix}position_ids"] = position_ids
     return model(**options)
 
 

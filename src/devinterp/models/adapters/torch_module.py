@@ -28,7 +28,13 @@ class TorchModuleAdapter(ModelAdapter):
 
         return isinstance(model, torch.nn.Module)
 
-    def logits(self, model: nn.Module, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def logits(
+        self,
+        model: nn.Module,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
         """Return next-token logits of shape ``(batch, token, vocabulary)``.
 
         Raises
@@ -36,10 +42,12 @@ class TorchModuleAdapter(ModelAdapter):
         InvalidInputError
             The model returns no logits, or tokens are masked and its ``forward`` takes no ``attention_mask``.
         """
-        from devinterp.models.forward import accepted_parameters, logits_of
+        from devinterp.models.forward import accepted_parameters, accepts, logits_of
 
         if attention_mask is not None and accepted_parameters(model, "attention_mask"):
-            return logits_of(model(input_ids, attention_mask=attention_mask), model)
+            told = position_ids is not None and accepts(model, "position_ids")
+            options = {"position_ids": position_ids} if told else {}
+            return logits_of(model(input_ids, attention_mask=attention_mask, **options), model)
         if attention_mask is not None and not bool(attention_mask.bool().all()):
             raise InvalidInputError(
                 f"tokens are masked, but {type(model).__name__}.forward takes no `attention_mask`: add that parameter, or "

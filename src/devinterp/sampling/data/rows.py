@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from devinterp.sampling.data.columns import Batch, leaves, map_tensors
@@ -70,6 +71,12 @@ class Rows:
         """Return the bytes of all tensors."""
         tensors = [leaf for _, leaf in leaves(self.data) if isinstance(leaf, Tensor)]
         return sum(t.nbytes for t in (*tensors, self.attention_mask, self.counted) if t is not None)
+
+    @property
+    def padded_before_text(self) -> Bool[Tensor, " row"] | None:
+        """Return in which rows padding stands before text, on the left or inside; None where there is no padding."""
+        mask = self.attention_mask
+        return None if mask is None else (mask[:, 1:] & (mask.long().cummin(1).values[:, :-1] == 0)).any(1)
 
     def index(self, ids: np.ndarray) -> Tensor:
         """Return the index of rows of the dataset in the stacked tensors, ``(row,)``."""

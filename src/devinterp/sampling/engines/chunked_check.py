@@ -48,7 +48,9 @@ def choose_loss(
         unembedding = _unembedding(plain, model, batch[:1])
     except NoUnembedding as why:
         return plain, f"plain: {why}"
-    chunked = ChunkedNextTokenLoss(plain.adapter, unembedding, tied_embeddings(model, unembedding))
+    chunked = ChunkedNextTokenLoss(
+        plain.adapter, unembedding, tied_embeddings(model, unembedding), counts_text=plain.counts_text
+    )
 
     def computed(loss: NextTokenLoss) -> Computed:
         with own_randomness(0, cuda=batch.is_cuda):  # both see the same dropout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from devinterp.sampling.execution.start_losses import StartLosses
 from devinterp.sampling.settings import Settings
 from devinterp.types import Draw
 
@@ -32,7 +34,7 @@ class Update:
     loss : float
         Mean loss of its latest step, NaN if there is none.
     total, count : float, int
-        Sum and number of its losses after burn-in.
+        Sum over its latest steps, as many of them as are after burn-in, of what it descends, and their number.
     error : str or None
         Why it ended, if it diverged.
     """
@@ -46,28 +48,44 @@ class Update:
     error: str | None = None
 
 
-def summarize(draw: Draw, num_burnin_steps: int) -> Update:
-    """Return what is to be shown of a draw."""
-    kept = draw.loss[max(0, num_burnin_steps - draw.first_step) :]
-    latest = draw.loss[-1] if draw.num_steps else np.empty(0)
+def summarize(draw: Draw, settings: Settings) -> Update:
+    """Return what is to be shown of a draw that holds the losses of all rows of its steps."""
+    means = step_means(draw.loss, settings)
+    kept = means[max(0, settings.num_burnin_steps - draw.first_step) :]
     return Update(
         draw.restriction,
         draw.chain,
         draw.first_step + draw.num_steps,
-        float(np.nanmean(latest)) if np.isfinite(latest).any() else float("nan"),
-        float(np.nansum(kept, dtype=np.float64)),
-        int(np.isfinite(kept).sum()),
+        float(means[-1]) if len(means) else math.nan,
+        float(kept.sum()),
+        len(kept),
         draw.error,
     )
+
+
+def step_means(losses: np.ndarray, settings: Settings) -> np.ndarray:
+    """Return what a chain descends at each step: the mean over its minibatches of each one's mean over unmasked losses.
+
+    Parameters
+    ----------
+    losses : numpy.ndarray
+        ``(step, batch, *loss_dims)``, NaN where masked.
+    settings : Settings
+        Of the run.
+    """
+    parts = losses.reshape(len(losses), settings.batches_per_step, -1)
+    unmasked = ~np.isnan(parts)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((np.sum(parts, axis=-1, dtype=np.float64, where=unmasked) / unmasked.sum(-1)).mean(-1))
 
 
 class Display:
     """Shows updates of chains, and counts their steps; shows nothing where there is no `progress`."""
 
     def __init__(
-        self, progress: Progress | None, settings: Settings, init_loss: float, label: Callable[[int, int], str]
+        self, progress: Progress | None, settings: Settings, start: StartLosses, label: Callable[[int, int], str]
     ) -> None:
-        self._progress, self._settings, self._init_loss, self._label = progress, settings, init_loss, label
+        self._progress, self._settings, self._start, self._label = progress, settings, start, label
         self._tasks: dict[tuple[int, int], TaskID] = {}
         self._sums: dict[tuple[int, int], tuple[float, int]] = {}
         self._steps: dict[tuple[int, int], int] = {}
@@ -91,13 +109,15 @@ class Display:
         self._steps[key] = update.step
         if self._progress is None:
             return
-        total, count = self._sums[key][0] + update.total, self._sums[key][1] + update.count
+        steps = range(update.step - update.count, update.step)
+        rise = update.total - self._start.total(update.chain, steps)
+        total, count = self._sums[key][0] + rise, self._sums[key][1] + update.count
         self._sums[key] = total, count
         fields: dict[str, Any] = {}
         if np.isfinite(update.loss):
             fields["loss"] = f"loss {update.loss:.3f}"
         if count:
-            fields["llc"] = f"LLC {self._settings.n_beta * (total / count - self._init_loss):.2f}"
+            fields["llc"] = f"{self._start.name} {self._settings.n_beta * total / count:.2f}"
         if update.error is not None:
             fields["loss"] = "[red]diverged[/red]"
         task = self._tasks[key]
@@ -122,7 +142,7 @@ class Display:
 
 @contextmanager
 def display(
-    show: bool | None, settings: Settings, init_loss: float, label: Callable[[int, int], str]
+    show: bool | None, settings: Settings, start: Callable[[], StartLosses], label: Callable[[int, int], str]
 ) -> Iterator[Display]:
     """Show bars while the block runs.
 
@@ -132,8 +152,8 @@ def display(
         Whether to; None means only in a terminal or a notebook.
     settings : Settings
         Of the run.
-    init_loss : float
-        Mean loss at the start, for the running LLC.
+    start : callable
+        Gives the losses at w0, to which the running LLC is relative; called where that is shown.
     label : callable
         Names a chain, by its restriction and number.
     """
@@ -141,7 +161,7 @@ def display(
     if show is None:
         show = console.is_terminal or console.is_jupyter
     if not show:
-        yield Display(None, settings, init_loss, label)
+        yield Display(None, settings, StartLosses(math.nan), label)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -153,4 +173,4 @@ def display(
         TextColumn("{task.fields[llc]}"),
     )
     with Progress(*columns, console=console) as progress:
-        yield Display(progress, settings, init_loss, label)
+        yield Display(progress, settings, start(), label)

@@ -136,7 +136,7 @@ class TaskRunner:
                 monitor.raise_if_stopped()
             else:
                 writer.append(reduction.reduce(record))
-                monitor.show(summarize(record, settings.num_burnin_steps))
+                monitor.show(summarize(record, settings))
                 if self._store.in_memory:  # there is nothing to save first
                     monitor.raise_if_stopped()
             monitor.check_owner()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from devinterp.errors import InvalidInputError
@@ -55,15 +55,23 @@ class NextTokenLoss(Loss):
     ----------
     adapter : ModelAdapter
         How to get logits from the model.
+    counts_text : bool, default: False
+        Whether the model is told the positions of masked rows, which then count tokens of text only.
     """
 
-    def __init__(self, adapter: ModelAdapter) -> None:
-        self.adapter = adapter
+    def __init__(self, adapter: ModelAdapter, *, counts_text: bool = False) -> None:
+        self.adapter, self.counts_text = adapter, counts_text
+
+    def logits(self, model: nn.Module, batch: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return next-token logits, ``(batch, token, vocabulary)``."""
+        if attention_mask is None or not self.counts_text:
+            return self.adapter.logits(model, batch, attention_mask)
+        return self.adapter.logits(model, batch, attention_mask, position_ids=text_positions(attention_mask))
 
     def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
         """Return the cross-entropy of every next token."""
         assert isinstance(batch, Tensor)
-        logits = self.adapter.logits(model, batch, attention_mask)
+        logits = self.logits(model, batch, attention_mask)
         if logits.ndim != 3 or logits.shape[:2] != batch.shape:
             raise InvalidInputError(
                 f"the model gave logits of shape {tuple(logits.shape)}; expected (batch, token, vocabulary) = "
@@ -83,10 +91,19 @@ class ChunkedNextTokenLoss(NextTokenLoss):
         How it ends.
     tied : sequence of torch.nn.Embedding, optional
         Embeddings with the unembedding's weight, whose part of its gradient is added in place.
+    counts_text : bool, default: False
+        As in `NextTokenLoss`.
     """
 
-    def __init__(self, adapter: ModelAdapter, unembedding: Unembedding, tied: Sequence[nn.Embedding] = ()) -> None:
-        super().__init__(adapter)
+    def __init__(
+        self,
+        adapter: ModelAdapter,
+        unembedding: Unembedding,
+        tied: Sequence[nn.Embedding] = (),
+        *,
+        counts_text: bool = False,
+    ) -> None:
+        super().__init__(adapter, counts_text=counts_text)
         self.unembedding, self._tied = unembedding, tied
 
     def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
@@ -119,13 +136,13 @@ class ChunkedNextTokenLoss(NextTokenLoss):
 
     def functional(self) -> NextTokenLoss:
         """Return the loss from logits."""
-        return NextTokenLoss(self.adapter)
+        return NextTokenLoss(self.adapter, counts_text=self.counts_text)
 
     def _ends(
         self, model: nn.Module, batch: Tensor, attention_mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Return hidden states and targets, a row for each prediction, and the unembedding in the dtype of the former."""
-        hidden = last_hidden(self.unembedding, lambda: self.adapter.logits(model, batch, attention_mask))
+        hidden = last_hidden(self.unembedding, lambda: self.logits(model, batch, attention_mask))
         linear = self.unembedding.module
         bias: Tensor | None = linear.bias  # under autocast hidden states are in another dtype than weights
         bias = None if bias is None else bias.to(hidden.dtype)
@@ -141,6 +158,11 @@ class CustomLoss(Loss):
     def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
         """Return what the function gives."""
         return self.function(model, batch)
+
+
+def text_positions(attention_mask: Bool[Tensor, "*batch token"]) -> Int[Tensor, "*batch token"]:
+    """Return the position of each token among the tokens of text of its row; of padding that of the text before it, or 0."""
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
 def token_losses(logits: Float[Tensor, "batch token vocabulary"], input_ids: Tensor) -> Float[Tensor, "batch position"]:

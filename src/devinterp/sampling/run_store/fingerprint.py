@@ -108,6 +108,8 @@ def hash_rows(rows: Rows) -> str:
         _update(digest, "attention_mask", rows.attention_mask)
     if isinstance(rows.data, Tensor) and rows.counted is not None and not _only_padding(rows):
         _update(digest, "counted", rows.counted)
+    if rows.padded_before_text is not None and bool(rows.padded_before_text.any()):
+        digest.update(b"positions count tokens of text")  # earlier versions counted padding, too: their runs are others
     return digest.hexdigest()
 
 
