@@ -46,7 +46,7 @@ def unchanged(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _weights_kept(model: nn.Module) -> Iterator[None]:
     """Put back what forward passes write into weights and into tensors that are attributes, as embeddings with a norm do."""
-    parameters = list(model.parameters())
+    parameters: list[Tensor] = list(model.parameters())
     if sum(p.nbytes for p in parameters) > _KEPT_BYTES:
         bounded = [
             m for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm is not None

@@ -149,7 +149,8 @@ def _as_batch(collated: Any, num_rows: int, name: str) -> Batch:
                 f"the collate_fn of {name} must give one entry for each row along the first dimension; for {num_rows} rows it "
                 f"gave {shape}{part}."
             )
-    return map_tensors(batch, lambda tensor: tensor.detach())
+    detached: Batch = map_tensors(batch, lambda tensor: tensor.detach())
+    return detached
 
 
 def _structured(value: Any) -> Any:
@@ -161,8 +162,8 @@ def _structured(value: Any) -> Any:
         parts = [_structured(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     if isinstance(value, list):
-        parts = any(isinstance(part, Tensor | np.ndarray | dict | list | tuple) for part in value)
-        return tuple(_structured(part) for part in value) if parts else stacked(value, "the batch")
+        nested = any(isinstance(part, Tensor | np.ndarray | dict | list | tuple) for part in value)
+        return tuple(_structured(part) for part in value) if nested else stacked(value, "the batch")
     if isinstance(value, np.ndarray):
         return stacked(value, "the batch")
     return [value]

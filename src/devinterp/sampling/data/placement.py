@@ -48,7 +48,7 @@ class HostCopies:
 
     def begin(self, ids: np.ndarray, select: Callable[[np.ndarray], Any]) -> None:
         """Begin to copy a minibatch beside what the device computes."""
-        stream = torch.cuda.Stream(self.device)
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         selected = select(ids)
         with torch.cuda.stream(stream):
             copied = self._copied(selected)

@@ -110,12 +110,9 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device."""
-        masks = {
-            name: None if mask is None else mask.to(device)
-            for name, mask in (("attention_mask", self.attention_mask), ("counted", self.counted))
-        }
+        masks = (None if mask is None else mask.to(device) for mask in (self.attention_mask, self.counted))
         data = map_tensors(self.data, lambda t: t.to(device), lambda objects: objects_to(objects, device))
-        return Rows(data, self.ids, **masks)
+        return Rows(data, self.ids, *masks)
 
     def placed(self, device: torch.device) -> Rows:
         """Return the rows where a run wants them: on its device, or, where they are large, on the host beside it."""

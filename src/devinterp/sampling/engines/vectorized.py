@@ -75,7 +75,7 @@ class VectorizedEngine(Engine):
             mean_and_losses: tuple[Tensor, Tensor] = functional_call(self._module, named, (batch,))
             return mean_and_losses
 
-        along = None if shared else Minibatch(*(None if part is None else 0 for part in batch))
+        along: Any = None if shared else Minibatch(*(None if part is None else 0 for part in batch))  # type: ignore[arg-type]
         run = vmap(one_chain, in_dims=(0, along), randomness="error")
         with sdpa_kernel(SDPBackend.MATH):  # torch loops over the chains in its fused kernels of attention
             mean_and_losses: tuple[Tensor, Tensor] = run(self.weights.values, batch)
