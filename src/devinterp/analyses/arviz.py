@@ -47,8 +47,8 @@ def to_arviz(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains = "
     xarray.DataTree
         Everything also over ``restriction`` where there are several:
 
-        - ``posterior``: at each draw the minibatch ``loss``, and ``llc``, :math:`n\beta` times its rise over that of the same rows
-          at w0 where these are stored, else over L(w0); ``observable_loss`` and ``observable_llc``, over ``observable``;
+        - ``posterior``: at each draw the minibatch ``loss``, and ``llc``, :math:`n\beta` times its rise over that of the same
+          rows at w0 where these are stored, else over L(w0); ``observable_loss`` and ``observable_llc``, over ``observable``;
         - ``warmup_posterior``: ``loss`` at each step of the burn-in, where there is one;
         - ``sample_stats``: ``diverging`` (never, of finished chains), ``step``, the number of the step of the draw; ``lp``, the
           logarithm of the density, where the distance from w0 is recorded and there is no weight decay; and metrics;
@@ -81,7 +81,7 @@ def to_arviz(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains = "
     observables, starts = _observables(run, draws)
     if observables is not None:
         posterior[f"{OBSERVABLE}_loss"] = observables
-    if starts is not None:
+    if observables is not None and starts is not None:
         constant[f"{OBSERVABLE}_init_loss"] = starts
         posterior[f"{OBSERVABLE}_llc"] = n_beta * (observables - starts)
     groups = {"posterior": posterior, "sample_stats": _stats(run, draws, steps, posterior), "constant_data": constant}
@@ -101,7 +101,7 @@ def _at_draws(series: xr.DataArray, steps: np.ndarray) -> xr.DataArray:
 
 
 def _numbered(series: xr.DataArray) -> xr.DataArray:
-    """Number the draws from 0."""
+    """Return a series whose draws are numbered from 0."""
     return series.reset_coords(drop=True).assign_coords({DRAW: np.arange(series.sizes[DRAW])})
 
 

@@ -42,7 +42,9 @@ def show_findings(result: xr.Dataset, console: Console | None = None) -> None:
         console.print(f"{escape(title)}[bold {_STYLES[verdict]}]{verdict}[/]", soft_wrap=True)
         for number in range(run.sizes["finding"]):
             _show_finding(run.isel(finding=number), console)
-        for number in np.flatnonzero(~run["looked_at"].to_numpy().astype(bool)):
+        for number, is_looked_at in enumerate(run["looked_at"].to_numpy().astype(bool)):
+            if is_looked_at:
+                continue
             check, reason = (str(run[each].to_numpy()[number]) for each in ("check", "reason"))
             console.print(f"  [dim]not looked at: {escape(check)}: {escape(reason)}[/]", soft_wrap=True)
 

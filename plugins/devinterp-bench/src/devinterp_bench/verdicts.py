@@ -283,11 +283,12 @@ def summarise_verdicts(done: Sequence[Trial]) -> Summary:
 
 def verdict_tables(summary: Summary) -> str:
     """Return what a summary holds as Markdown: the confusion matrix, the codes, and the shares that count."""
+    shares = f"{summary.ok_are_good:.1%}", f"{summary.bad_are_flagged:.1%}", f"{summary.good_pass:.1%}"
     lines = [
         f"{summary.num_trials} runs, {summary.num_ok} judged ok, {summary.num_bad} off by more than a quarter.",
-        f"Of those judged ok, {summary.ok_are_good:.1%} are within a tenth of the truth or three standard errors; of those off by more "
-        f"than a quarter, {summary.bad_are_flagged:.1%} are rejected or warned of; of those within a tenth, {summary.good_pass:.1%} "
-        "are judged ok or only noted.",
+        f"Of those judged ok, {shares[0]} are within a tenth of the truth or three standard errors.",
+        f"Of those off by more than a quarter, {shares[1]} are rejected or warned of.",
+        f"Of those within a tenth, {shares[2]} are judged ok or only noted.",
     ]
     for title, rows in (("verdict", summary.confusion), ("code", summary.by_code)):
         columns = list(next(iter(rows.values()), {}))

@@ -41,7 +41,7 @@ class Limit:
         return None
 
 
-_RHAT = "1.1: Gelman and Rubin 1992. The 1.01 of arXiv:1903.08008 holds for few good runs, whose error says it already; 1.05 is "
+_RHAT = "1.1: Gelman and Rubin 1992. The 1.01 of arXiv:1903.08008 few good runs have, and errors say as much; 1.05 is "
 _ACCEPTANCE = "the practice of the field: 0.9 to 0.95 is healthy"
 _SPREAD = "the practice of the field: chains that differ by more than 15 % are too few or too short"
 
@@ -82,7 +82,7 @@ LIMITS = {
     "low_acceptance": Limit(warning=0.9, reject=0.5, below=True, source=_ACCEPTANCE),
     "high_acceptance": Limit(note=0.999, source=_ACCEPTANCE),
     # Slope of the logarithm of the coefficient in that of localization.
-    "prior": Limit(note=0.1, warning=0.5, reject=0.75),
+    "prior": Limit(note=0.1, warning=0.25, reject=0.75),
     # Draws of a chain, and effective draws of all.
     "draws": Limit(
         warning=10.0, below=True, source="of fewer, Geyer's effective sample size does not depend on the data"

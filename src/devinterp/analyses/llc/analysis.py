@@ -81,8 +81,8 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
         their attribute ``reason`` says why (docs/errors.md).
 
         Attributes: ``n_beta``, ``burnin``, ``chains``, ``chains_used``, ``chains_left_out``, ``chains_share_minibatches``;
-        ``noise_level`` and ``caution`` where that is not 1; ``verdict`` and ``findings``, what these numbers and the temperature
-        say of the run (``tree.slt.diagnose()`` looks at more), and for a lazy tree that nothing was judged.
+        ``noise_level`` and ``caution`` where that is not 1; ``verdict`` and ``findings``, what these numbers and the
+        temperature say of the run (``tree.slt.diagnose()`` looks at more), and of a lazy tree that nothing was judged.
 
     Raises
     ------

@@ -12,9 +12,6 @@ from devinterp.sampling.chains.virial import Virial, square_distance, virial
 from devinterp.sampling.engines.engine import Engine
 from devinterp.types import StepInputs
 
-_LARGEST = torch.finfo(torch.float32).max
-
-
 @final
 class DrawMetrics:
     """Measures the step of a draw.
@@ -54,8 +51,7 @@ class DrawMetrics:
             metrics[schema.PARAMETER_VOLUME] = self._spread(measured.volume)
         if self._spec.observables:
             metrics[schema.DRAW_SQUARE] = square_distance(self._weights.values, self._weights.initial_weights)
-        # Beyond float32 weights can be while a bounded loss is finite; an infinite value would be taken for damage.
-        return {name: values.clamp(-_LARGEST, _LARGEST) for name, values in metrics.items()}
+        return metrics
 
     def _spread(self, parts: Tensor) -> Tensor:
         """Return numbers of this restriction's parameters ``(chain, parameter)`` among those of the run, NaN elsewhere."""

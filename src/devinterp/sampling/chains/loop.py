@@ -22,6 +22,8 @@ from devinterp.types import Checkpoint, Draw
 #: reader sees progress.
 _MAX_BLOCK_BYTES, _MAX_BLOCK_SECONDS = 16 * 2**20, 1.0
 
+_LARGEST = torch.finfo(torch.float32).max
+
 
 @final
 @dataclass(frozen=True)
@@ -170,7 +172,8 @@ class _Block:
         observables = {name: _to_host(values) for name, (values, _) in self._observables.items()}
         draw_steps = [num for num, _ in self._draws]
         draw_metrics = {
-            name: _to_host(torch.stack([metrics[name] for _, metrics in self._draws], 1))
+            # Weights can be beyond float32 while a bounded loss is finite; infinite values would be taken for damage.
+            name: _to_host(torch.stack([metrics[name] for _, metrics in self._draws], 1).clamp(-_LARGEST, _LARGEST))
             for name in (self._draws[0][1] if self._draws else ())
         }
         are_finite = {name: flags.cpu().numpy() for name, (_, flags) in self._observables.items()}

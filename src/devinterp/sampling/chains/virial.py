@@ -60,24 +60,32 @@ def virial(step: StepInputs, target: Target, box: float | None) -> Virial:
     box : float or None
         Size of the bounding box.
     """
-    columns: list[tuple[Tensor, ...]] = []
-    for value, gradient, initial in zip(step.values, step.gradients, step.initial_weights, strict=True):
-        offset = value - initial
-        slope, square = _dot(offset, gradient), _dot(offset, offset)
-        if box is None:
-            total, volume = target.n_beta * slope + target.localization * square, square
-            if target.weight_decay:
-                total = total + target.weight_decay * _dot(offset, value)
-        else:
-            inside = 1 - (offset / box).square_()
-            field = offset * inside * inside
-            total = target.n_beta * _dot(field, gradient) + target.localization * _dot(field, offset)
-            if target.weight_decay:
-                total = total + target.weight_decay * _dot(field, value)
-            volume = (inside * (5 * inside - 4)).reshape(len(offset), -1).sum(1)
-        columns.append((total, slope, square, volume))
-    totals, slopes, squares, volumes = (torch.stack(each, 1) for each in zip(*columns, strict=True))
-    return Virial(totals, slopes, squares, None if box is None else volumes)
+    parts = zip(step.values, step.gradients, step.initial_weights, strict=True)
+    columns = zip(*(_products(*each, decays=bool(target.weight_decay), box=box) for each in parts), strict=True)
+    # Of all parameters at once, because on small tensors the calls cost more than the arithmetic.
+    slope, square, *rest = (torch.stack(each, 1) for each in columns)
+    along, pull = (slope, square) if box is None else (rest[0], rest[1])
+    total = target.n_beta * along + target.localization * pull
+    if target.weight_decay:
+        total += target.weight_decay * rest[-1]
+    return Virial(total, slope, square, None if box is None else rest[2])
+
+
+def _products(
+    value: Tensor, gradient: Tensor, initial: Tensor, *, decays: bool, box: float | None
+) -> tuple[Tensor, ...]:
+    """Return for one parameter d.g and d.d; in a box field.g, field.d and the divergence; with decay field.w."""
+    offset = value - initial
+    products = [_dot(offset, gradient), _dot(offset, offset)]
+    field = offset
+    if box is not None:
+        inside = 1 - (offset / box).square_()
+        field = offset * inside * inside
+        divergence = (inside * (5 * inside - 4)).reshape(len(offset), -1).sum(1)
+        products += [_dot(field, gradient), _dot(field, offset), divergence]
+    if decays:
+        products.append(_dot(field, value))
+    return tuple(products)
 
 
 @torch.no_grad()
