@@ -13,10 +13,11 @@ import xarray as xr
 
 from devinterp.analyses.common.mean_error import half_width, mean_error
 from devinterp.analyses.common.mean_losses import ratio, share_minibatches, sums, trace_start, trace_start_error
-from devinterp.analyses.common.run_data import losses
+from devinterp.analyses.common.run_data import losses, steps_after
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses
-from devinterp.analyses.llc.schedule import data_shares
+from devinterp.analyses.llc.schedule import data_shares, holds_first_steps
 from devinterp.runs import settings
+from devinterp.selection import whole_losses
 from devinterp.schema import BATCH, CHAIN, POSITION, STEP, TRACE
 
 #: Up to this share of a loss two means of the same unpadded losses differ by rounding.
@@ -29,14 +30,14 @@ def error_with_rows(
     """Return the error of mean(L_B(w)) - L(w0), given that of mean(L_B(w) - L_B(w0)) and the losses at w0 of all rows."""
     _, difference = data_shares(run, burnin)
     noise = rows.variance() * difference
-    num_initial = settings(run).get("num_init_loss_batches")
-    if num_initial is None:
+    num_initial, known = settings(run).get("num_init_loss_batches"), holds_first_steps(run)
+    if num_initial is None or not known:
         noise = noise + trace_start_error(run) ** 2
-    if num_initial is not None and num_initial <= steps.start.sizes[STEP]:
+    if num_initial is not None and known and num_initial <= steps.start.sizes[STEP]:
         # L(w0) of the same minibatches as the run's own, but as the mean that its steps have.
         bias = steps.pooled_start.isel({STEP: slice(num_initial)}).mean([CHAIN, STEP]) - trace_start(run)
     else:
-        bias = (steps.pooled_start - steps.start).isel({STEP: slice(burnin, None)}).mean([CHAIN, STEP])
+        bias = (steps.pooled_start - steps.start).isel({STEP: steps_after(run, burnin)}).mean([CHAIN, STEP])
     return _joined(rise_error, noise + bias**2)
 
 
@@ -46,11 +47,13 @@ def error_without_rows(run: xr.DataTree, trace: xr.DataArray, burnin: int) -> xr
     It is rather too large: that L(w0) and the first steps were measured on the same rows is not used.
     """
     share, _ = data_shares(run, burnin)
-    kept = trace.isel({STEP: slice(burnin, None)})
+    kept = trace.isel({STEP: steps_after(run, burnin)})
     error = mean_error(kept, shared=share_minibatches(run), draw=STEP, data_share=share)
     bias, unknown = _ratio_bias(run, kept, burnin)
     result = _joined(error, trace_start_error(run) ** 2 + bias**2)
-    if "init_loss_mean_se" not in run[TRACE]:
+    if not whole_losses(run[f"{TRACE}/init_loss"]):
+        result.attrs.setdefault("reason", "the error of L(w0) is recorded for all positions, of which some were selected")
+    elif "init_loss_mean_se" not in run[TRACE]:
         result.attrs.setdefault("reason", "the error of L(w0) is not recorded in this run")
     elif unknown:
         result.attrs.setdefault("reason", "NaN where text is padded: means were recorded, without numbers of losses")
@@ -79,7 +82,7 @@ def _ratio_bias(run: xr.DataTree, kept: xr.DataArray, burnin: int) -> tuple[xr.D
     further from the mean over steps.
     """
     if settings(run).get("record", "token") == "token":
-        totals = sums(losses(run, TRACE).isel({STEP: slice(burnin, None)}))
+        totals = sums(losses(run, TRACE).isel({STEP: steps_after(run, burnin)}))
         return kept.mean([CHAIN, STEP]) - ratio(totals.sum([CHAIN, STEP, BATCH])), False
     start = trace_start(run)
     of_positions = losses(run, TRACE, "init_loss").astype(np.float64).mean([CHAIN, POSITION])
