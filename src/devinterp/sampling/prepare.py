@@ -21,6 +21,7 @@ from devinterp.sampling.chains.mala import proposes_langevin
 from devinterp.sampling.data.datasets import as_tokens, check_tokens, num_rows, read_rows
 from devinterp.sampling.data.schedule import Schedule, observable_rows
 from devinterp.sampling.engines.chunked_check import choose_loss
+from devinterp.sampling.losses.identity import LossIdentity
 from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses
 from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.settings import Settings
@@ -37,6 +38,7 @@ def prepare(
     restrictions: Mapping[str, ParamMasks],
     loss_fn: LossFunction | None = None,
     loss_dims: Sequence[str] | None = None,
+    loss_identity: LossIdentity | None = None,
     adapter: str | ModelAdapter | None = None,
     device: str | torch.device | None = None,
 ) -> RunSpec:
@@ -59,7 +61,7 @@ def prepare(
         total = num_rows(dataset, name="`dataset`")
         rows = read_rows(dataset, Schedule(settings, total).rows(), name="`dataset`").to(target)
         read = _read_observables(observables or {}, settings, target)
-        loss = _make_loss(model, loss_fn, adapter)
+        loss = _make_loss(model, loss_fn, loss_identity, adapter)
         if isinstance(loss, NextTokenLoss):
             rows = as_tokens(rows, name="`dataset`")
             read = {n: replace(o, rows=as_tokens(o.rows, name=f"observable {n!r}")) for n, o in read.items()}
@@ -201,12 +203,17 @@ def _name_dims(shape: Sequence[int], is_text: bool, loss_dims: Sequence[str] | N
     return tuple(loss_dims)
 
 
-def _make_loss(model: nn.Module, loss_fn: LossFunction | None, adapter: str | ModelAdapter | None) -> Loss:
+def _make_loss(
+    model: nn.Module,
+    loss_fn: LossFunction | None,
+    identity: LossIdentity | None,
+    adapter: str | ModelAdapter | None,
+) -> Loss:
     if loss_fn is None:
         return NextTokenLoss(plugins.adapter_for(model, adapter))
     if not callable(loss_fn):
         raise InvalidInputError(f"`loss_fn` must be a function of (model, batch); got {type(loss_fn).__name__}.")
-    return CustomLoss(loss_fn)
+    return CustomLoss(loss_fn, identity)
 
 
 def _read_observables(
