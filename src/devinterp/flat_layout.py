@@ -19,7 +19,7 @@ LOSS, TOKENS, METRIC = "loss_", "input_ids_", "metrics_"
 TRACE_TOKEN_IDS = "token_ids"
 
 
-def where_now(tree: xr.DataTree, name: str) -> str | None:
+def where_now(tree: xr.DataTree | None, name: str) -> str | None:
     """Return where in a tree the content of a variable of the flat layout is, as a sentence; None for other names."""
     advice = "`tree.slt.to_v2()` gives a dataset with the names of DevInterp 2"
     known = {
@@ -30,11 +30,13 @@ def where_now(tree: xr.DataTree, name: str) -> str | None:
     }
     if name in known:
         return f"{name!r} of DevInterp 2 {known[name]}; {advice}."
+    names = None if tree is None else schema.observable_names(tree)
     for prefix, variable in ((LOSS, "loss"), (TOKENS, "token_ids")):
-        observable = schema.observable_called(name.removeprefix(prefix), schema.observable_names(tree))
         if name.startswith(prefix):
+            short = name.removeprefix(prefix)
+            observable = short if names is None else schema.observable_called(short, names)
             place = f"is `tree['{schema.OBSERVABLES}/{observable}/{variable}']`"
-            missing = f"would be an observable of that name; the run has {sorted(schema.observable_names(tree))}"
+            missing = f"would be an observable of that name; the run has {sorted(names or ())}"
             return f"{name!r} of DevInterp 2 {place if observable else missing}; {advice}."
     if name.startswith(METRIC):
         return f"{name!r} of DevInterp 2 is `tree['{schema.METRICS}/{name.removeprefix(METRIC)}']`; {advice}."
@@ -94,7 +96,7 @@ def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
         metrics = _group(run, schema.METRICS).data_vars
         for metric_name, metric in ((name, each) for name, each in metrics.items() if STEP in each.dims):
             variables[METRIC + str(metric_name)] = _flat(metric, (CHAIN, STEP))
-    finished = bool((np.asarray(run[f"{schema.STATUS}/state"]).astype(str) == schema.FINISHED).all())
+    finished = bool((np.asarray(run[f"{schema.STATUS}/state"], dtype=object).astype(str) == schema.FINISHED).all())
     attrs: dict[str, Any] = {"metadata": {"config": {"sampler": settings}}, "completed": int(finished)}
     if "num_moving" in run.coords:
         attrs["metrics_numel"] = int(run["num_moving"])

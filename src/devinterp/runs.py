@@ -11,6 +11,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import InvalidInputError, MissingDataError, StoreError
+from devinterp.selection import restored
 
 Result = xr.Dataset | xr.DataArray | xr.DataTree
 
@@ -101,7 +102,7 @@ def only(tree: xr.DataTree, *, name: str, requires: Sequence[str] = ()) -> xr.Da
     if sum(variable.nbytes for variable in unchunked) <= EAGER_BYTES:
         for variable in unchunked:
             variable.load()
-    return run
+    return restored(run, settings(run))
 
 
 def compute_each(
@@ -136,7 +137,7 @@ def compute_each(
             schema.check(run, requires, needed_by=name)
         except MissingDataError as error:
             raise error if len(runs) == 1 else MissingDataError(f"run {path!r}: {error}") from None
-    results = {path: compute(run) for path, run in runs.items()}
+    results = {path: compute(restored(run, settings(run))) for path, run in runs.items()}
     if len(results) == 1:
         return next(iter(results.values()))
     return join(results, {path: settings(run) for path, run in runs.items()}, name=name)

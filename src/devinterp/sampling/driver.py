@@ -68,9 +68,26 @@ def run(spec: RunSpec, options: RunOptions) -> xr.DataTree:
                 spec = prepare_store(store, requested, layout, notes=options.notes or {}, repair=options.repair)
                 remaining = store.pending(spec.settings.num_steps)
                 if remaining:
-                    _Sampling(spec, store, options, lock).run(remaining)
+                    with _kept_in_memory(store):
+                        _Sampling(spec, store, options, lock).run(remaining)
         warn_of_diverged(store)
         return store.open_tree()
+
+
+@contextmanager
+def _kept_in_memory(store: RunStore) -> Iterator[None]:
+    """Give an error on the way what was sampled until then as its attribute ``tree``, where it is stored nowhere else."""
+    try:
+        yield
+    except BaseException as error:
+        if store.in_memory and store.read_status().steps_done.any():
+            error.tree = store.open_tree()  # type: ignore[attr-defined]
+            error.add_note(
+                "What was sampled until then is the attribute `tree` of this error: `error.tree.to_zarr(path)` saves it, and "
+                "`error.tree.slt.llc(chains='finished')` uses the chains that were finished. With `output_path=` the same call goes "
+                "on where it stopped."
+            )
+        raise
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from devinterp.sampling.data.tokens import as_tokens, check_tokens, counting
 from devinterp.sampling.engines.chunked_check import choose_loss
 from devinterp.sampling.engines.position_check import choose_positions
 from devinterp.sampling.engines.train_mode_check import why_unlike_eval
+from devinterp.sampling.losses.identity import LossIdentity
 from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses
 from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.settings import Settings
@@ -42,6 +43,7 @@ def prepare(
     restrictions: Mapping[str, ParamMasks],
     loss_fn: LossFunction | None = None,
     loss_dims: Sequence[str] | None = None,
+    loss_identity: LossIdentity | None = None,
     adapter: str | ModelAdapter | None = None,
     device: str | torch.device | None = None,
 ) -> RunSpec:
@@ -56,7 +58,7 @@ def prepare(
     model = on_device(model, device)
     with unchanged(model):  # the mode it is in may let a forward pass change its buffers
         target = next(model.parameters()).device
-        loss = _make_loss(model, loss_fn, adapter)
+        loss = _make_loss(model, loss_fn, loss_identity, adapter)
         source = row_source(dataset, name="`dataset`")
         used = Schedule(settings, source.num_rows).rows()
         rows = source.read(used, only_tokens=isinstance(loss, NextTokenLoss))
@@ -274,12 +276,17 @@ def _name_dims(
     return tuple(loss_dims)
 
 
-def _make_loss(model: nn.Module, loss_fn: LossFunction | None, adapter: str | ModelAdapter | None) -> Loss:
+def _make_loss(
+    model: nn.Module,
+    loss_fn: LossFunction | None,
+    identity: LossIdentity | None,
+    adapter: str | ModelAdapter | None,
+) -> Loss:
     if loss_fn is None:
         return NextTokenLoss(plugins.adapter_for(model, adapter))
     if not callable(loss_fn):
         raise InvalidInputError(f"`loss_fn` must be a function of (model, batch); got {type(loss_fn).__name__}.")
-    return CustomLoss(loss_fn)
+    return CustomLoss(loss_fn, identity)
 
 
 def _read_observables(observables: Mapping[str, Any], settings: Settings, loss: Loss) -> dict[str, Observable]:

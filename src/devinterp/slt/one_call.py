@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import xarray as xr
 from torch import nn
 
@@ -148,6 +149,6 @@ def _with_tree(error: BrokenChainsError, tree: xr.DataTree, name: str, output_pa
         if output_path is None
         else f"The run is stored in {output_path}, and is `error.tree` of this error"
     )
-    finished = (tree[f"{schema.STATUS}/state"].astype(str) == schema.FINISHED).all(schema.RESTRICTION)
+    finished = (np.asarray(tree[f"{schema.STATUS}/state"], dtype=object) == schema.FINISHED).all(0)
     on = f"; `error.tree.slt.{name}(chains='finished')` goes on with its finished chains" if finished.any() else ""
     return BrokenChainsError(f"{error} {keep}{on}.", tree=tree)

@@ -14,6 +14,7 @@ from devinterp.errors import InvalidInputError
 from devinterp.models.parameter_check import trainable_names
 from devinterp.sampling import driver
 from devinterp.sampling.estimate import DryRun, estimate
+from devinterp.sampling.losses.identity import loss_identity
 from devinterp.sampling.losses.loss import LossFunction
 from devinterp.sampling.model_guard import sheltered
 from devinterp.sampling.options import RunOptions
@@ -66,6 +67,7 @@ def sample(
     storage_options: Mapping[str, Any] | None = None,
     loss_fn: LossFunction | None = None,
     loss_dims: Sequence[str] | None = None,
+    loss_id: str | None = None,
     adapter: str | ModelAdapter | None = None,
     chains: Literal["auto", "sequential", "vectorized", "fastest"] = "auto",
     progress: bool | None = None,
@@ -182,6 +184,9 @@ def sample(
     loss_dims : sequence of str, optional
         Names of the trailing dims of `loss_fn`'s losses. Default: ``("position",)`` where there is one for each predicted
         token, ``("token",)`` for each token, else none.
+    loss_id : str, optional
+        What identifies `loss_fn` when a store is compared with a run, instead of its source and the variables that it depends
+        on: for functions that change, though the loss they compute does not.
     adapter : str or ModelAdapter, optional
         Which model adapter to use, instead of the one that matches.
     chains : {"auto", "sequential", "vectorized", "fastest"}, default: "auto"
@@ -238,7 +243,7 @@ def sample(
     how = RunOptions.merged(options, given)
     inner = check_model(model)
     trainable = trainable_names(inner)
-    with sheltered(inner, device, seed=settings.init_seed):
+    with sheltered(inner, device, seed=settings.init_seed), loss_identity(loss_fn, loss_id) as identity:
         spec = prepare(
             inner,
             dataset,
@@ -247,6 +252,7 @@ def sample(
             restrictions=name_restrictions(model, param_masks, weight_restrictions, trainable),
             loss_fn=loss_fn,
             loss_dims=loss_dims,
+            loss_identity=identity,
             adapter=adapter,
             device=device,
         )

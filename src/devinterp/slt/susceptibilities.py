@@ -53,6 +53,11 @@ def compute_susceptibilities(
     if isinstance(wr_map, xr.DataTree) and not _holds_restriction_runs(wr_map):
         return of_each_run(analysis.compute_susceptibilities, wr_map, sampling_task, **options)
     trees = schema.runs(wr_map) if isinstance(wr_map, xr.DataTree) else wr_map
+    full = options.get("full", "full")
+    if options.get("estimator", "two_run") == "two_run" and full not in trees:
+        raise InvalidInputError(
+            f"`susceptibilities` compares with the run of all weights, which must be there as {full!r}; there are {list(trees)}."
+        )
     return analysis.compute_susceptibilities(one_run(trees, needed_by="susceptibilities"), sampling_task, **options)
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 from devinterp import schema
 from devinterp.errors import InvalidInputError
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, ROW, SEQUENCE, STEP, TOKEN
+from devinterp.selection import NUM_LOSSES
 
 #: Number of weights of the pretended model, and of its vocabulary.
 _NUM_WEIGHTS, _VOCABULARY = 6, 50
@@ -142,6 +143,8 @@ def synthetic_tree(
         "gradient_accumulation_steps": gradient_accumulation_steps,
         "num_init_loss_batches": num_initial,
         "match_sampling_input_ids_across_chains": shared_minibatches,
+        "weight_restrictions": [str(name) for name in groups["/"][RESTRICTION].to_numpy()],
+        "observables": {name: num_sequences for name, (num_sequences, _) in observables.items()},
     }
     groups["/"].attrs = {
         "schema_version": schema.SCHEMA_VERSION,
@@ -193,7 +196,7 @@ class _Dataset:
         return xr.Dataset(
             {
                 "loss": ((RESTRICTION, CHAIN, DRAW, SEQUENCE, POSITION), self.loss(weights, stop)),
-                "init_loss": ((SEQUENCE, POSITION), self.start.astype(np.float32)),
+                "init_loss": ((SEQUENCE, POSITION), self.start.astype(np.float32), {NUM_LOSSES: num_tokens - 1}),
                 "token_ids": ((SEQUENCE, TOKEN), self.tokens),
             },
             coords={"sequence_id": (SEQUENCE, np.arange(num_sequences)), POSITION: np.arange(1, num_tokens)},
@@ -276,7 +279,7 @@ def _initial_loss(pool: _Dataset, batches: np.ndarray) -> dict[str, Any]:
     weights = np.bincount(batches[0].ravel(), minlength=len(residuals)) / batches[0].size
     mean_se = np.sqrt(residuals.var(ddof=1) * max((weights**2).sum() - 1 / len(residuals), 0))
     return {
-        "init_loss": ((CHAIN, POSITION), mean.astype(np.float32)),
+        "init_loss": ((CHAIN, POSITION), mean.astype(np.float32), {NUM_LOSSES: mean.shape[1]}),
         "init_loss_se": ((CHAIN, POSITION), np.sqrt(np.maximum(variance, 0)).astype(np.float32)),
         "init_loss_mean": ((CHAIN,), means.mean(1)),
         "init_loss_mean_se": ((CHAIN,), np.full(len(start), mean_se, np.float32)),

@@ -11,6 +11,7 @@ from devinterp import schema
 from devinterp.analyses.common.run_data import losses
 from devinterp.runs import settings
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, SEQUENCE, TRACE
+from devinterp.selection import whole_losses
 
 #: Dim of `sums`: the sum of unmasked losses and their number.
 MOMENT = "moment"
@@ -74,9 +75,15 @@ def trace_start(run: xr.DataTree, *, init_noise: bool = False) -> xr.DataArray:
         other loss gives this one in any case.
     """
     prefix = "w0_loss" if "w0_loss" in run[TRACE] and not init_noise else "init_loss"
-    if f"{prefix}_mean" in run[TRACE]:
+    is_whole = whole_losses(run[f"{TRACE}/init_loss"])
+    if f"{prefix}_mean" in run[TRACE] and is_whole:
         return losses(run, TRACE, f"{prefix}_mean").isel({POSITION: 0}).astype(np.float64).mean(CHAIN)
-    return losses(run, TRACE, prefix).astype(np.float64).mean([CHAIN, POSITION])
+    mean: xr.DataArray = losses(run, TRACE, prefix).astype(np.float64).mean([CHAIN, POSITION])
+    if is_whole or "loss" not in run[TRACE]:
+        return mean
+    # Of selected positions only the mean of each is stored: it is that of all their losses where none are masked.
+    is_padded = losses(run, TRACE).isnull().any()
+    return mean.where(~is_padded)
 
 
 def share_minibatches(run: xr.DataTree) -> bool:
@@ -87,7 +94,7 @@ def share_minibatches(run: xr.DataTree) -> bool:
 def trace_start_error(run: xr.DataTree) -> xr.DataArray:
     """Return the standard error of `trace_start`; NaN where the run does not record it."""
     name = "w0_loss_mean_se" if "w0_loss_mean_se" in run[TRACE] else "init_loss_mean_se"
-    if name not in run[TRACE]:
+    if name not in run[TRACE] or not whole_losses(run[f"{TRACE}/init_loss"]):
         return xr.DataArray(math.nan)
     errors = run[f"{TRACE}/{name}"].astype(np.float64)
     if share_minibatches(run):

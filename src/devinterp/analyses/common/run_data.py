@@ -11,6 +11,7 @@ from devinterp import schema
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.runs import settings
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TASK, TOKEN, TRACE
+from devinterp.selection import step_labels
 
 #: Which chains an analysis may use.
 Chains = Literal["all", "finished"]
@@ -182,12 +183,31 @@ def burnin_steps(run: xr.DataTree, burnin: int | None) -> int:
             f"`burnin` (={burnin}) must be the run's own ({settings(run)['num_burnin_steps']}), because it recorded "
             "moments over the draws after that: sample with record='token' to choose later."
         )
-    num_steps = run[TRACE].sizes.get(STEP) if TRACE in run.children else None
+    labels = step_labels(run) if TRACE in run.children else np.zeros(0)
+    num_steps = int(labels[-1]) + 1 if len(labels) else None
     if burnin < 0 or (num_steps is not None and burnin >= num_steps):
         raise InvalidInputError(
             f"`burnin` (={burnin}) must be at least 0 and less than the number of steps ({num_steps}), so that some remain."
         )
     return burnin
+
+
+def steps_after(run: xr.DataTree, burnin: int) -> slice:
+    """Return the steps that are no burn-in, as an index.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are none.
+    """
+    labels = step_labels(run)
+    first = int(np.searchsorted(labels, burnin))
+    if first == len(labels):
+        raise InvalidInputError(
+            f"`burnin` (={burnin}) leaves none of the steps of this tree ({labels[0]} to {labels[-1]}): pass a smaller one, or "
+            "select later steps."
+        )
+    return slice(first, None)
 
 
 def draws_after(run: xr.DataTree, burnin: int) -> slice:

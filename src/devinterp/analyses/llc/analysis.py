@@ -20,6 +20,7 @@ from devinterp.analyses.common.run_data import (
     draws_after,
     drop_single_restriction,
     setting,
+    steps_after,
     use_chains,
 )
 from devinterp.analyses.llc.errors import error_with_rows, error_without_rows
@@ -114,7 +115,7 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
 
 def _run_llcs(run: xr.DataTree, burnin: int, n_beta: float) -> xr.Dataset:
     """Return the paired estimate, where it can be had, and DevInterp 2's."""
-    rows, kept = RowLosses.of(run), slice(burnin, None)
+    rows, kept = RowLosses.of(run), steps_after(run, burnin)
     if rows is None:
         loss_trace, paired = trace_means(run), xr.Dataset()
         error = error_without_rows(run, loss_trace, burnin)

@@ -20,11 +20,12 @@ from devinterp.analyses.common.mean_losses import (
     trace_start,
     trace_start_error,
 )
-from devinterp.analyses.common.run_data import losses
+from devinterp.analyses.common.run_data import losses, steps_after
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses, mean_of_minibatches, minibatches_per_step
-from devinterp.analyses.llc.schedule import data_shares
+from devinterp.analyses.llc.schedule import data_shares, holds_first_steps
 from devinterp.runs import settings
 from devinterp.schema import BATCH, CHAIN, POSITION, STEP, TRACE
+from devinterp.selection import whole_losses
 
 #: Up to this share of a loss two means of the same unpadded losses differ by rounding.
 _ROUNDING = 1e-5
@@ -36,14 +37,14 @@ def error_with_rows(
     """Return the error of mean(L_B(w)) - L(w0), given that of mean(L_B(w) - L_B(w0)) and the losses at w0 of all rows."""
     _, difference = data_shares(run, burnin)
     noise = rows.variance() * difference
-    num_initial = settings(run).get("num_init_loss_batches")
-    if num_initial is None:
+    num_initial, known = settings(run).get("num_init_loss_batches"), holds_first_steps(run)
+    if num_initial is None or not known:
         noise = noise + trace_start_error(run) ** 2
-    if num_initial is not None and num_initial <= steps.start.sizes[STEP]:
+    if num_initial is not None and known and num_initial <= steps.start.sizes[STEP]:
         # L(w0) of the same minibatches as the run's own, but as the mean that its steps have.
         bias = steps.pooled_start.isel({STEP: slice(num_initial)}).mean([CHAIN, STEP]) - trace_start(run)
     else:
-        bias = (steps.pooled_start - steps.start).isel({STEP: slice(burnin, None)}).mean([CHAIN, STEP])
+        bias = (steps.pooled_start - steps.start).isel({STEP: steps_after(run, burnin)}).mean([CHAIN, STEP])
     return _joined(rise_error, noise + bias**2)
 
 
@@ -53,13 +54,17 @@ def error_without_rows(run: xr.DataTree, trace: xr.DataArray, burnin: int) -> xr
     It is rather too large: that L(w0) and the first steps were measured on the same rows is not used.
     """
     share, _ = data_shares(run, burnin)
-    kept = trace.isel({STEP: slice(burnin, None)})
+    kept = trace.isel({STEP: steps_after(run, burnin)})
     error = mean_error(kept, shared=share_minibatches(run), draw=STEP, data_share=share)
     bias, unknown = _ratio_bias(run, kept, burnin)
     result = _joined(error, trace_start_error(run) ** 2 + bias**2)
-    if _rows_of_start(run) == 1:
+    if not whole_losses(run[f"{TRACE}/init_loss"]):
+        result.attrs.setdefault(
+            "reason", "the error of L(w0) is recorded for all positions, of which some were selected"
+        )
+    elif _rows_of_start(run) == 1:
         result.attrs.setdefault("reason", "L(w0) was measured on a single row, which gives no error of it")
-    if "init_loss_mean_se" not in run[TRACE]:
+    elif "init_loss_mean_se" not in run[TRACE]:
         result.attrs.setdefault("reason", "the error of L(w0) is not recorded in this run")
     elif unknown:
         result.attrs.setdefault("reason", "NaN where text is padded: means were recorded, without numbers of losses")
@@ -95,7 +100,7 @@ def _ratio_bias(run: xr.DataTree, kept: xr.DataArray, burnin: int) -> tuple[xr.D
     L(w0) is the mean over minibatches of each one's mean; earlier versions measured one mean over all unmasked losses.
     """
     if settings(run).get("record", "token") == "token":
-        totals = sums(losses(run, TRACE).isel({STEP: slice(burnin, None)}))
+        totals = sums(losses(run, TRACE).isel({STEP: steps_after(run, burnin)}))
         one_mean = ratio(totals.sum([CHAIN, STEP, BATCH]))
         total, count = totals.isel({MOMENT: 0}), totals.isel({MOMENT: 1})
         of_minibatches = mean_of_minibatches(total, count, minibatches_per_step(run)).mean([CHAIN, STEP])

@@ -14,6 +14,7 @@ import xarray as xr
 from devinterp import schema
 from devinterp.analyses.common.mean_losses import MOMENT, sums, trace_means
 from devinterp.analyses.common.run_data import losses
+from devinterp.errors import MissingDataError
 from devinterp.runs import settings
 from devinterp.schema import BATCH, POSITION, ROW, TRACE
 
@@ -51,7 +52,7 @@ class RowLosses:
         return cls(xr.DataArray(trace["row_id"].variable), totals)
 
     def at(self, rows: xr.DataArray) -> xr.DataArray:
-        """Return sum and number of the losses of rows ``(..., batch)``, with a further dim ``moment``; NaN of unknown rows."""
+        """Return sum and number of the losses of rows ``(..., batch)``, with a further dim ``moment``."""
         if rows.chunks is not None:
             rows = rows.chunk({BATCH: -1})
         totals: xr.DataArray = xr.apply_ufunc(
@@ -151,4 +152,10 @@ def _means(total: np.ndarray, count: np.ndarray, *, num_minibatches: int) -> np.
 def _look_up(rows: np.ndarray, ids: np.ndarray, totals: np.ndarray) -> np.ndarray:
     order = np.argsort(ids)
     place = order[np.minimum(np.searchsorted(ids, rows, sorter=order), len(ids) - 1)]
-    return np.where((ids[place] == rows)[..., None], totals[place], np.nan)
+    unknown = ids[place] != rows
+    if unknown.any():
+        raise MissingDataError(
+            f"steps use {len(np.unique(rows[unknown]))} rows whose losses at the initial weights this tree lacks: select no part "
+            f"of `{ROW}`."
+        )
+    return np.asarray(totals[place])

@@ -13,10 +13,11 @@ import numpy as np
 import xarray as xr
 
 from devinterp.analyses.common.mean_losses import share_minibatches
-from devinterp.analyses.common.run_data import noise_attrs
+from devinterp.analyses.common.run_data import noise_attrs, steps_after
 from devinterp.analyses.llc.row_losses import minibatches_per_step
 from devinterp.runs import settings
 from devinterp.schema import BATCH, CHAIN, STEP, TRACE
+from devinterp.selection import minibatch_slots, slots_of, step_labels
 
 
 def run_attrs(run: xr.DataTree) -> dict[str, Any]:
@@ -44,21 +45,24 @@ def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.DataArray | float, xr
         :math:`\sum_i (u_i - v_i)^2`, times the variance of `RowLosses.variance`: what is left in that mean less L(w0).
     """
     if "sequence_id" not in run[TRACE]:
-        return 1 / (run[TRACE].sizes[STEP] - burnin), math.nan
+        return 1 / len(range(run[TRACE].sizes[STEP])[steps_after(run, burnin)]), math.nan
     rows = run[TRACE]["sequence_id"].reset_coords(drop=True)
     population = run[TRACE]["row_id"].attrs.get("num_rows") if "row_id" in run[TRACE] else None
     if rows.chunks is not None:
         rows = rows.chunk(-1)
+    slots = slots_of(settings(run))
     shares: xr.DataArray = xr.apply_ufunc(
         shares_of_rows,
         rows,
         input_core_dims=[[CHAIN, STEP, BATCH]],
         output_core_dims=[["share"]],
         kwargs={
-            "burnin": burnin,
+            "burnin": steps_after(run, burnin).start,
             "num_minibatches": minibatches_per_step(run),
-            "num_initial": settings(run).get("num_init_loss_batches"),
+            "num_initial": settings(run).get("num_init_loss_batches") if holds_first_steps(run) else None,
             "population": population,
+            "minibatch_size": None if slots is None else slots // minibatches_per_step(run),
+            "contiguous": bool((np.diff(step_labels(run)) == 1).all()),
         },
         dask="parallelized",
         output_dtypes=[np.float64],
@@ -67,16 +71,33 @@ def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.DataArray | float, xr
     return shares.isel(share=0), shares.isel(share=1)
 
 
+def holds_first_steps(run: xr.DataTree) -> bool:
+    """Say whether a run holds its steps from the first on, with all rows of their minibatches."""
+    labels, slots = step_labels(run), slots_of(settings(run))
+    return bool((labels == np.arange(len(labels))).all()) and slots in (None, minibatch_slots(run))
+
+
 def shares_of_rows(
-    rows: np.ndarray, *, burnin: int, num_minibatches: int, num_initial: int | None, population: int | None
+    rows: np.ndarray,
+    *,
+    burnin: int,
+    num_minibatches: int,
+    num_initial: int | None,
+    population: int | None,
+    minibatch_size: int | None = None,
+    contiguous: bool = True,
 ) -> np.ndarray:
-    """Return both shares from the rows ``(chain, step, batch)`` of each step."""
+    """Return both shares from the rows ``(chain, step, batch)`` of each step.
+
+    Where some slots of the minibatches or some steps were selected, the size of a minibatch and whether steps follow each other
+    have to be given.
+    """
     num_chains, _, num_rows = rows.shape
-    size = num_rows // num_minibatches
+    size = minibatch_size or num_rows // num_minibatches
     ids, index = np.unique(rows, return_inverse=True)
     index = index.reshape(rows.shape)
-    minibatches = index.reshape(num_chains, -1, size)
-    period = replay_period(minibatches[0])
+    minibatches = index.reshape(num_chains, -1, num_rows // num_minibatches)
+    period = replay_period(minibatches[0]) if contiguous else None
     epoch = population // size * size if population else period * size if period else math.inf
     weights = _weights(index[:, burnin:], len(ids))
     steps = num_rows * max(float((weights**2).sum()) - 1 / epoch, 0.0)

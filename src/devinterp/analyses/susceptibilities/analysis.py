@@ -29,7 +29,7 @@ from devinterp.analyses.susceptibilities.tables import result_tree
 from devinterp.analyses.susceptibilities.task import InitialLoss, TaskSeries
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
-from devinterp.runs import only
+from devinterp.runs import only, settings
 from devinterp.schema import CHAIN, TRACE
 from devinterp.types import Analysis
 
@@ -193,7 +193,8 @@ def _reference(run: xr.DataTree, estimator: str, full: str) -> int | None:
     if estimator not in ("two_run", "single_run"):
         raise InvalidInputError(f"`estimator` (={estimator!r}) must be 'two_run' or 'single_run'.")
     names = restriction_names(run)
-    if estimator == "single_run" or len(names) == 1:
+    others = settings(run).get("weight_restrictions") or names
+    if estimator == "single_run" or (len(names) == 1 and (names[0] == full or full not in others)):
         return None
     if full not in names:
         raise InvalidInputError(

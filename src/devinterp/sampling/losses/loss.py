@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.data.columns import Batch
 from devinterp.sampling.losses import chunked_cross_entropy as chunked
+from devinterp.sampling.losses.identity import LossIdentity, describe
 from devinterp.sampling.losses.tied_embedding import added_in_place
 from devinterp.sampling.losses.unembedding import Unembedding, last_hidden
 from devinterp.types import ModelAdapter
@@ -150,10 +151,11 @@ class ChunkedNextTokenLoss(NextTokenLoss):
 
 
 class CustomLoss(Loss):
-    """A user's ``loss_fn(model, batch)``."""
+    """A user's ``loss_fn(model, batch)``, and what identifies it."""
 
-    def __init__(self, function: LossFunction) -> None:
+    def __init__(self, function: LossFunction, identity: LossIdentity | None = None) -> None:
         self.function = function
+        self.identity = describe(function) if identity is None else identity
 
     def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
         """Return what the function gives."""

@@ -10,6 +10,7 @@ from typing import Any, final
 from devinterp import schema
 from devinterp.errors import StoreError, StoreMismatchError
 from devinterp.sampling.chains.row_losses import MAX_SHARE, share_of_cost
+from devinterp.sampling.losses.identity import changed_variables
 from devinterp.sampling.run_store import fingerprint
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.spec import RunSpec
@@ -79,7 +80,8 @@ class RequestedRun:
             If it holds none.
         """
         spec = self.spec
-        config, stored_fingerprints = _read(store)
+        config, provenance = _read(store)
+        stored_fingerprints = provenance["fingerprints"]
         stored = _as_stored(spec, config)
         # A smaller run of the same spec differs in its rows only.
         expected = dict(self.fingerprints)
@@ -90,6 +92,7 @@ class RequestedRun:
         ours = {"config": json.loads(json.dumps(fingerprint.config(stored))), **expected}
         lines = fingerprint.differences({"config": config, **stored_fingerprints}, ours)
         if lines:
+            lines += _changed_loss(provenance, expected["loss"], fingerprint.loss_parts(spec.loss))
             raise StoreMismatchError(
                 f"{store.name} holds another run; choose another path or delete it (draws, chains, restrictions and "
                 "observables can be added, nothing else changed). What differs:\n  " + "\n  ".join(lines)
@@ -117,12 +120,21 @@ def _read(store: RunStore) -> tuple[dict[str, Any], dict[str, Any]]:
     attrs = store.read_attrs()
     try:
         config, provenance = json.loads(attrs["config"]), json.loads(attrs["provenance"])
-        fingerprints = provenance["fingerprints"]
-        if isinstance(config, dict) and isinstance(fingerprints, dict):
-            return config, fingerprints
+        if isinstance(config, dict) and isinstance(provenance["fingerprints"], dict):
+            return config, provenance
     except (KeyError, TypeError, ValueError):
         pass
     raise StoreError(f"{store.name} is not empty and holds no run of this package: choose another path.")
+
+
+def _changed_loss(provenance: Mapping[str, Any], wanted: str, parts: Mapping[str, str]) -> list[str]:
+    """Return which variables of a loss differ from those of a stored run, and what to do where the loss is the same."""
+    stored, before = provenance["fingerprints"].get("loss"), provenance.get("loss_parts")
+    if stored == wanted:
+        return []
+    names = changed_variables(before, parts) if isinstance(before, dict) and before and parts else []
+    changed = f"of `loss_fn` {', '.join(f'`{name}`' for name in names)} changed. " if names else ""
+    return [f"{changed}If the loss is the same nevertheless, say so with loss_id={stored!r}."]
 
 
 def _as_stored(spec: RunSpec, config: Mapping[str, Any]) -> RunSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from devinterp import schema
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, ROW, SEQUENCE, STEP, TOKEN
+from devinterp.selection import NUM_LOSSES
 from devinterp.store.arrays.layout import ObservableLayout, RunLayout
 
 _MIB = 2**20
@@ -93,6 +94,11 @@ def _fixed(path: str, dims: tuple[str, ...], data: np.ndarray, dtype: Any = None
     data = np.asarray(data, dtype=dtype)
     fill = np.nan if data.dtype.kind == "f" else -1
     return ArraySpec(path, dims, data.shape, _fixed_chunks(data.shape, data.itemsize), data.dtype, fill, data, attrs)
+
+
+def _size(loss_shape: Sequence[int]) -> dict[str, int]:
+    """Return the attribute that says how many losses a sample has, whatever part of them is selected later."""
+    return {NUM_LOSSES: math.prod(loss_shape)}
 
 
 def _fixed_chunks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
@@ -189,7 +195,14 @@ def _trace_specs(layout: RunLayout) -> list[ArraySpec]:
         *_position_spec(trace, loss_dims, layout.loss_shape),
         _losses(trace, STEP, BATCH, layout, layout.num_steps, num_batch, layout.loss_shape),
         _fixed(f"{trace}/sequence_id", (CHAIN, STEP, BATCH), layout.sequence_id, np.int64),
-        _fixed(f"{trace}/init_loss", (*start, *loss_dims), layout.init_loss, np.float32, units="nats"),
+        _fixed(
+            f"{trace}/init_loss",
+            (*start, *loss_dims),
+            layout.init_loss,
+            np.float32,
+            units="nats",
+            **_size(layout.loss_shape),
+        ),
         _fixed(f"{trace}/init_loss_se", (*start, *loss_dims), layout.init_loss_se, np.float32, units="nats"),
         _fixed(f"{trace}/init_loss_mean", start, layout.init_loss_mean, np.float64, units="nats"),
         _fixed(f"{trace}/init_loss_mean_se", start, layout.init_loss_mean_se, np.float32, units="nats"),
@@ -222,7 +235,14 @@ def _observable_specs(name: str, observable: ObservableLayout, layout: RunLayout
         *_position_spec(group, loss_dims, tuple(loss_shape)),
         _losses(group, DRAW, SEQUENCE, layout, num_draws, num_sequences, tuple(loss_shape)),
         *_moment_specs(group, layout, (num_sequences, *loss_shape)),
-        _fixed(f"{group}/init_loss", (SEQUENCE, *loss_dims), observable.init_loss, np.float32, units="nats"),
+        _fixed(
+            f"{group}/init_loss",
+            (SEQUENCE, *loss_dims),
+            observable.init_loss,
+            np.float32,
+            units="nats",
+            **_size(loss_shape),
+        ),
         _fixed(f"{group}/sequence_id", (SEQUENCE,), observable.sequence_id, np.int64),
     ]
     if observable.token_ids is not None:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import StoreError
+from devinterp.run_tree import RunTree
 from devinterp.runs import EAGER_BYTES
 from devinterp.store.location import StoreLike, describe, resolve
 from devinterp.store.reading.v2 import is_v2, open_v2
@@ -57,7 +58,7 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
     try:
         inspect(store)
         if is_v2(store):
-            return open_v2(store, chunks=sizes)
+            return RunTree.of(open_v2(store, chunks=sizes))
         with warnings.catch_warnings():
             # Without consolidated metadata opening is slower; a store whose creation was cut off is refused below.
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
@@ -71,7 +72,7 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
         kind = type(error).__name__
         raise StoreError(f"cannot open {describe(location)} as a store: {kind}: {error}") from error
     _check_version(tree, location)
-    return tree
+    return RunTree.of(tree)
 
 
 def _size(tree: xr.DataTree) -> int:
