@@ -14,9 +14,13 @@ from devinterp import sample
 from devinterp.cli import run as devinterp
 from devinterp.errors import InvalidInputError
 from devinterp_bench.corrections import NEEDS, corrections, step_size_factor
-from devinterp_bench.measure import QUICK, Effort, Measurement, measure, measure_all, summarise, to_json
-from devinterp_bench.problems import Problem, linear_regression, powers, suite
-from devinterp_bench.tables import markdown, rich_tables
+from devinterp_bench.measure import QUICK, Effort, Measurement, measure, measure_all
+from devinterp_bench.problems import Problem, deep_linear, linear_regression, powers
+from devinterp_bench.report import Report, TextTable
+from devinterp_bench.suite import suite
+from devinterp_bench.summary import summarise, to_json
+from devinterp_bench.superposition import Superposition, polygons, superposition_loss
+from devinterp_bench.tables import accuracy_tables
 
 SUITE = suite()
 NAMES = [problem.name for problem in SUITE]
@@ -50,7 +54,8 @@ def test_there_are_enough_of_every_kind():
     assert len(SUITE) >= 20
     assert len(set(NAMES)) == len(NAMES)
     assert set(Counter(p.family for p in SUITE)) == {
-        "regular", "separable", "monomial", "reduced-rank regression", "deep linear network"
+        "regular", "separable", "monomial", "reduced-rank regression", "deep linear network",
+        "toy model of superposition",
     }  # fmt: skip
     layers = {p.name.split()[0].count("-") for p in SUITE if p.family == "deep linear network"}
     assert layers == {3, 4, 5, 6}
@@ -85,9 +90,61 @@ def test_truths_and_the_rank_of_the_hessian(problem):
         assert problem.n_beta * float(eigenvalues.min()) > 30 * problem.localization  # the data bind, not localization
 
 
+@pytest.mark.parametrize("problem", polygons(), ids=lambda problem: problem.name)
+def test_coefficients_of_polygons_are_half_the_rank_where_the_loss_is_constant_across(problem):
+    """All directions without curvature must be flat for good: the loss does not change as far as chains go in them."""
+    values, vectors = torch.linalg.eigh(hessian(problem))
+    flat = vectors[:, values < 1e-7].mT
+    assert 2 * problem.truth.value == problem.num_parameters - len(flat)
+    assert problem.n_beta * float(values[len(flat)]) > 20 * problem.localization
+    model = problem.model().double()
+    features = torch.eye(6, dtype=torch.float64)
+    start = torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    def loss(flat_weights):
+        weights, bias = flat_weights[:12].view(2, 6), flat_weights[12:]
+        changed = {"weights": weights, "bias": bias}
+        return torch.stack([superposition_loss(Reweighted(model, changed), (features, features)).mean()])
+
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        # Rotations bend: a step along their tangent leaves the circle by its square, half of it over the radius.
+        step = 0.02 * torch.randn(len(flat), generator=generator, dtype=torch.float64) @ flat
+        rise = float(loss(start + step) - loss(start))
+        assert 0 <= rise + 1e-15 < float(values[-1]) * float(step.norm()) ** 4
+
+
+class Reweighted(torch.nn.Module):
+    """A model with other weights."""
+
+    def __init__(self, model, weights):
+        super().__init__()
+        self.model, self.weights = model, weights
+
+    def forward(self, x):
+        return torch.func.functional_call(self.model, self.weights, (x,))
+
+
+@pytest.mark.parametrize("num_corners", [5, 6])
+def test_the_loss_of_superposition_is_the_integral_over_magnitudes(num_corners):
+    """The midpoint rule on many magnitudes, at weights off the polygon."""
+    model = Superposition(num_corners, -0.5).double()
+    generator = torch.Generator().manual_seed(num_corners)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        features = torch.eye(6, dtype=torch.float64)
+        exact = float(superposition_loss(model, (features, features)).mean())
+        magnitudes = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+        x = (features[:, None] * magnitudes[None, :, None]).flatten(0, 1)
+        errors = x - torch.relu(x @ model.weights.mT @ model.weights + model.bias)
+    assert float(errors.square().sum(1).mean() / 20) == pytest.approx(exact, rel=1e-6)
+
+
 def measurement(**changes) -> Measurement:
     given = {
-        "problem": "p", "family": "f", "kernel": "k", "seed": 0, "truth": 2.0, "multiplicity": 1, "estimate": 2.1,
+        "problem": "p", "family": "f", "kernel": "k", "seed": 0, "truth": 2.0, "multiplicity": 1,
+        "n_beta": 10.0, "localization": 1.0, "lr": 1e-3, "estimate": 2.1,
         "error": 0.1, "relative_error": 0.05, "step_corrected": 2.05, "corrected": 2.0, "ess_per_gradient": 0.1,
         "seconds": 1.0, "num_diverged": 0,
     }  # fmt: skip
@@ -106,7 +163,8 @@ def test_summaries_by_hand():
     assert figures["median_relative_error"] == pytest.approx(0.1)
     assert figures["worst_relative_error"] == pytest.approx(0.75)
     assert figures["median_relative_error_of_a_seed"] == pytest.approx(0.1)
-    assert figures["in_order"] == pytest.approx(2 / 3)
+    assert (figures["pairs"], figures["pairs_in_order"]) == (3, 2)
+    assert (figures["close_pairs"], figures["close_pairs_in_order"]) == (1, 0)  # 1 and 2, found at 1.0 and 0.5
     assert (figures["seconds"], figures["num_problems"], figures["num_diverged"]) == (4.0, 3, 2)
 
 
@@ -115,8 +173,10 @@ def test_a_kernel_whose_chains_diverged_has_no_median():
     good, failed = measurement(problem="a"), measurement(problem="b", estimate=float("nan"))
     assert np.isnan(summarise([good, failed])["k"]["median_relative_error"])
     assert to_json([failed])[0]["estimate"] is None
-    assert "| b | 2 | 1 | - |" in markdown([good, failed])
-    assert len(rich_tables([good, failed])) == 2
+    report = Report([TextTable(*table) for table in accuracy_tables([good, failed])])
+    assert "| b | 10 | 1 | 0.001 | 2 | 1 | - |" in report.markdown()
+    assert report.markdown().startswith("Measured 20")
+    assert len([table.rich() for table in report.tables]) == 2
 
 
 @pytest.mark.parametrize("kernel", ["sgld", "sghmc"])
@@ -144,6 +204,13 @@ def test_the_localization_correction_leaves_the_square_of_the_bias():
     assert abs(measured.step_corrected - raw) < 5 * measured.error + 2e-3
     assert abs(measured.corrected - second_order) < 5 * measured.error + 0.03
     assert second_order - raw > 0.2
+
+
+def test_there_is_no_localization_correction_where_the_loss_does_not_bind():
+    """In a network of rank zero localization is what bounds most directions, and the extrapolation is refuted."""
+    (measured,) = measure(deep_linear((3, 4, 5, 3), 0), "baoab", Effort(1, 8, 50, 50, 0.5))
+    assert np.isnan(measured.corrected)
+    assert measured.step_corrected == measured.estimate  # of BAOAB there is nothing to correct
 
 
 @pytest.mark.slow
@@ -177,6 +244,8 @@ def test_corrections_need_localization():
         ("rmsprop_sgld", "2-2-6 rank 1"),
         ("sghmc", "2-2-6 rank 1"),
         ("sgnht", "linear regression, d=4, condition 5"),
+        ("baoab", "linear regression, d=24, condition 10"),
+        ("baoab", "6-gon of 6 features"),
     ],
 )
 def test_quick_estimates(kernel, name):
@@ -195,10 +264,10 @@ def test_the_whole_suite(kernel, most, capsys):
     measurements = list(measure_all(SUITE, [kernel], Effort()))
     summary = summarise(measurements)[kernel]
     with capsys.disabled():
-        print("\n" + markdown(measurements))
+        print("\n" + Report([TextTable(*each) for each in accuracy_tables(measurements)]).markdown())
     assert summary["num_diverged"] == 0
     assert summary["median_relative_error"] <= most
-    assert summary["in_order"] == 1.0
+    assert summary["pairs_in_order"] == summary["pairs"]
 
 
 @pytest.mark.slow
@@ -242,7 +311,31 @@ def test_the_command(tmp_path, capsys):
     assert abs(only["relative_error"]) < 0.2
     assert report["summary"]["sgld"]["num_problems"] == 1
     assert set(report["versions"]) == {"devinterp", "torch", "python"}
-    assert table.read_text().startswith("| kernel |")
+    assert (only["n_beta"], only["localization"]) == (1e5, 1.0)
+    written = table.read_text()
+    assert written.startswith("Measured 20")
+    assert "| kernel |" in written
+
+
+def test_one_setting_for_all(tmp_path):
+    output = tmp_path / "measurements.json"
+    command = ["bench", "accuracy", "--quick", "--kernel", "baoab", "--problem", "d=1,", "--problem", "d=4,"]
+    settings = [
+        "--lr",
+        "1e-5",
+        "--n-beta",
+        "20000",
+        "--localization",
+        "2",
+        "--num-draws",
+        "50",
+        "--num-burnin-steps",
+        "10",
+    ]
+    assert devinterp([*command, *settings, "-o", str(output)]) == 0
+    measured = json.loads(output.read_text())["measurements"]
+    assert {(m["lr"], m["n_beta"], m["localization"]) for m in measured} == {(1e-5, 20_000.0, 2.0)}
+    assert len(measured) == 2
 
 
 def test_the_command_refuses_what_is_not_there(capsys):

@@ -1,88 +1,150 @@
-"""``devinterp bench accuracy``: every kernel on problems whose learning coefficients are known."""
+"""``devinterp bench``: accuracy, sensitivity, coverage and efficiency of the installed kernels."""
 
 from __future__ import annotations
 
 import json
-import math
-import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import track
 
-import devinterp
 from devinterp import plugins
 from devinterp.cli.options import pairs_of, value_of
 from devinterp.errors import InvalidInputError
-from devinterp_bench.measure import QUICK, Effort, Measurement, measure, summarise, to_json
-from devinterp_bench.problems import suite
-from devinterp_bench.tables import markdown, rich_tables
+from devinterp_bench.measure import QUICK, Effort
+from devinterp_bench.problems import Problem
+from devinterp_bench.report import Report, machine
+from devinterp_bench.sections import accuracy_report, coverage_report, efficiency_report, sensitivity_report
+from devinterp_bench.suite import suite
 from devinterp_bench.verdicts import summarise_verdicts, trials, verdict_tables, verdicts_to_json
+
+Names = Annotated[tuple[str, ...], Parameter(show_default=False)]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Settings of accuracy and sensitivity that are not the default ones.
+
+    Parameters
+    ----------
+    num_chains : int, optional
+        Chains of each estimate.
+    num_burnin_steps : int, optional
+        Steps that estimates leave out.
+    num_draws : int, optional
+        Steps that estimates use.
+    relative_lr : float, optional
+        Step size times the largest second derivative of each problem. Default: 0.1.
+    lr : float, optional
+        One step size for all problems, instead.
+    n_beta : float, optional
+        One n_beta for all problems. Default: each its own.
+    localization : float, optional
+        One localization for all problems. Default: each its own.
+    """
+
+    num_chains: int | None = None
+    num_burnin_steps: int | None = None
+    num_draws: int | None = None
+    relative_lr: float | None = None
+    lr: float | None = None
+    n_beta: float | None = None
+    localization: float | None = None
+
+    def effort(self, default: Effort, seeds: int | None) -> Effort:
+        """Return the default effort with these changes."""
+        names = ("num_chains", "num_burnin_steps", "num_draws", "relative_lr", "lr")
+        return replace(default, **_given({**{name: getattr(self, name) for name in names}, "num_seeds": seeds}))
+
+    def problems(self, names: tuple[str, ...]) -> list[Problem]:
+        """Return the problems whose name or family contains one of `names`, with these changes."""
+        chosen = [p for p in suite() if not names or any(part in p.name or part in p.family for part in names)]
+        if not chosen:
+            known = "\n  ".join(p.name for p in suite())
+            raise InvalidInputError(f"`--problem` (={', '.join(names)}) is in no name or family. Known:\n  {known}")
+        return [replace(p, **_given({"n_beta": self.n_beta, "localization": self.localization})) for p in chosen]
 
 
 def bench(
-    what: Annotated[
-        Literal["accuracy", "verdicts"],
-        Parameter(help="What to measure: kernels, or verdicts of `devinterp diagnose` on runs with random settings."),
-    ],
+    what: Literal["accuracy", "sensitivity", "coverage", "efficiency", "verdicts"],
     /,
     *,
-    kernel: Annotated[
-        tuple[str, ...],
-        Parameter(help="Sampling methods; may be repeated. Default: all installed.", show_default=False),
-    ] = (),
-    problem: Annotated[
-        tuple[str, ...],
-        Parameter(help="Only problems whose name or family contains this; may be repeated.", show_default=False),
-    ] = (),
-    kernel_option: Annotated[
-        tuple[str, ...],
-        Parameter(
-            help="Option of the sampling method, as name=value; may be repeated, and needs one --kernel.",
-            show_default=False,
-        ),
-    ] = (),
-    quick: Annotated[bool, Parameter(help="One seed and fewer steps.", negative=())] = False,
-    seeds: Annotated[int | None, Parameter(help="Independent estimates of each. Default: 3, with --quick 1.")] = None,
-    seed: Annotated[int, Parameter(help="Seeds the noise.")] = 0,
-    runs: Annotated[int, Parameter(help="Of `verdicts`: how many runs.")] = 200,
-    output: Annotated[
-        Path | None, Parameter(name=["--output", "-o"], help="Write all measurements to this JSON.")
-    ] = None,
-    table: Annotated[Path | None, Parameter(help="Write the tables to this Markdown file.")] = None,
+    kernel: Names = (),
+    problem: Names = (),
+    kernel_option: Names = (),
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    seeds: int | None = None,
+    changes: Annotated[Changes, Parameter(name="*")] = Changes(),
+    seed: int = 0,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+    table: Path | None = None,
 ) -> None:
-    """Measure how close each kernel's learning coefficients come to known ones, or how often verdicts are right."""
+    """Measure how close each kernel's learning coefficients come to known ones, and what they cost.
+
+    Parameters
+    ----------
+    what : {"accuracy", "sensitivity", "coverage", "efficiency", "verdicts"}
+        accuracy: estimates beside exact coefficients. sensitivity: the same with one setting at a time changed. coverage: how
+        often stated errors of runs with minibatches hold. efficiency: effective draws for each gradient and second, each
+        kernel at its best step, relative to SGLD. verdicts: how often `devinterp diagnose` is right, on runs with random settings.
+    kernel : tuple of str
+        Sampling methods; may be repeated. Default: all that apply; for sensitivity baoab.
+    problem : tuple of str
+        Only problems whose name or family contains this; may be repeated. The language models of efficiency take long, and are
+        sampled only if named: "small language model", "SmolLM2".
+    kernel_option : tuple of str
+        accuracy: option of the sampling method, as name=value; may be repeated, and needs one --kernel.
+    quick : bool
+        One seed and fewer steps.
+    seeds : int, optional
+        Independent estimates of each. Default: 3, with --quick 1; runs of coverage: 100, with --quick 10; of verdicts: 200.
+    changes : Changes
+        Settings of accuracy and sensitivity.
+    seed : int
+        Seeds the noise.
+    output : Path, optional
+        Write all measurements to this JSON. efficiency: what it holds already is not measured again.
+    table : Path, optional
+        Write the tables to this Markdown file.
+    """
     console = Console()
-    if what == "verdicts":
-        _judge(console, runs, seed, output, table)
-        return
-    effort = QUICK if quick else Effort()
-    if seeds is not None:
-        if seeds < 1:
-            raise InvalidInputError(f"`--seeds` (={seeds}) must be at least 1.")
-        effort = Effort(**{**asdict(effort), "num_seeds": seeds})
+    if seeds is not None and seeds < 1:
+        raise InvalidInputError(f"`--seeds` (={seeds}) must be at least 1.")
     if kernel_option and len(kernel) != 1:
         raise InvalidInputError(f"`--kernel-option` needs one `--kernel`; got {len(kernel)}.")
-    options = {name: value_of(text) for name, text in pairs_of(kernel_option, "kernel-option").items()}
-    kernels = [plugins.kernel(name).name for name in kernel] if kernel else list(plugins.kernels())
-    chosen = [p for p in suite() if not problem or any(part in p.name or part in p.family for part in problem)]
-    if not chosen:
-        known = "\n  ".join(p.name for p in suite())
-        raise InvalidInputError(f"`--problem` (={', '.join(problem)}) is in no name or family. Known:\n  {known}")
-    pairs = [(name, each) for name in kernels for each in chosen]
-    measurements: list[Measurement] = []
-    for name, each in track(pairs, description=f"{len(kernels)} kernels, {len(chosen)} problems", console=console):
-        measurements += measure(each, name, effort, options=options, seed=seed)
-    for each_table in rich_tables(measurements):
-        console.print(each_table)
+    if what == "verdicts":
+        _judge(console, seeds or 200, seed, output, table)
+        return
+    kernels = [plugins.kernel(name).name for name in kernel]
+    if what == "efficiency":
+        report = efficiency_report(problem, kernels, output, console)
+    elif what == "coverage":
+        report = coverage_report(kernels, seeds or (10 if quick else 100), problem, console)
+    elif what == "sensitivity":
+        problems, effort = changes.problems(problem), changes.effort(QUICK if quick else Effort(), seeds)
+        report = sensitivity_report(problems, kernels or ["baoab"], effort, seed, console)
+    else:
+        problems, effort = changes.problems(problem), changes.effort(QUICK if quick else Effort(), seeds)
+        options = {name: value_of(text) for name, text in pairs_of(kernel_option, "kernel-option").items()}
+        report = accuracy_report(problems, kernels or list(plugins.kernels()), effort, options, seed, console)
+    _show(report, console, output, table)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _show(report: Report, console: Console, output: Path | None, table: Path | None) -> None:
+    for each in report.tables:
+        console.print(each.rich())
+    console.print(f"Measured {machine()}.", highlight=False, soft_wrap=True)
     if output is not None:
-        output.write_text(json.dumps(_report(measurements, effort, seed), indent=1) + "\n")
+        output.write_text(json.dumps(report.records, indent=1) + "\n")
     if table is not None:
-        table.write_text(markdown(measurements))
+        table.write_text(report.markdown())
 
 
 def _judge(console: Console, runs: int, seed: int, output: Path | None, table: Path | None) -> None:
@@ -94,22 +156,3 @@ def _judge(console: Console, runs: int, seed: int, output: Path | None, table: P
         output.write_text(json.dumps(report, indent=1) + "\n")
     if table is not None:
         table.write_text(verdict_tables(summary))
-
-
-def _report(measurements: list[Measurement], effort: Effort, seed: int) -> dict[str, Any]:
-    summary = summarise(measurements)
-    return {
-        "measurements": to_json(measurements),
-        "summary": {kernel: {k: _finite(v) for k, v in figures.items()} for kernel, figures in summary.items()},
-        "effort": asdict(effort),
-        "seed": seed,
-        "versions": {
-            "devinterp": devinterp.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import combinations
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
 from devinterp.analyses.llc import compute_llc
@@ -37,6 +33,8 @@ class Effort:
         Steps of each chain that estimates leave out, and those they use.
     relative_lr : float
         Step size times the largest second derivative of the potential (`Problem.lr`); SGLD is unstable from 4 on.
+    lr : float, optional
+        One step size for all problems, instead.
     """
 
     num_seeds: int = 3
@@ -44,13 +42,14 @@ class Effort:
     num_burnin_steps: int = 4000
     num_draws: int = 16_000
     relative_lr: float = 0.1
+    lr: float | None = None
 
 
 #: The effort of `devinterp bench accuracy --quick`.
 QUICK = Effort(num_seeds=1, num_chains=8, num_burnin_steps=200, num_draws=600, relative_lr=0.3)
 
 #: Step sizes of preconditioned kernels are in units of their preconditioner, which is 1 / eps where gradients are small.
-_LR_FACTOR = {"rmsprop_sgld": 0.1}
+_LR_FACTOR = {"rmsprop_sgld": 0.1, "rmsprop_leimkuhler_matthews": 0.1, "rmsprop_baoab": 0.1}
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,15 @@ class Measurement:
     multiplicity : int
         Its multiplicity: where above 1, estimates at finite ``n_beta`` are expected to be about ``(m - 1) / log n_beta``
         too small.
+    n_beta, localization, lr : float
+        The settings it was sampled with.
     estimate, error : float
-        ``llc_mean`` and ``llc_se``; NaN where all chains diverged.
+        ``paired_llc_mean`` and ``paired_llc_se``; NaN where all chains diverged.
     relative_error : float
         ``estimate / truth - 1``.
     step_corrected, corrected : float
         The estimate less what the size of steps adds to it to first order, and less what localization does, too; NaN where
-        the former is not known.
+        one of them is not known (`devinterp_bench.corrections`).
     ess_per_gradient : float
         Effective samples of the loss after burn-in, for each gradient of each chain, burn-in included.
     seconds : float
@@ -89,6 +90,9 @@ class Measurement:
     seed: int
     truth: float
     multiplicity: int
+    n_beta: float
+    localization: float
+    lr: float
     estimate: float
     error: float
     relative_error: float
@@ -119,7 +123,8 @@ def measure(
         Seeds the noise.
     """
     options = dict(options or {})
-    lr = problem.lr(effort.relative_lr * _LR_FACTOR.get(kernel, 1.0))
+    lr = effort.lr if effort.lr is not None else problem.lr(effort.relative_lr)
+    lr *= _LR_FACTOR.get(kernel, 1.0)
     began = time.perf_counter()
     tree = _sampled(problem, kernel, effort, lr, options, seed)
     seconds = (time.perf_counter() - began) / effort.num_seeds
@@ -138,6 +143,9 @@ def measure(
                 seed=number,
                 truth=truth,
                 multiplicity=problem.truth.multiplicity,
+                n_beta=problem.n_beta,
+                localization=problem.localization,
+                lr=lr,
                 estimate=estimates["estimate"],
                 error=estimates["error"],
                 relative_error=estimates["estimate"] / truth - 1,
@@ -155,8 +163,9 @@ def _sampled(
     problem: Problem, kernel: str, effort: Effort, lr: float, options: dict[str, Any], seed: int
 ) -> xr.DataTree:
     """Return one run that holds the chains of all seeds."""
-    model = problem.model()
-    data = problem.data(model)
+    # Losses near zero are differences of numbers near one: in float32 they depend on the order of operations.
+    model = problem.model().double()
+    data = tuple(tensor.double() for tensor in problem.data(problem.model()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DivergenceWarning)  # reported as a number
         tree = sample(
@@ -175,6 +184,7 @@ def _sampled(
             sampling_method=kernel,
             sampling_method_kwargs=options,
             save_metrics=NEEDS,
+            paired=True,
             chains="vectorized",
             progress=False,
         )
@@ -192,14 +202,14 @@ def _estimates(
     if not part.sizes["chain"]:
         return dict.fromkeys(("estimate", "error", "step_corrected", "corrected", "ess"), _NAN)
     result = compute_llc(part)
-    estimate = float(result["llc_mean"])
+    estimate = float(result["paired_llc_mean"])
     excess = corrections(part, lr=lr, localization=problem.localization, kernel=kernel, options=options)
     return {
         "estimate": estimate,
-        "error": float(result["llc_se"]),
+        "error": float(result["paired_llc_se"]),
         "step_corrected": estimate - excess["step_size"],
         "corrected": estimate - excess["step_size"] - excess["localization"],
-        "ess": float(result["ess"]),
+        "ess": float(result["paired_ess"]),
     }
 
 
@@ -210,60 +220,3 @@ def measure_all(
     for kernel in kernels:
         for problem in problems:
             yield from measure(problem, kernel, effort, seed=seed)
-
-
-def summarise(measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
-    """Return figures of each kernel over all its measurements.
-
-    Returns
-    -------
-    dict of str to dict
-        By kernel: ``median_relative_error`` and ``worst_relative_error`` (absolute values, over problems, of means over
-        seeds), the median with corrections, that of single seeds,
-        ``in_order`` (share of pairs of problems with different truths that the estimates, averaged over seeds, put in the right
-        order), ``median_ess_per_gradient``, ``seconds`` in total, ``num_problems`` and ``num_diverged``.
-    """
-    figures = {}
-    for kernel in dict.fromkeys(m.kernel for m in measurements):
-        mine = [m for m in measurements if m.kernel == kernel]
-        by_problem = [[m for m in mine if m.problem == name] for name in dict.fromkeys(m.problem for m in mine)]
-        errors = {
-            which: [abs(float(np.mean([getattr(m, which) for m in each])) / each[0].truth - 1) for each in by_problem]
-            for which in ("estimate", "step_corrected", "corrected")
-        }
-        figures[kernel] = {
-            "median_relative_error": _median(errors["estimate"]),
-            "median_relative_error_step_corrected": _median(errors["step_corrected"]),
-            "median_relative_error_corrected": _median(errors["corrected"]),
-            "worst_relative_error": max(errors["estimate"], default=_NAN),
-            "median_relative_error_of_a_seed": _median(abs(m.relative_error) for m in mine),
-            "in_order": _in_order(mine),
-            "median_ess_per_gradient": _median(m.ess_per_gradient for m in mine),
-            "seconds": sum(m.seconds for m in mine),
-            "num_problems": len(by_problem),
-            "num_diverged": sum(m.num_diverged for m in mine),
-        }
-    return figures
-
-
-def _median(values: Iterable[float]) -> float:
-    """Return the median, NaN if any value is: leaving out problems on which chains diverged would flatter a kernel."""
-    numbers = list(values)
-    return statistics.median(numbers) if numbers and not any(map(math.isnan, numbers)) else _NAN
-
-
-def _in_order(measurements: Sequence[Measurement]) -> float:
-    truths, estimates = {}, {}
-    for problem in dict.fromkeys(m.problem for m in measurements):
-        mine = [m for m in measurements if m.problem == problem]
-        truths[problem], estimates[problem] = mine[0].truth, float(np.mean([m.estimate for m in mine]))
-    pairs = [(a, b) if truths[a] < truths[b] else (b, a) for a, b in combinations(truths, 2) if truths[a] != truths[b]]
-    return sum(estimates[a] < estimates[b] for a, b in pairs) / len(pairs) if pairs else _NAN
-
-
-def to_json(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
-    """Return measurements as JSON-able values: a missing number is None."""
-    return [
-        {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in asdict(m).items()}
-        for m in measurements
-    ]
