@@ -89,7 +89,8 @@ def bench(
     what : {"accuracy", "sensitivity", "coverage", "efficiency", "verdicts"}
         accuracy: estimates beside exact coefficients. sensitivity: the same with one setting at a time changed. coverage: how
         often stated errors of runs with minibatches hold. efficiency: effective draws for each gradient and second, each
-        kernel at its best step, relative to SGLD. verdicts: how often `devinterp diagnose` is right, on runs with random settings.
+        kernel at its best step, relative to SGLD. verdicts: how often `devinterp diagnose` is right,
+        on runs with random settings.
     kernel : tuple of str
         Sampling methods; may be repeated. Default: all that apply; for sensitivity baoab.
     problem : tuple of str

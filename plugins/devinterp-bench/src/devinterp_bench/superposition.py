@@ -23,7 +23,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from devinterp.sampling.data.datasets import Batch
+from devinterp.sampling.data.columns import Batch
 from devinterp_bench.problems import NOISE_VARIANCE, Problem
 from devinterp_bench.theory import Coefficient
 
