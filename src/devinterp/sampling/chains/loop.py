@@ -82,6 +82,8 @@ def run_chains(
         batch = [rows_of_chain[step] for rows_of_chain in rows]
         losses, finite = engine.add_gradient(batch)
         block.add_step(losses, finite, stepper.step(losses, partial(_losses_again, engine, batch)))
+        if step + 1 < settings.num_steps:
+            engine.prefetch([rows_of_chain[step + 1] for rows_of_chain in rows])
         index = settings.draw_after(step) if spec.observables else None  # else a draw holds nothing
         if index is not None:
             for name in spec.observables:
