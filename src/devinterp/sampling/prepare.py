@@ -252,7 +252,8 @@ def check_gradient(spec: RunSpec) -> None:
         )
     if not differentiable:
         raise InvalidInputError(
-            f"the logits of {type(model).__name__} have no gradient: take `torch.no_grad()` and `.detach()` out of its `forward`."
+            f"the logits of {type(model).__name__} have no gradient: take `torch.no_grad()` and `.detach()` out of its "
+            "`forward`."
         )
     for name, masks in list(spec.restrictions.items())[:_TRIED_RESTRICTIONS]:
         _check_reached(spec, name, masks)
