@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from devinterp.errors import InvalidInputError
+from devinterp.errors import InvalidInputError, StoreMismatchError
 from devinterp.sampling.chains.stepper import clip_gradients
 from devinterp.slt.sampler import sample_single_chain
 from support.small_models import SHORT, ids, make, run, same_numbers
@@ -78,7 +78,7 @@ def test_a_run_goes_on_only_with_the_same_limit(tmp_path):
     run(max_grad_norm=0.05, output_path=tmp_path / "run.zarr")
     longer = run(max_grad_norm=0.05, num_draws=6, output_path=tmp_path / "run.zarr").load()
     same_numbers(longer, run(max_grad_norm=0.05, num_draws=6, output_path=tmp_path / "other.zarr").load())
-    with pytest.raises(ValueError, match=r"max_grad_norm: the store has 0\.05, this run null"):
+    with pytest.raises(StoreMismatchError, match=r"max_grad_norm: the store has 0\.05, this run null"):
         run(output_path=tmp_path / "run.zarr", num_draws=6)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,9 @@ from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.spec import Observable, RunSpec
 from devinterp.types import Kernel, ModelAdapter
+
+#: Of so many restrictions it is tried whether gradients reach what they sample: models that cut them cut all alike.
+_TRIED_RESTRICTIONS = 2
 
 
 def prepare(
@@ -76,8 +79,7 @@ def prepare(
             model, loss, (), rows.placed(target), source.num_rows, read, restrictions, kernel, settings, notes
         )
         spec = check_loss(spec, loss_dims)
-        if isinstance(loss, CustomLoss):
-            check_gradient(spec)
+        check_gradient(spec)
         spec = replace(spec, unlike_eval=check_mode(spec))
         if isinstance(loss, NextTokenLoss):
             loss, positions = choose_positions(loss, model, [spec.rows, *(each.rows for each in read.values())])
@@ -235,17 +237,57 @@ def check_loss(spec: RunSpec, loss_dims: Sequence[str] | None) -> RunSpec:
 
 
 def check_gradient(spec: RunSpec) -> None:
-    """Raise unless the loss can be differentiated with respect to the model's parameters."""
-    batch, mask, _ = spec.rows.batch(spec.rows.ids[:2])
-    with unchanged(spec.model):
-        for parameter in spec.model.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        losses = spec.loss.losses(spec.model, batch, mask)
-    if not losses.requires_grad:
+    """Raise unless the loss can be differentiated with respect to the model's parameters, and to those sampled alone.
+
+    Raises
+    ------
+    InvalidInputError
+        If no gradient comes out of the loss, or it does not reach the sampled parameters where only these require gradients.
+    """
+    model = spec.model
+    with unchanged(model):
+        _require_gradients(model.parameters())
+        differentiable = _few_losses(spec).requires_grad
+    if not differentiable and isinstance(spec.loss, CustomLoss):
         raise InvalidInputError(
             "`loss_fn` returned losses without a gradient: compute them with torch from the model's output, and leave out "
             "`torch.no_grad()`, `.detach()` and `.item()`."
         )
+    if not differentiable:
+        raise InvalidInputError(
+            f"the logits of {type(model).__name__} have no gradient: take `torch.no_grad()` and `.detach()` out of its "
+            "`forward`."
+        )
+    for name, masks in list(spec.restrictions.items())[:_TRIED_RESTRICTIONS]:
+        _check_reached(spec, name, masks)
+
+
+def _check_reached(spec: RunSpec, name: str, masks: ParamMasks) -> None:
+    parameters = dict(spec.model.named_parameters(remove_duplicate=False))
+    sampled = [parameters[each] for each in masks]
+    with unchanged(spec.model):
+        _require_gradients(sampled)
+        if _few_losses(spec).requires_grad:
+            return
+    with unchanged(spec.model):
+        _require_gradients(spec.model.parameters())
+        _few_losses(spec).nan_to_num().sum().backward()  # type: ignore[no-untyped-call]
+        reached = any(parameter.grad is not None for parameter in sampled)
+    if reached:
+        raise InvalidInputError(
+            f"gradients reach the sampled parameters of {name!r} only where others require them too, as under reentrant "
+            "activation checkpointing: pass `use_reentrant=False` to it, or call `model.gradient_checkpointing_disable()`."
+        )
+
+
+def _require_gradients(parameters: Iterable[torch.Tensor]) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(parameter.is_floating_point())
+
+
+def _few_losses(spec: RunSpec) -> torch.Tensor:
+    batch, mask, _ = spec.rows.batch(spec.rows.ids[:2])
+    return spec.loss.losses(spec.model, batch, mask)
 
 
 def check_mode(spec: RunSpec) -> str:

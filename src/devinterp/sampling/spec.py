@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
@@ -109,6 +109,11 @@ class RunSpec:
         size = self.settings.batch_size
         return np.split(sequence_ids, range(size, len(sequence_ids), size))
 
+    def batches_in_turn(self, sequence_ids: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each of these batches with the one after it, which may be fetched meanwhile; the last with no rows."""
+        batches = self.batches_of(sequence_ids)
+        return zip(batches, [*batches[1:], sequence_ids[:0]], strict=True)
+
     @torch.no_grad()
     def evaluate(self, rows: Rows, sequence_ids: np.ndarray) -> tuple[Tensor, bool]:
         """Return the losses of rows at the model's present weights, and whether all unmasked ones are finite.
@@ -121,9 +126,10 @@ class RunSpec:
             Reading it synchronises with the device.
         """
         parts, finite = [], True
-        for ids in self.batches_of(sequence_ids):
+        for ids, following in self.batches_in_turn(sequence_ids):
             batch, attention_mask, counted = rows.batch(ids)
             losses = self.loss.losses(self.model, batch, attention_mask)
+            rows.prefetch(following)
             parts.append(masked(losses, counted))
             finite &= bool(all_finite(losses, counted))
         return torch.cat(parts), finite

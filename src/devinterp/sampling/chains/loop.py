@@ -91,6 +91,8 @@ def run_chains(
         block.add_step(losses, finite, metrics)
         if due is not None and measured is not None:
             block.add_draw(due, measured.after())
+        if step + 1 < settings.num_steps:
+            engine.prefetch([rows_of_chain[step + 1] for rows_of_chain in rows])
         index = due if spec.observables else None  # else a draw holds no losses
         if index is not None:
             for name in spec.observables:

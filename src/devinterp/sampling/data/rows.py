@@ -91,7 +91,7 @@ class Rows:
 
     def prefetch(self, ids: np.ndarray) -> None:
         """Begin to copy the rows of a minibatch to the device, where they are not there, while it computes something else."""
-        if self.host is not None:
+        if self.host is not None and len(ids):
             self.host.begin(ids, self._selected)
 
     def _selected(self, ids: np.ndarray) -> Minibatch:
@@ -110,9 +110,10 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device."""
-        masks = (None if mask is None else mask.to(device) for mask in (self.attention_mask, self.counted))
+        mask = None if self.attention_mask is None else self.attention_mask.to(device)
+        counted = None if self.counted is None else self.counted.to(device)
         data = map_tensors(self.data, lambda t: t.to(device), lambda objects: objects_to(objects, device))
-        return Rows(data, self.ids, *masks)
+        return Rows(data, self.ids, mask, counted)
 
     def placed(self, device: torch.device) -> Rows:
         """Return the rows where a run wants them: on its device, or, where they are large, on the host beside it."""

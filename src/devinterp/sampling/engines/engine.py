@@ -59,6 +59,23 @@ class Engine(ABC):
             Whether all unmasked losses are finite, boolean ``(chain,)``, on the device.
         """
 
+    def prefetch(self, sequence_ids: Sequence[np.ndarray]) -> None:
+        """Begin to copy the first minibatch of a coming step to the device, if rows are kept on the host.
+
+        Parameters
+        ----------
+        sequence_ids : sequence of numpy.ndarray
+            The rows of that step, as for `add_gradient`.
+        """
+        self.spec.rows.prefetch(self._minibatches(sequence_ids)[0])
+
+    def _minibatches(self, sequence_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the rows of each minibatch of a step, those of chains with minibatches of their own behind each other."""
+        num = self.spec.settings.batches_per_step
+        shared = all(ids is sequence_ids[0] for ids in sequence_ids)
+        parts = [np.split(ids, num) for ids in (sequence_ids[:1] if shared else sequence_ids)]
+        return [np.concatenate(minibatch) for minibatch in zip(*parts, strict=True)]
+
     @abstractmethod
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:
         """Return the losses of an observable now, ``(chain, sequence, *loss_dims)``, and whether they are finite."""

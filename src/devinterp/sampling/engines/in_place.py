@@ -38,14 +38,16 @@ class InPlaceEngine(Engine):
 
     def add_gradient(self, sequence_ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Add the gradient to the model's parameters; see `Engine.add_gradient`."""
-        parts = np.split(sequence_ids[0], self.spec.settings.batches_per_step)
+        parts = self._minibatches(sequence_ids)
         loss, all_losses, finite = self.spec.loss, [], []
-        for part in parts:
+        for n, part in enumerate(parts):
             batch, attention_mask, counted = self.spec.rows.batch(part)
             with self._after_prefix(DATASET, self.spec.rows, part):
                 mean, losses = loss.mean(self.spec.model, batch, attention_mask, counted)
             if mean.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
                 (mean / len(parts)).backward()  # type: ignore[no-untyped-call]
+            if n + 1 < len(parts):
+                self.spec.rows.prefetch(parts[n + 1])
             all_losses.append(masked(losses, counted))
             finite.append(all_finite(losses, counted))
         return torch.cat(all_losses)[None], torch.stack(finite).all()[None]
@@ -53,7 +55,10 @@ class InPlaceEngine(Engine):
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:
         """Return the losses of an observable; see `Engine.evaluate`."""
         key, data = observable_key(observable), self.spec.observables[observable]
-        parts = [self.losses(key, data.rows, ids) for ids in self.spec.batches_of(data.sequence_id)]
+        parts = []
+        for ids, following in self.spec.batches_in_turn(data.sequence_id):
+            parts.append(self.losses(key, data.rows, ids))
+            data.rows.prefetch(following)
         losses, finite = zip(*parts, strict=True)
         return torch.cat(losses)[None], torch.stack(finite).all()[None]
 

@@ -38,17 +38,18 @@ class VectorizedEngine(Engine):
 
     def add_gradient(self, sequence_ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Make the gradients of all chains in one backward pass; see `Engine.add_gradient`."""
-        num = self.spec.settings.batches_per_step
         shared = all(ids is sequence_ids[0] for ids in sequence_ids)
+        parts = self._minibatches(sequence_ids)
         all_losses, finite = [], []
-        for n in range(num):
-            parts = [np.split(ids, num)[n] for ids in (sequence_ids[:1] if shared else sequence_ids)]
-            batch = self.spec.rows.batch(np.concatenate(parts))
+        for n, part in enumerate(parts):
+            batch = self.spec.rows.batch(part)
             if not shared:
-                batch = _per_chain(batch, num=len(parts))
+                batch = _per_chain(batch, num=len(sequence_ids))
             mean, losses = self._run(batch, shared=shared)
             if mean.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
-                (mean.sum() / num).backward()  # type: ignore[no-untyped-call]
+                (mean.sum() / len(parts)).backward()  # type: ignore[no-untyped-call]
+            if n + 1 < len(parts):
+                self.spec.rows.prefetch(parts[n + 1])
             losses, are_finite = _mark(losses.detach(), batch.counted)
             all_losses.append(losses)
             finite.append(are_finite)
@@ -59,9 +60,10 @@ class VectorizedEngine(Engine):
         """Return the losses of an observable for all chains; see `Engine.evaluate`."""
         data = self.spec.observables[observable]
         all_losses, finite = [], []
-        for part in self.spec.batches_of(data.sequence_id):
+        for part, following in self.spec.batches_in_turn(data.sequence_id):
             batch = data.rows.batch(part)
             losses, are_finite = _mark(self._run(batch, shared=True)[1], batch.counted)
+            data.rows.prefetch(following)
             all_losses.append(losses)
             finite.append(are_finite)
         return torch.cat(all_losses, 1), torch.stack(finite).all(0)
