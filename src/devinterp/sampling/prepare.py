@@ -16,6 +16,7 @@ from devinterp.errors import InvalidInputError
 from devinterp.kernels import build_transition
 from devinterp.models.masks.param_masks import ParamMasks
 from devinterp.models.restrictions import as_param_masks
+from devinterp.notes import note_once
 from devinterp.sampling.chains.initial_loss import check_finite_weights
 from devinterp.sampling.chains.mala import proposes_langevin
 from devinterp.sampling.data.datasets import as_tokens, check_tokens, num_rows, read_rows
@@ -104,6 +105,17 @@ def check_model(model: object) -> None:
         raise InvalidInputError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     if not any(True for _ in model.parameters()):
         raise InvalidInputError(f"{type(model).__name__} has no parameters: there is nothing to sample.")
+
+
+def choose_device(model: nn.Module, device: str | torch.device | None) -> str | torch.device | None:
+    """Return where to sample: as asked; else where the model is, but on the GPU if it is on the CPU and there is one."""
+    if device is not None or not torch.cuda.is_available() or any(p.device.type != "cpu" for p in model.parameters()):
+        return device
+    note_once(
+        "device",
+        "devinterp: the model is on the CPU and is sampled on the GPU, on a copy (device=None). device='cpu' samples it where it is.",
+    )
+    return "cuda"
 
 
 def on_device(model: nn.Module, device: str | torch.device | None) -> nn.Module:

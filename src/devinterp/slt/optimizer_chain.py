@@ -46,8 +46,10 @@ class OptimizerChain:
         Of the chain.
     options : mapping
         Further options of the optimizer.
-    seed, chain : int
-        Seed of the noise, and number of the chain.
+    seed : int or None
+        Of the noise; None: torch's own generator draws it.
+    chain : int
+        Number of the chain.
     callbacks, step_callback : callables
         As in `devinterp.slt.sampler.sample_single_chain`.
     """
@@ -60,7 +62,7 @@ class OptimizerChain:
         settings: Settings,
         options: Mapping[str, Any],
         *,
-        seed: int,
+        seed: int | None,
         chain: int = 0,
         callbacks: Sequence[Callable[..., Any]] = (),
         step_callback: Callable[..., Any] | None = None,
@@ -77,7 +79,8 @@ class OptimizerChain:
 
     def __enter__(self) -> OptimizerChain:
         self._before = [(parameter, parameter.detach().clone()) for parameter in self._sampled]
-        self._generator = torch.Generator(self._sampled[0].device).manual_seed(self._seed)
+        device = self._sampled[0].device
+        self._generator = None if self._seed is None else torch.Generator(device).manual_seed(self._seed)
         for parameter in self._sampled:
             parameter.requires_grad_(True)
         self.optimizer = self._optimizer()

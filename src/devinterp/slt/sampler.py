@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from devinterp.errors import DevinterpError, InvalidInputError
+from devinterp.errors import InvalidInputError
 from devinterp.kernels import build_transition
 from devinterp.models.masks.param_masks import ParamMasks
 from devinterp.models.restrictions import as_param_masks
@@ -21,9 +21,15 @@ from devinterp.sampling.data.datasets import Batch, Rows, num_rows, read_rows
 from devinterp.sampling.data.schedule import Schedule
 from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.model_guard import sheltered
-from devinterp.sampling.prepare import check_kernel, check_model, on_device
+from devinterp.sampling.prepare import check_kernel, check_model, choose_device, on_device
 from devinterp.sampling.settings import Settings
 from devinterp.schema import DRAW, STEP
+from devinterp.slt.errors import ChainHealthError
+from devinterp.slt.learning_coeff import (
+    estimate_learning_coeff,
+    estimate_learning_coeff_with_summary,
+    sample,
+)
 from devinterp.slt.optimizer_chain import OptimizerChain
 from devinterp.slt.token_batch import TokenBatch
 from devinterp.utils import set_seed
@@ -33,7 +39,10 @@ __all__ = [
     "MicroCallback",
     "StepCallback",
     "calculate_num_steps",
+    "estimate_learning_coeff",
+    "estimate_learning_coeff_with_summary",
     "is_transformer_lens_model",
+    "sample",
     "sample_single_chain",
     "set_seed",
 ]
@@ -41,10 +50,6 @@ __all__ = [
 EpochMode = Literal["once", "cycle"]
 #: ``evaluate(model, batch)``: the loss to descend, and whatever is to be recorded.
 Evaluate = Callable[[nn.Module, Batch], tuple[Tensor, Any]]
-
-
-class ChainHealthError(DevinterpError, FloatingPointError):
-    """The loss of a chain is not finite."""
 
 
 class StepCallback(Protocol):
@@ -178,6 +183,7 @@ def sample_single_chain(
     )
     check_kernel(settings)
     check_model(ref_model)
+    device = choose_device(ref_model, device)
     check_finite_weights(ref_model)
     noise_seed = init_seed + chain if seed is None else seed
     needs_optimizer = by_optimizer or callbacks or step_callback is not None
