@@ -57,7 +57,9 @@ def split_results(results: Any) -> tuple[Tensor, Any]:
     )
 
 
-def evaluate(criterion: Callable[[Tensor, Tensor], Tensor], model: nn.Module, data: Any) -> tuple[Tensor, dict[str, Any]]:
+def evaluate(
+    criterion: Callable[[Tensor, Tensor], Tensor], model: nn.Module, data: Any
+) -> tuple[Tensor, dict[str, Any]]:
     """Return the loss of a model on ``(inputs, targets)``, and its output by name."""
     inputs, targets = data
     output = model(inputs)
@@ -79,7 +81,12 @@ def prepare_input(data: Any, device: Any, is_deepspeed_enabled: bool = False, ac
 
 
 def get_init_loss_multi_batch(
-    dataloader: Iterable[Any], n_batches: int, model: nn.Module, evaluate: Evaluate, device: Any, seed: int | None = None
+    dataloader: Iterable[Any],
+    n_batches: int,
+    model: nn.Module,
+    evaluate: Evaluate,
+    device: Any,
+    seed: int | None = None,
 ) -> float:
     """Return the mean loss of a model over the first batches of a loader, which is gone through again where it is shorter."""
     with nullcontext() if seed is None else own_randomness(seed, cuda="cuda" in str(device)), torch.no_grad():

@@ -11,7 +11,7 @@ from devinterp.errors import MissingDataError
 from devinterp.flat_layout import where_now
 
 
-class RunTree(xr.DataTree):
+class RunTree(xr.DataTree):  # type: ignore[no-untyped-call]
     """An `xarray.DataTree` as `devinterp.sample` and `devinterp.open` return it."""
 
     __slots__ = ()
@@ -57,7 +57,9 @@ class RunTree(xr.DataTree):
         dims = None if dim is None else {dim} if isinstance(dim, str) else set(dim)
 
         def one(node: xr.Dataset) -> xr.Dataset:
-            return node.squeeze([d for d, size in node.sizes.items() if size == 1 and (dims is None or d in dims)], drop=drop)
+            return node.squeeze(
+                [d for d, size in node.sizes.items() if size == 1 and (dims is None or d in dims)], drop=drop
+            )
 
         groups = {each.relative_to(self): one(each.to_dataset(inherit=False)) for each in self.subtree}
         return RunTree.of(xr.DataTree.from_dict(groups))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from devinterp.errors import InvalidInputError
 from devinterp.evaluation import (
     Outputs,
     cycle,
@@ -18,8 +19,6 @@ from devinterp.evaluation import (
     prepare_input,
     split_results,
 )
-
-from devinterp.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -104,7 +104,7 @@ class SGMCMC(torch.optim.Optimizer):
         self._steps.append(GroupSteps(self.param_groups[-1], self.state))
 
     @torch.no_grad()
-    def step(self, closure: Any = None, noise_generator: torch.Generator | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None, noise_generator: torch.Generator | None = None) -> Any:
         """Take a step with the gradients that the parameters hold.
 
         Parameters

@@ -113,7 +113,8 @@ def choose_device(model: nn.Module, device: str | torch.device | None) -> str | 
         return device
     note_once(
         "device",
-        "devinterp: the model is on the CPU and is sampled on the GPU, on a copy (device=None). device='cpu' samples it where it is.",
+        "devinterp: the model is on the CPU and is sampled on the GPU, on a copy (device=None). device='cpu' "
+        "samples it where it is.",
     )
     return "cuda"
 

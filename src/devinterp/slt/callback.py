@@ -42,5 +42,7 @@ def validate_callbacks(callbacks: list[Callable[..., Any]]) -> bool:
     """Raise unless all of them can be called."""
     for callback in callbacks:
         if not callable(callback):
-            raise InvalidInputError(f"a callback must be a function or a SamplerCallback; got {type(callback).__name__}.")
+            raise InvalidInputError(
+                f"a callback must be a function or a SamplerCallback; got {type(callback).__name__}."
+            )
     return True

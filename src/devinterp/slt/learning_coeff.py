@@ -26,8 +26,10 @@ from devinterp.slt.optimizer_chain import OptimizerChain
 from devinterp.utils import cycle, default_nbeta, get_init_loss_multi_batch, prepare_input, split_results
 
 _NOTE = (
-    "devinterp: this call is DevInterp 1's. Today: `llc(model, dataset, loss_fn=..., lr={lr:g}, n_beta={n_beta:g}, localization="
-    "{localization:g}, num_chains={num_chains}, num_draws={num_draws})` of devinterp.slt.llc, where loss_fn(model, batch) returns a "
+    "devinterp: this call is DevInterp 1's. Today: `llc(model, dataset, loss_fn=..., lr={lr:g}, n_beta={n_beta:g}, "
+    "localization="
+    "{localization:g}, num_chains={num_chains}, num_draws={num_draws})` of devinterp.slt.llc, where loss_fn(model, "
+    "batch) returns a "
     "loss for each sample: chains are stored, resumed and checked, and results have errors."
 )
 #: Seeds where none is given: numbers can be had again.
@@ -110,7 +112,9 @@ def sample(
     seeds = _seeds(seed, num_chains)
     with sheltered(model, device, seed=seeds[0]):
         moved = on_device(model, device)
-        masks = full_masks(moved) if optimize_over_per_model_param is None else _masks(moved, optimize_over_per_model_param)
+        masks = (
+            full_masks(moved) if optimize_over_per_model_param is None else _masks(moved, optimize_over_per_model_param)
+        )
         for chain in range(num_chains):
             with own_randomness(seeds[chain], cuda="cuda" in str(device)):
                 chain_of = OptimizerChain(
@@ -145,9 +149,7 @@ def _run(
             total += float(mean.detach())
             last = {"results": results, "batch": batch}
         if not np.isfinite(total):
-            raise ChainHealthError(
-                f"the loss is not finite at step {step}: use a smaller `lr` or more `localization`."
-            )
+            raise ChainHealthError(f"the loss is not finite at step {step}: use a smaller `lr` or more `localization`.")
         named = last["results"] if isinstance(last["results"], Mapping) else {}
         chain.step(
             step, settings.draw_after(step), {**named, **last, "loss": torch.tensor(total), "init_loss": init_loss}
@@ -263,7 +265,9 @@ def _settings(options: dict[str, Any], num_draws: int, burnin: int, spacing: int
 
 def _masks(model: nn.Module, masks: Mapping[str, Any]) -> Any:
     known = {name: mask for name, mask in masks.items() if mask is not None}
-    return validated_masks(model, {n: m if isinstance(m, Tensor | bool) else torch.as_tensor(m) for n, m in known.items()})
+    return validated_masks(
+        model, {n: m if isinstance(m, Tensor | bool) else torch.as_tensor(m) for n, m in known.items()}
+    )
 
 
 def _seeds(seed: int | Sequence[int] | None, num_chains: int) -> list[int]:
@@ -276,6 +280,10 @@ def _seeds(seed: int | Sequence[int] | None, num_chains: int) -> list[int]:
 
 
 def _note(options: Mapping[str, Any], num_chains: int, num_draws: int) -> None:
-    values = {"lr": options.get("lr", 0.01), "n_beta": options["nbeta"], "localization": options.get("localization", 0.0)}
+    values = {
+        "lr": options.get("lr", 0.01),
+        "n_beta": options["nbeta"],
+        "localization": options.get("localization", 0.0),
+    }
     if all(isinstance(value, int | float) for value in values.values()):
         note_once("v1", _NOTE.format(**values, num_chains=num_chains, num_draws=num_draws))

@@ -79,5 +79,7 @@ class NoiseNorm(_Norm):
     def update(self, chain: int, draw: int, optimizer: Any) -> None:
         """Take in the noise of a draw."""
         if not getattr(optimizer, "noise", None):
-            raise InvalidInputError("`NoiseNorm` needs the noise of steps: pass optimizer_kwargs={'save_noise': True, ...}.")
+            raise InvalidInputError(
+                "`NoiseNorm` needs the noise of steps: pass optimizer_kwargs={'save_noise': True, ...}."
+            )
         self._set(chain, draw, optimizer.noise)

@@ -117,7 +117,8 @@ class OptimizerChain:
         options = {name: value for name, value in options.items() if name not in unset or value != unset[name]}
         if unknown := [name for name in {**options, **self._options} if known is not None and name not in known]:
             raise InvalidInputError(
-                f"`sampling_method` {getattr(make, '__qualname__', make)} takes no {', '.join(f'`{n}`' for n in unknown)}: leave "
+                f"`sampling_method` {getattr(make, '__qualname__', make)} takes no "
+                f"{', '.join(f'`{n}`' for n in unknown)}: leave "
                 "that out, or use an optimizer of `devinterp.optim`."
             )
         masked = any("mask" in group for group in self._groups)

@@ -55,13 +55,15 @@ Evaluate = Callable[[nn.Module, Batch], tuple[Tensor, Any]]
 class StepCallback(Protocol):
     """What is called after every step."""
 
-    def __call__(self, chain: int, step: int, optimizer: torch.optim.Optimizer) -> None: ...
+    def __call__(self, chain: int, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Take in a step."""
 
 
 class MicroCallback(Protocol):
     """What is called after the loss of every minibatch."""
 
-    def __call__(self, loss: Tensor, input_ids: Tensor, chain: int, step: int, micro_step: int) -> None: ...
+    def __call__(self, loss: Tensor, input_ids: Tensor, chain: int, step: int, micro_step: int) -> None:
+        """Take in a loss."""
 
 
 def calculate_num_steps(*, num_draws: int, num_steps_bw_draws: int, num_burnin_steps: int) -> int:
@@ -157,7 +159,7 @@ def sample_single_chain(
         If the loss stops being finite; the message names the step.
     """
     options = dict(sampling_method_kwargs or {})
-    given = {"lr": lr, "n_beta": n_beta, "localization": localization, "noise_level": noise_level}
+    given: dict[str, Any] = {"lr": lr, "n_beta": n_beta, "localization": localization, "noise_level": noise_level}
     given |= {"weight_decay": llc_weight_decay, "bounding_box_size": bounding_box_size}
     for name in given:
         for key in (name, name.replace("_", "")) if name == "n_beta" else (name,):
@@ -199,6 +201,7 @@ def sample_single_chain(
         batches = schedule.steps(0)
         rows = read_rows(dataset, np.concatenate(batches), name="`dataset`").to(next(model.parameters()).device)
         evaluated = _Evaluated(evaluate, model, rows, micro_callback, chain)
+        moved: OptimizerChain | _KernelChain
         if needs_optimizer:
             moved = OptimizerChain(
                 model,

@@ -12,6 +12,7 @@ class OnlineTraceStatistics:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise InvalidInputError(
-            "`OnlineTraceStatistics` is not available: take the trace of a callback's `get_results()`, and its statistics over chains "
+            "`OnlineTraceStatistics` is not available: take the trace of a callback's `get_results()`, and its "
+            "statistics over chains "
             "with numpy."
         )

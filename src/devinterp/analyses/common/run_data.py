@@ -10,8 +10,8 @@ import xarray as xr
 from devinterp import schema
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.runs import settings
-from devinterp.selection import step_labels
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TASK, TOKEN, TRACE
+from devinterp.selection import step_labels
 
 #: Which chains an analysis may use.
 Chains = Literal["all", "finished"]

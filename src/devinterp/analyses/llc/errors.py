@@ -17,8 +17,8 @@ from devinterp.analyses.common.run_data import losses, steps_after
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses
 from devinterp.analyses.llc.schedule import data_shares, holds_first_steps
 from devinterp.runs import settings
-from devinterp.selection import whole_losses
 from devinterp.schema import BATCH, CHAIN, POSITION, STEP, TRACE
+from devinterp.selection import whole_losses
 
 #: Up to this share of a loss two means of the same unpadded losses differ by rounding.
 _ROUNDING = 1e-5
@@ -52,7 +52,9 @@ def error_without_rows(run: xr.DataTree, trace: xr.DataArray, burnin: int) -> xr
     bias, unknown = _ratio_bias(run, kept, burnin)
     result = _joined(error, trace_start_error(run) ** 2 + bias**2)
     if not whole_losses(run[f"{TRACE}/init_loss"]):
-        result.attrs.setdefault("reason", "the error of L(w0) is recorded for all positions, of which some were selected")
+        result.attrs.setdefault(
+            "reason", "the error of L(w0) is recorded for all positions, of which some were selected"
+        )
     elif "init_loss_mean_se" not in run[TRACE]:
         result.attrs.setdefault("reason", "the error of L(w0) is not recorded in this run")
     elif unknown:

@@ -16,8 +16,8 @@ from devinterp.analyses.common.mean_losses import share_minibatches
 from devinterp.analyses.common.run_data import noise_attrs, steps_after
 from devinterp.analyses.llc.row_losses import minibatches_per_step
 from devinterp.runs import settings
-from devinterp.selection import minibatch_slots, slots_of, step_labels
 from devinterp.schema import BATCH, CHAIN, STEP, TRACE
+from devinterp.selection import minibatch_slots, slots_of, step_labels
 
 
 def run_attrs(run: xr.DataTree) -> dict[str, Any]:

@@ -160,7 +160,14 @@ def _trace_specs(layout: RunLayout) -> list[ArraySpec]:
         *_position_spec(trace, loss_dims, layout.loss_shape),
         _losses(trace, STEP, BATCH, layout, layout.num_steps, num_batch, layout.loss_shape),
         _fixed(f"{trace}/sequence_id", (CHAIN, STEP, BATCH), layout.sequence_id, np.int64),
-        _fixed(f"{trace}/init_loss", (*start, *loss_dims), layout.init_loss, np.float32, units="nats", **_size(layout.loss_shape)),
+        _fixed(
+            f"{trace}/init_loss",
+            (*start, *loss_dims),
+            layout.init_loss,
+            np.float32,
+            units="nats",
+            **_size(layout.loss_shape),
+        ),
         _fixed(f"{trace}/init_loss_se", (*start, *loss_dims), layout.init_loss_se, np.float32, units="nats"),
         _fixed(f"{trace}/init_loss_mean", start, layout.init_loss_mean, np.float64, units="nats"),
         _fixed(f"{trace}/init_loss_mean_se", start, layout.init_loss_mean_se, np.float32, units="nats"),
@@ -193,7 +200,14 @@ def _observable_specs(name: str, observable: ObservableLayout, layout: RunLayout
         *_position_spec(group, loss_dims, tuple(loss_shape)),
         _losses(group, DRAW, SEQUENCE, layout, num_draws, num_sequences, tuple(loss_shape)),
         *_moment_specs(group, layout, (num_sequences, *loss_shape)),
-        _fixed(f"{group}/init_loss", (SEQUENCE, *loss_dims), observable.init_loss, np.float32, units="nats", **_size(loss_shape)),
+        _fixed(
+            f"{group}/init_loss",
+            (SEQUENCE, *loss_dims),
+            observable.init_loss,
+            np.float32,
+            units="nats",
+            **_size(loss_shape),
+        ),
         _fixed(f"{group}/sequence_id", (SEQUENCE,), observable.sequence_id, np.int64),
     ]
     if observable.token_ids is not None:
