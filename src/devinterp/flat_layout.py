@@ -130,7 +130,8 @@ def _draw_places(trace: xr.Dataset, run: xr.DataTree) -> np.ndarray:
     missing = set(run["draw_step"].to_numpy()) - set(steps)
     if missing:
         raise InvalidInputError(
-            f"`{DRAW_LOSS}` of DevInterp 2 is the loss of the steps at which draws were taken; of these, {sorted(missing)[:3]} were "
+            f"`{DRAW_LOSS}` of DevInterp 2 is the loss of the steps at which draws were taken; of these, "
+            f"{sorted(missing)[:3]} were "
             "left out by a selection: select draws with them."
         )
     return np.array([int(np.flatnonzero(steps == step)[0]) for step in run["draw_step"].to_numpy()], dtype=np.int64)

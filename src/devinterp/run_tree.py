@@ -11,7 +11,7 @@ from devinterp.errors import MissingDataError
 from devinterp.flat_layout import where_now
 
 
-class RunTree(xr.DataTree):
+class RunTree(xr.DataTree):  # type: ignore[no-untyped-call]
     """An `xarray.DataTree` as `devinterp.sample` and `devinterp.open` return it."""
 
     __slots__ = ()

@@ -1,7 +1,7 @@
 """A run of which a part was selected, with all its dimensions again: what was selected as a scalar has length one.
 
-Analyses reckon with the dims of ``docs/schema.md``. What xarray makes of a tree is brought back to them here, or refused where the
-part that is left cannot be told from the whole.
+Analyses reckon with the dims of ``docs/schema.md``. What xarray makes of a tree is brought back to them here, or refused where
+the part that is left cannot be told from the whole.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def restored(run: xr.DataTree, settings: Mapping[str, Any]) -> xr.DataTree:
         If a variable has a dimension that it cannot have, labels are not unique, or a part was selected of what the run
         recorded means over.
     """
-    paths = {path: node for path, node in _nodes(run)}
+    paths = dict(_nodes(run))
     if any(
         _wanted(path, name, node, settings) != variable.dims
         for path, node in paths.items()
@@ -55,7 +55,7 @@ def restored(run: xr.DataTree, settings: Mapping[str, Any]) -> xr.DataTree:
     return run
 
 
-def whole_losses(start: xr.DataArray) -> bool:
+def whole_losses(start: xr.DataArray | xr.DataTree) -> bool:
     """Say whether a loss at the initial weights has all losses of its samples, as far as that was recorded."""
     num = start.attrs.get(NUM_LOSSES)
     return num is None or num == math.prod(size for dim, size in start.sizes.items() if dim not in _KNOWN)
@@ -104,7 +104,8 @@ def _wanted(path: str, name: str, node: xr.DataTree, settings: Mapping[str, Any]
     wrong = [dim for dim in rest if dim in _KNOWN or POSITION not in dims]
     if wrong:
         raise InvalidInputError(
-            f"`{path}/{name}` has the dimension {wrong[0]!r}, which it cannot have (its dims are {', '.join(dims)}): concatenate "
+            f"`{path}/{name}` has the dimension {wrong[0]!r}, which it cannot have (its dims are "
+            f"{', '.join(dims)}): concatenate "
             "only variables that have the dimension, for example with data_vars='minimal'."
         )
     if POSITION in dims and POSITION not in rest and _position_was_selected(path, name, node, settings):
@@ -146,7 +147,7 @@ def _with_all_dims(run: xr.DataTree, paths: Mapping[str, xr.DataTree], settings:
 def _as_wanted(variable: xr.Variable, dims: tuple[Any, ...]) -> xr.Variable:
     missing = [dim for dim in dims if dim not in variable.dims]
     if missing:
-        variable = variable.set_dims((*missing, *variable.dims))
+        variable = variable.set_dims((*missing, *variable.dims))  # type: ignore[no-untyped-call]
     wanted: xr.Variable = variable.transpose(*dims)
     return wanted
 
@@ -181,7 +182,8 @@ def _in_order(run: xr.DataTree) -> xr.DataTree:
         labels = holder.coords[dim].to_numpy()
         if len(set(labels.tolist())) < len(labels):
             raise InvalidInputError(
-                f"labels of `{dim}` are not unique: {labels.tolist()[:8]}. Select each only once; to join runs give each label its own "
+                f"labels of `{dim}` are not unique: {labels.tolist()[:8]}. Select each only once; to join runs give "
+                f"each label its own "
                 f"value first, for example `assign_coords({dim}=...)`."
             )
         if dim in (DRAW, STEP) and (np.diff(labels) < 0).any():
@@ -208,7 +210,8 @@ def _check_parts(run: xr.DataTree, settings: Mapping[str, Any]) -> None:
     if slots is not None and per_step is not None and slots != per_step:
         if (settings.get("gradient_accumulation_steps") or 1) > 1:
             raise InvalidInputError(
-                f"a step of this run has {per_step} rows in several minibatches; of these {slots} were selected along `{BATCH}`, and "
+                f"a step of this run has {per_step} rows in several minibatches; of these {slots} were selected "
+                f"along `{BATCH}`, and "
                 "which minibatch they belong to cannot be told: select no part of `batch`."
             )
         if record == "moments":
@@ -238,6 +241,7 @@ def _has(run: xr.DataTree, path: str) -> bool:
 
 def _refuse(what: str, of_what: str, record: str) -> None:
     raise InvalidInputError(
-        f"a part of {what} was selected, but the run recorded means over {of_what} (record={record!r}), which are of all of them: "
+        f"a part of {what} was selected, but the run recorded means over {of_what} (record={record!r}), which are "
+        f"of all of them: "
         "select none, or sample with record='token'."
     )

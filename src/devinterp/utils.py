@@ -1,4 +1,4 @@
-"""Small helpers under the import path of DevInterp 2."""
+"""Small helpers under the import paths of DevInterp 2 and 1."""
 
 from __future__ import annotations
 
@@ -7,9 +7,38 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from devinterp.errors import InvalidInputError
+from devinterp.evaluation import (
+    Outputs,
+    cycle,
+    evaluate,
+    get_init_loss_full_batch,
+    get_init_loss_multi_batch,
+    get_init_loss_one_batch,
+    make_evaluate,
+    plot_trace,
+    prepare_input,
+    split_results,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+__all__ = [
+    "Outputs",
+    "cycle",
+    "default_nbeta",
+    "evaluate",
+    "get_init_loss_full_batch",
+    "get_init_loss_multi_batch",
+    "get_init_loss_one_batch",
+    "make_evaluate",
+    "pack_texts",
+    "plot_trace",
+    "prepare_input",
+    "set_seed",
+    "split_results",
+    "tokenize_and_concatenate",
+]
 
 
 def default_nbeta(

@@ -173,7 +173,7 @@ def test_comparison_of_masks_is_by_element_and_true_where_all_agree():
     assert BLOCK != DENSE
     assert (DENSE == DENSE).all()
     assert Mask.from_bool(DENSE.to_bool()) == DENSE
-    assert not (Mask.from_bool(DENSE.to_bool()) != DENSE)
+    assert not (Mask.from_bool(DENSE.to_bool()) != DENSE)  # noqa: SIM202
     assert Mask.whole((2,)) != Mask.whole((3,))
     with pytest.raises(RuntimeError, match="ambiguous"):
         bool(DENSE)

@@ -104,7 +104,7 @@ class SGMCMC(torch.optim.Optimizer):
         self._steps.append(GroupSteps(self.param_groups[-1], self.state))
 
     @torch.no_grad()
-    def step(self, closure: Any = None, noise_generator: torch.Generator | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None, noise_generator: torch.Generator | None = None) -> Any:
         """Take a step with the gradients that the parameters hold.
 
         Parameters
@@ -162,6 +162,20 @@ class SGMCMC(torch.optim.Optimizer):
         """Set the metrics of the last step to zero."""
         for steps in self._steps:
             steps.metrics = Metrics()
+
+    def before_last_step(self, loss: float) -> tuple[list[Tensor], list[Tensor], float]:
+        """Return the weights before the last step, and slope and value there of minus the logarithm of the sampled density.
+
+        Parameters
+        ----------
+        loss : float
+            The loss at these weights. Metrics must be saved.
+        """
+        weights = [weight for steps in self._steps for weight in steps.weights_before]
+        slopes = [slope for steps in self._steps for slope in steps.slopes_before]
+        n_beta = self.param_groups[0]["nbeta"]
+        energy = float(n_beta() if callable(n_beta) else n_beta) * loss
+        return weights, slopes, energy + sum(steps.prior_energy for steps in self._steps)
 
     def get_sketches(self) -> Any:
         """Refuse: sketches are not available."""

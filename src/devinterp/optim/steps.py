@@ -56,6 +56,9 @@ class GroupSteps:
         self._group, self._state = group, state
         self._params: list[Tensor] = list(group["params"])
         self.metrics = Metrics()
+        self.weights_before: list[Tensor] = []
+        self.slopes_before: list[Tensor] = []
+        self.prior_energy = 0.0
         remembered = group["prior"].initialize(self._params)
         for number, param in enumerate(self._params):
             state[param].update(
@@ -85,6 +88,7 @@ class GroupSteps:
         inputs = StepInputs(values, gradients, initial, self._kernel_state, noise)
         if measure:
             self._measure(transition, inputs)
+            self._remember(params, gradients)
         added = [math.sqrt(group["lr"]) * xi[0].clone() for xi in noise] if measure else []
         transition.update(inputs)
         for number, param in enumerate(params):
@@ -95,6 +99,17 @@ class GroupSteps:
                 start = self._state[param]["initial_param"]
                 param.detach().clamp_(start - group["bounding_box_size"], start + group["bounding_box_size"])
         return added
+
+    def _remember(self, params: list[Tensor], gradients: list[Tensor]) -> None:
+        """Keep the weights before the step, the slope of the whole density there, and what the prior adds to the energy."""
+        prior, n_beta = self._group["prior"], _number(self._group["nbeta"])
+        self.weights_before = [param.detach().clone() for param in params]
+        states = [self._state[param]["prior"] for param in params]
+        self.slopes_before = [
+            n_beta * gradient[0] + prior.grad(param, state)
+            for param, gradient, state in zip(params, gradients, states, strict=True)
+        ]
+        self.prior_energy = sum(prior_energy(prior, param, state) for param, state in zip(params, states, strict=True))
 
     def _measure(self, transition: Transition, inputs: StepInputs) -> None:
         scale = self._group["lr"] / 2 * _number(self._group["nbeta"])
@@ -180,6 +195,15 @@ def _target(prior: Prior) -> tuple[float, float] | None:
         else:
             return None
     return localization, weight_decay
+
+
+def prior_energy(prior: Prior, param: Tensor, state: dict[str, Any]) -> float:
+    """Return minus the logarithm of a Gaussian prior's density at a parameter, up to a constant."""
+    if isinstance(prior, CompositePrior):
+        parts = enumerate(prior.priors)
+        return sum(prior_energy(each, param, state.get(f"prior_{number}", {})) for number, each in parts)
+    strength = prior.localization if isinstance(prior, GaussianPrior) else 0.0
+    return strength / 2 * float(prior.distance_sq(param, state))
 
 
 def _noise(param: Tensor, level: float, generator: torch.Generator | None) -> Tensor:

@@ -84,7 +84,8 @@ def _kept_in_memory(store: RunStore) -> Iterator[None]:
             error.tree = store.open_tree()  # type: ignore[attr-defined]
             error.add_note(
                 "What was sampled until then is the attribute `tree` of this error: `error.tree.to_zarr(path)` saves it, and "
-                "`error.tree.slt.llc(chains='finished')` uses the chains that were finished. With `output_path=` the same call goes "
+                "`error.tree.slt.llc(chains='finished')` uses the chains that were finished. With `output_path=` "
+                "the same call goes "
                 "on where it stopped."
             )
         raise

@@ -18,6 +18,7 @@ from devinterp.models.masks.param_masks import ParamMasks
 from devinterp.models.parameter_check import check_parameters
 from devinterp.models.restrictions import as_param_masks
 from devinterp.models.wrappers import unwrapped
+from devinterp.notes import note_once
 from devinterp.sampling.chains.mala import proposes_langevin
 from devinterp.sampling.data.datasets import row_source
 from devinterp.sampling.data.rows import Rows
@@ -127,6 +128,18 @@ def check_model(model: object) -> nn.Module:
     inner = unwrapped(model)
     check_parameters(inner)
     return inner
+
+
+def choose_device(model: nn.Module, device: str | torch.device | None) -> str | torch.device | None:
+    """Return where to sample: as asked; else where the model is, but on the GPU if it is on the CPU and there is one."""
+    if device is not None or not torch.cuda.is_available() or any(p.device.type != "cpu" for p in model.parameters()):
+        return device
+    note_once(
+        "device",
+        "devinterp: the model is on the CPU and is sampled on the GPU, on a copy (device=None). device='cpu' "
+        "samples it where it is.",
+    )
+    return "cuda"
 
 
 def on_device(model: nn.Module, device: str | torch.device | None) -> nn.Module:

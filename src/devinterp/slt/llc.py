@@ -8,9 +8,10 @@ import xarray as xr
 
 from devinterp.analyses import llc as analysis
 from devinterp.analyses.llc import token_llc
+from devinterp.slt.estimators import LLCEstimator, OnlineLLCEstimator
 from devinterp.slt.one_call import of_each_run, sample_then, with_options_of
 
-__all__ = ["compute_llc", "llc", "token_llc"]
+__all__ = ["LLCEstimator", "OnlineLLCEstimator", "compute_llc", "llc", "token_llc"]
 
 
 @with_options_of(analysis.compute_llc)

@@ -98,11 +98,12 @@ class Observable:
         if not isinstance(batch, Tensor) or batch.ndim != 2 or batch.shape[1] != context_length + 1:
             shape = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
             raise InvalidInputError(
-                f"observable {task_name!r} must hold token ids of {context_length + 1} tokens (`context_length` + 1); got {shape}."
+                f"observable {task_name!r} must hold token ids of {context_length + 1} tokens (`context_length` + "
+                f"1); got {shape}."
             )
         self.input_ids = batch.to(self.device)
 
     @torch.no_grad()
     def compute_loss(self, model: nn.Module) -> Tensor:
         """Return the losses ``(sequence, position)`` of a model."""
-        return torch.cat([self.loss_fn(model, part) for part in self.input_ids.split(self.batch_size)])
+        return torch.cat([self.loss_fn(model, part) for part in torch.split(self.input_ids, self.batch_size)])

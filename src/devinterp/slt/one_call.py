@@ -65,10 +65,12 @@ def with_options_of(
 
     def decorate(function: Callable[..., _Result]) -> Callable[..., _Result]:
         signature = inspect.signature(function)
-        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        own: list[inspect.Parameter] = [
+            p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
         taken = {p.name for p in own} | set(but)
         theirs = [p for p in list(inspect.signature(analysis).parameters.values())[1:] if p.name not in taken]
-        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in theirs]
+        keyword: list[inspect.Parameter] = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in theirs]
         function.__signature__ = signature.replace(parameters=[*own, *keyword])  # type: ignore[attr-defined]
         return function
 
@@ -105,7 +107,7 @@ def sample_then(
     """
     renamed = renamed or {}
     shown = {theirs: ours for ours, theirs in renamed.items()}
-    options = [
+    options: list[inspect.Parameter] = [
         option.replace(name=shown.get(option.name, option.name), kind=inspect.Parameter.KEYWORD_ONLY)
         for option in list(inspect.signature(compute).parameters.values())[1:]
     ]

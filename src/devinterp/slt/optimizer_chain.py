@@ -47,8 +47,10 @@ class OptimizerChain:
         Of the chain.
     options : mapping
         Further options of the optimizer.
-    seed, chain : int
-        Seed of the noise, and number of the chain.
+    seed : int or None
+        Of the noise; None: torch's own generator draws it.
+    chain : int
+        Number of the chain.
     callbacks, step_callback : callables
         As in `devinterp.slt.sampler.sample_single_chain`.
     """
@@ -61,7 +63,7 @@ class OptimizerChain:
         settings: Settings,
         options: Mapping[str, Any],
         *,
-        seed: int,
+        seed: int | None,
         chain: int = 0,
         callbacks: Sequence[Callable[..., Any]] = (),
         step_callback: Callable[..., Any] | None = None,
@@ -78,7 +80,8 @@ class OptimizerChain:
 
     def __enter__(self) -> OptimizerChain:
         self._before = [(parameter, parameter.detach().clone()) for parameter in self._sampled]
-        self._generator = torch.Generator(self._sampled[0].device).manual_seed(self._seed)
+        device = self._sampled[0].device
+        self._generator = None if self._seed is None else torch.Generator(device).manual_seed(self._seed)
         for parameter in self._sampled:
             parameter.requires_grad_(True)
         self.optimizer = self._optimizer()
@@ -115,7 +118,8 @@ class OptimizerChain:
         options = {name: value for name, value in options.items() if name not in unset or value != unset[name]}
         if unknown := [name for name in {**options, **self._options} if known is not None and name not in known]:
             raise InvalidInputError(
-                f"`sampling_method` {getattr(make, '__qualname__', make)} takes no {', '.join(f'`{n}`' for n in unknown)}: leave "
+                f"`sampling_method` {getattr(make, '__qualname__', make)} takes no "
+                f"{', '.join(f'`{n}`' for n in unknown)}: leave "
                 "that out, or use an optimizer of `devinterp.optim`."
             )
         masked = any("mask" in group for group in self._groups)

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from devinterp.errors import DevinterpError, InvalidInputError
+from devinterp.errors import InvalidInputError
 from devinterp.kernels import build_transition
 from devinterp.models.masks.param_masks import ParamMasks
 from devinterp.models.parameter_check import trainable_names
@@ -23,9 +23,15 @@ from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.schedule import Schedule
 from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.model_guard import sheltered
-from devinterp.sampling.prepare import check_kernel, check_model, on_device
+from devinterp.sampling.prepare import check_kernel, check_model, choose_device, on_device
 from devinterp.sampling.settings import Settings
 from devinterp.schema import DRAW, STEP
+from devinterp.slt.errors import ChainHealthError
+from devinterp.slt.learning_coeff import (
+    estimate_learning_coeff,
+    estimate_learning_coeff_with_summary,
+    sample,
+)
 from devinterp.slt.optimizer_chain import OptimizerChain
 from devinterp.slt.token_batch import TokenBatch
 from devinterp.utils import set_seed
@@ -35,7 +41,10 @@ __all__ = [
     "MicroCallback",
     "StepCallback",
     "calculate_num_steps",
+    "estimate_learning_coeff",
+    "estimate_learning_coeff_with_summary",
     "is_transformer_lens_model",
+    "sample",
     "sample_single_chain",
     "set_seed",
 ]
@@ -45,20 +54,18 @@ EpochMode = Literal["once", "cycle"]
 Evaluate = Callable[[nn.Module, Batch], tuple[Tensor, Any]]
 
 
-class ChainHealthError(DevinterpError, FloatingPointError):
-    """The loss of a chain is not finite."""
-
-
 class StepCallback(Protocol):
     """What is called after every step."""
 
-    def __call__(self, chain: int, step: int, optimizer: torch.optim.Optimizer) -> None: ...
+    def __call__(self, chain: int, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Take in a step."""
 
 
 class MicroCallback(Protocol):
     """What is called after the loss of every minibatch."""
 
-    def __call__(self, loss: Tensor, input_ids: Tensor, chain: int, step: int, micro_step: int) -> None: ...
+    def __call__(self, loss: Tensor, input_ids: Tensor, chain: int, step: int, micro_step: int) -> None:
+        """Take in a loss."""
 
 
 def calculate_num_steps(*, num_draws: int, num_steps_bw_draws: int, num_burnin_steps: int) -> int:
@@ -181,6 +188,7 @@ def sample_single_chain(
     )
     check_kernel(settings)
     inner = check_model(ref_model)
+    device = choose_device(inner, device)
     trainable = trainable_names(inner)
     noise_seed = init_seed + chain if seed is None else seed
     needs_optimizer = by_optimizer or callbacks or step_callback is not None

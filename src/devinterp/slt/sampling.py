@@ -18,7 +18,7 @@ from devinterp.sampling.losses.identity import loss_identity
 from devinterp.sampling.losses.loss import LossFunction
 from devinterp.sampling.model_guard import sheltered
 from devinterp.sampling.options import RunOptions
-from devinterp.sampling.prepare import check_model, name_restrictions, prepare
+from devinterp.sampling.prepare import check_model, choose_device, name_restrictions, prepare
 from devinterp.sampling.settings import Settings
 from devinterp.types import ModelAdapter
 
@@ -152,7 +152,8 @@ def sample(
     init_noise : float, optional
         Standard deviation of noise added to the weights before the first step.
     device : str or torch.device, optional
-        Where to sample. The model is copied there, once, unless it is there already. None: where the model is.
+        Where to sample. The model is copied there, once, unless it is there already. None: where the model is, but on the GPU
+        if it is on the CPU and there is one, as in DevInterp 2.
     save_metrics : bool or sequence of str, default: False
         Whether to record norms and angles of the parts of every step in ``/metrics``, or which of them. Only by name there is
         ``"mala_acceptance"``, the probability that a Metropolis test on the step's minibatch would accept it: it takes a
@@ -242,6 +243,7 @@ def sample(
     )
     how = RunOptions.merged(options, given)
     inner = check_model(model)
+    device = choose_device(inner, device)
     trainable = trainable_names(inner)
     with sheltered(inner, device, seed=settings.init_seed), loss_identity(loss_fn, loss_id) as identity:
         spec = prepare(

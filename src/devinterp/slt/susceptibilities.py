@@ -56,7 +56,8 @@ def compute_susceptibilities(
     full = options.get("full", "full")
     if options.get("estimator", "two_run") == "two_run" and full not in trees:
         raise InvalidInputError(
-            f"`susceptibilities` compares with the run of all weights, which must be there as {full!r}; there are {list(trees)}."
+            f"`susceptibilities` compares with the run of all weights, which must be there as {full!r}; there are "
+            f"{list(trees)}."
         )
     return analysis.compute_susceptibilities(one_run(trees, needed_by="susceptibilities"), sampling_task, **options)
 
@@ -84,7 +85,8 @@ def _check(arguments: Mapping[str, Any]) -> None:
     two_runs = arguments.get("estimator", "two_run") == "two_run"
     if restrictions is not None and two_runs and full not in restrictions:
         raise InvalidInputError(
-            f"`susceptibilities`: `weight_restrictions` must have {full!r}, the run of all weights that the others are compared "
+            f"`susceptibilities`: `weight_restrictions` must have {full!r}, the run of all weights that the others "
+            f"are compared "
             f"with; they are {list(restrictions)}: add {{{full!r}: None}}, or pass estimator='single_run'."
         )
 

@@ -13,7 +13,7 @@ class TokenBatch(Tensor):
     """Token ids ``(batch, token)``, also by their name, beside their attention mask if they have one."""
 
     #: Results of operations are plain tensors.
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     _mask: Tensor | None
 

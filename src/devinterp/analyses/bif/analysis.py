@@ -82,8 +82,8 @@ def compute_bif(
     compute_covariance : bool, default: False
         Covariance (nats squared, divisor: number of samples less fitted means and trends) in place of correlation.
     loss_keys : str, list of str or dict, optional
-        Observables that take part on both sides; default, or ``"all"``: all, by name in alphabetical order. A dict gives for each name
-        which sequences: a slice, integers or a boolean mask; or ``(sequences, positions)``; or a boolean mask
+        Observables that take part on both sides; default, or ``"all"``: all, by name in alphabetical order. A dict gives for
+        each name which sequences: a slice, integers or a boolean mask; or ``(sequences, positions)``; or a boolean mask
         ``(sequence, position)``. All count from 0.
     batch_index_range_1, batch_index_range_2 : sequence of int, slice or "all", default: "all"
         Keep these of the queries and of the candidates, by their numbers counted over all observables: ``[0, 5]`` are two
@@ -164,7 +164,7 @@ def compute_bif(
     numbers = TokenNumbers(run)
     queries, candidates = (loss_keys if selection is None else selection for selection in (queries, candidates))
     first = select(numbers, queries, within=batch_index_range_1, argument="queries", needed_by="bif")
-    if candidates is queries and np.array_equal(batch_index_range_1, batch_index_range_2):
+    if candidates is queries and _same_rows(batch_index_range_1, batch_index_range_2):
         second = first
     else:
         second = select(numbers, candidates, within=batch_index_range_2, argument="candidates", needed_by="bif")
@@ -178,6 +178,10 @@ def compute_bif(
     coords = {RESTRICTION: run[RESTRICTION].variable, **plan.labels(first, 1), **plan.labels(second, 2)}
     result = xr.Dataset(variables, coords, attrs={**plan.attrs, "burnin": burnin, **noise_attrs(run), **chain_attrs})
     return storable(drop_single_restriction(result))
+
+
+def _same_rows(one: Any, other: Any) -> bool:
+    return np.array_equal(np.asarray(one), np.asarray(other))
 
 
 def _check_recorded(run: xr.DataTree, plan: Plan) -> None:

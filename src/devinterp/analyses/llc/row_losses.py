@@ -155,7 +155,8 @@ def _look_up(rows: np.ndarray, ids: np.ndarray, totals: np.ndarray) -> np.ndarra
     unknown = ids[place] != rows
     if unknown.any():
         raise MissingDataError(
-            f"steps use {len(np.unique(rows[unknown]))} rows whose losses at the initial weights this tree lacks: select no part "
+            f"steps use {len(np.unique(rows[unknown]))} rows whose losses at the initial weights this tree lacks: "
+            f"select no part "
             f"of `{ROW}`."
         )
     return np.asarray(totals[place])

@@ -74,7 +74,8 @@ def _of_one_restriction(tree: Any, name: str, needed_by: str) -> xr.DataTree:
     if len(labels) > 1:
         if name not in labels:
             raise InvalidInputError(
-                f"`{needed_by}` takes runs of one restriction each; that of {name!r} has {len(labels)}: {labels}. Pass that run "
+                f"`{needed_by}` takes runs of one restriction each; that of {name!r} has {len(labels)}: {labels}. "
+                f"Pass that run "
                 f"itself, or choose: `tree.sel(restriction=[{labels[0]!r}])`."
             )
         run = run.sel({RESTRICTION: [name]})
@@ -99,7 +100,8 @@ def _joined(parts: dict[str, xr.Dataset], path: str, needed_by: str) -> xr.Datas
         for variable in (each for each in common if each in part.variables):
             if not _same(first.variables[variable], part.variables[variable]):
                 raise InvalidInputError(
-                    f"`{needed_by}` compares runs of the same model on the same data; `{path}/{variable}` of {first_name!r} and "
+                    f"`{needed_by}` compares runs of the same model on the same data; `{path}/{variable}` of "
+                    f"{first_name!r} and "
                     f"{name!r} differ: sample them with the same dataset, observables and seeds."
                 )
     shared = [name for name in own if all(name in part.variables for part in parts.values())]

@@ -136,7 +136,7 @@ class Mask(LazyBoolTensor):
         """Return the number of elements of the parameter, selected or not."""
         return math.prod(self.shape)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         kind = "whole" if self.is_whole else "dense" if self.index is None else "block"
         return f"Mask({kind}, {self.num_elements:,} of {self.numel():,} elements of shape {tuple(self.shape)})"
 

@@ -1,0 +1,1 @@
+"""An import path of DevInterp 1; see `devinterp.slt`."""
