@@ -73,16 +73,24 @@ def test_the_fastest_trial_within_the_bias_counts():
     assert [trial_from_json(each) for each in to_json(trials[:2])] == trials[:2]
 
 
-@pytest.mark.parametrize(("kernel", "options"), [("sgld", {}), ("baoab", {"friction": 0.5})])
-def test_trials_on_a_quadratic_follow_the_law_of_the_kernel(kernel, options):
-    target, step = quadratic(8, 3000.0, 500), 0.5
-    measured = run_known("q", target, Case(kernel, options, (step,)), step)
-    a = (3000 * target.curvatures + 1).numpy()
-    x = step * a / target.stiffness
-    law = 0.5 * ((a - 1) / a / (1 - x / 4 if kernel == "sgld" else 1)).sum()
+@pytest.mark.parametrize(
+    ("kernel", "options", "noise"),
+    [
+        ("sgld", {}, 0.0),
+        ("sgld", {}, 0.2),
+        ("leimkuhler_matthews", {}, 0.2),
+        ("baoab", {"friction": 0.5}, 0.2),
+        ("sghmc", {"friction": 0.3}, 0.2),
+    ],
+)
+def test_trials_on_a_quadratic_follow_the_law_of_the_kernel(kernel, options, noise):
+    target, case = quadratic(8, 3000.0, 500, noise), Case(kernel, options, (0.5,))
+    measured, law = run_known("q", target, case, 0.5), target.expected(case, 0.5)
     assert abs(measured.estimate - law) < 4 * measured.error
+    assert kernel == "leimkuhler_matthews" or law - target.llc > 2 * measured.error or not noise
     assert measured.num_gradients == NUM_CHAINS * 500
     assert 0.01 < measured.draws_per_gradient < 0.5
+    assert math.isnan(target.expected(Case("sgnht", {}, (0.5,)), 0.5))
 
 
 def test_the_command_prints_ratios_and_measures_nothing_twice(tmp_path, monkeypatch, capsys):
