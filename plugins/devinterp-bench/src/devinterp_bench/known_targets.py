@@ -1,7 +1,8 @@
 """Small targets on which kernels are compared: many chains side by side, without a model, on losses written down.
 
-Quadratics have an exact expectation; of reduced-rank regression a long run of BAOAB at a small step, started where chains end
-up, is taken for it. Steps are in units of one over the largest second derivative of the potential at the minimum.
+Quadratics have an exact expectation, and most kernels an exact bias at a finite step, too; of reduced-rank regression a long
+run of BAOAB at a small step, started where chains end up, is taken for it. Steps are in units of one over the largest second
+derivative of the potential at the minimum, in the coordinates of the preconditioner where there is one.
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ class KnownTarget(Protocol):
         """Return the largest second derivative of the potential in the coordinates of RMSprop's preconditioner."""
         ...
 
+    def expected(self, case: Case, step: float) -> float:
+        """Return the exact coefficient of a kernel's chain at this step, NaN where no law is known."""
+        ...
+
 
 @dataclass
 class Quadratic:
@@ -122,6 +127,25 @@ class Quadratic:
         scale = 1 / ((self.curvatures / self.n_beta).sqrt() + eps)
         return float((scale * (self.n_beta * self.curvatures + self.localization)).max())
 
+    def expected(self, case: Case, step: float) -> float:
+        """Return the coefficient by the laws of docs/kernels.md; NaN for `sgnht` and `rmsprop_sgld`."""
+        slopes = self.n_beta * self.curvatures
+        a = slopes + self.localization
+        if case.kernel in ("rmsprop_leimkuhler_matthews", "rmsprop_baoab") and not self.noise:
+            return float((slopes / a).sum() / 2)
+        x = step * a / self.stiffness
+        rho = step * self.noise * self.curvatures / self.curvatures.max()
+        friction = case.options.get("friction", 1.0)
+        if case.kernel == "sgld":
+            excess = (1 + rho) / (1 - x / 4)
+        elif case.kernel in ("leimkuhler_matthews", "baoab"):
+            excess = 1 + rho * (2 - friction) / friction / (1 - x / 4)
+        elif case.kernel == "sghmc":
+            excess = (1 + rho / friction) / (1 - x / (4 * (2 - friction)))
+        else:
+            return math.nan
+        return float((slopes / a * excess).sum() / 2)
+
 
 class ReducedRank:
     """Reduced-rank regression 4-3-4 of true rank 1, with its own long run for the truth.
@@ -165,6 +189,10 @@ class ReducedRank:
     def preconditioned_stiffness(self, eps: float) -> float:
         """Refuse: the gradients of this loss have no fixed size."""
         raise NotImplementedError("no preconditioned kernels are compared on this target")
+
+    def expected(self, case: Case, step: float) -> float:
+        """Return NaN: no law is known."""
+        return math.nan
 
 
 def run_kernel(

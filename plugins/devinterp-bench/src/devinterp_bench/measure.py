@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from devinterp.analyses.llc import compute_llc
@@ -193,7 +194,9 @@ def _sampled(
 
 
 def _is_finished(tree: xr.DataTree, chain: int) -> bool:
-    return bool((tree["status/error"].isel(chain=chain) == "").all())
+    # A loss that is finite in double precision may be too large to be stored.
+    finite = bool(np.isfinite(tree["trace/loss"].isel(chain=chain)).all())
+    return finite and bool((tree["status/error"].isel(chain=chain) == "").all())
 
 
 def _estimates(

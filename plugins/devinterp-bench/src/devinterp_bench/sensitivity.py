@@ -76,8 +76,10 @@ def sensitivity_rows(measured: Sequence[tuple[Variant, list[Measurement]]]) -> t
         estimates = [(mean_over_seeds(mine[v]), any(m.num_diverged for m in mine[v])) for v in VARIANTS]
         relative = [np.nan if diverged else mean / truth - 1 for (mean, _), diverged in estimates]
         errors.append(relative)
-        most = max(error / truth for (_, error), diverged in estimates if not diverged)
-        rows.append([problem, *(_percent(value, "+.1%") for value in relative), f"{most:.1%}"])
+        stated = [error / truth for (_, error), diverged in estimates if not diverged]
+        rows.append(
+            [problem, *(_percent(value, "+.1%") for value in relative), _percent(max(stated, default=np.nan), ".1%")]
+        )
     sizes = np.abs(np.array(errors))
     medians = [np.nan if np.isnan(column).any() else float(np.median(column)) for column in sizes.T]
     rows.append(["median of the sizes", *(_percent(value, ".1%") for value in medians), ""])
