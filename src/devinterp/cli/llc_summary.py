@@ -53,7 +53,7 @@ def llc_summary(result: xr.Dataset) -> Iterator[Any]:
     if "caution" in attrs:
         yield f"[yellow]caution:[/] {escape(str(attrs['caution']))}"
     rest = [str(name) for name in result.data_vars if name not in shown]
-    yield f"[dim]Also in the result, which --output FILE.zarr writes: {escape(', '.join(rest))}[/]"
+    yield f"[dim]Also in the result (`devinterp llc STORE -o FILE.zarr` writes all of it): {escape(', '.join(rest))}[/]"
 
 
 def _rows(table: xr.Dataset) -> xr.Dataset:

@@ -70,7 +70,7 @@ def _output(
     prefix = "decoder_" if getattr(model.config, "is_encoder_decoder", False) else ""
     options = {"input_ids": input_ids[:, :1], **_no_cache(model), f"{prefix}input_ids": input_ids}
     if attention_mask is not None:
-        options[f"{prefix}attention_mask"] = attention_mask
+        options[f"{prefix}attention_mask"] = attention_mask.long()  # some models subtract it from one
     if position_ids is not None and accepts(model, f"{prefix}position_ids"):
         options[f"{prefix}position_ids"] = position_ids
     return model(**options)

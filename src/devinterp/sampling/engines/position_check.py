@@ -57,9 +57,9 @@ def choose_positions(loss: NextTokenLoss, model: nn.Module, sources: Iterable[Ro
         with suppress(RuntimeError, ValueError, TypeError, LookupError, AttributeError):
             when_told = _difference(told, model, rows)
     tolerance = tolerance_of(model)
-    # Rounding must not decide: a model that counts in its own way is far off when it is told.
-    is_better = when_told <= max(min(10 * by_itself, tolerance), by_itself, tolerance / 10)
-    chosen, note, worst = (told, TOLD, when_told) if is_better else (loss, ITS_OWN, by_itself)
+    # Where both are right, rounding must not decide; a model that counts in its own way is far off when it is told.
+    is_right = when_told <= max(tolerance / 10, min(10 * by_itself, tolerance))
+    chosen, note, worst = (told, TOLD, when_told) if is_right or when_told < by_itself else (loss, ITS_OWN, by_itself)
     if worst <= tolerance:
         return chosen, note
     warnings.warn(
