@@ -15,7 +15,7 @@ from devinterp.cli import run as devinterp
 from devinterp.errors import InvalidInputError
 from devinterp_bench.corrections import NEEDS, corrections, step_size_factor
 from devinterp_bench.measure import QUICK, Effort, Measurement, measure, measure_all
-from devinterp_bench.problems import Problem, deep_linear, linear_regression, powers
+from devinterp_bench.problems import Problem, linear_regression, powers
 from devinterp_bench.report import Report, TextTable
 from devinterp_bench.suite import suite
 from devinterp_bench.summary import summarise, to_json
@@ -196,19 +196,19 @@ def test_the_step_size_correction_is_exact_on_quadratics(kernel):
 
 def test_the_localization_correction_leaves_the_square_of_the_bias():
     problem = linear_regression(4, 2.0)
-    tight = Problem(**{**vars(problem), "localization": 1000.0})
-    (measured,) = measure(tight, "sgld", Effort(1, 100, 100, 400, 0.4))
+    tight = Problem(**{**vars(problem), "localization": 300.0})
+    (measured,) = measure(tight, "sgld", Effort(1, 400, 100, 400, 0.4))
     a = torch.linalg.eigvalsh(hessian(problem)).numpy() * problem.n_beta
-    share = 1000.0 / (a + 1000.0)
+    share = 300.0 / (a + 300.0)
     raw, second_order = 0.5 * (1 - share).sum(), 0.5 * (1 - share**2).sum()
     assert abs(measured.step_corrected - raw) < 5 * measured.error + 2e-3
-    assert abs(measured.corrected - second_order) < 5 * measured.error + 0.03
-    assert second_order - raw > 0.2
+    assert abs(measured.corrected - second_order) < 5 * measured.error + 0.01
+    assert second_order - raw > 0.07
 
 
 def test_there_is_no_localization_correction_where_the_loss_does_not_bind():
-    """In a network of rank zero localization is what bounds most directions, and the extrapolation is refuted."""
-    (measured,) = measure(deep_linear((3, 4, 5, 3), 0), "baoab", Effort(1, 8, 50, 50, 0.5))
+    """Localization bounds one weight of a product when the other is near zero, and the extrapolation is refuted."""
+    (measured,) = measure(powers((1, 1), multiply=True), "baoab", Effort(1, 16, 300, 300, 0.15))
     assert np.isnan(measured.corrected)
     assert measured.step_corrected == measured.estimate  # of BAOAB there is nothing to correct
 
