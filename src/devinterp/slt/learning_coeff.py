@@ -125,8 +125,9 @@ def sample(
     results: dict[str, Any] = {}
     for callback in callbacks:
         if isinstance(callback, SamplerCallback) or hasattr(callback, "get_results"):
-            callback.finalize() if hasattr(callback, "finalize") else None
-            results |= callback.get_results()  # type: ignore[attr-defined]
+            if hasattr(callback, "finalize"):
+                callback.finalize()
+            results |= callback.get_results()
     return results
 
 
