@@ -109,7 +109,7 @@ def assert_close(got: Any, want: Any, tolerance: float = 2e-4) -> None:
     np.testing.assert_allclose(np.squeeze(np.asarray(got)), np.squeeze(want), rtol=tolerance, atol=tolerance)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
 @given(indexers(), st.booleans(), st.booleans())
 def test_every_analysis_of_a_selection_is_that_of_the_part(chosen, by_label, lazy):
     tree = WHOLE.sel(labelled(chosen)) if by_label else WHOLE.isel(chosen)
@@ -171,8 +171,9 @@ def test_the_error_of_selected_steps_does_not_use_those_that_are_gone():
     whole, late = WHOLE.slt.llc(), WHOLE.isel(step=slice(BURNIN, None)).slt.llc()
     xr.testing.assert_allclose(whole["paired_llc_se"], late["paired_llc_se"])
     # Of the first steps it is known which rows L(w0) was measured on; without them its error is taken as another one.
-    assert (late["llc_se"] >= whole["llc_se"] * 0.99).all()
-    assert (WHOLE.isel(step=slice(None, None, -1)).slt.llc()["llc_se"] == whole["llc_se"]).all()
+    np.testing.assert_allclose(late["llc_se"], whole["llc_se"], rtol=0.3)
+    assert not np.allclose(late["llc_se"], whole["llc_se"], rtol=1e-9)
+    np.testing.assert_allclose(WHOLE.isel(step=slice(None, None, -1)).slt.llc()["llc_se"], whole["llc_se"], rtol=1e-6)
 
 
 def test_rows_are_found_by_their_numbers():
@@ -200,6 +201,7 @@ def test_labels_that_were_dropped():
         WHOLE.isel(restriction=1, drop=True).slt.llc()
 
 
+@pytest.mark.filterwarnings("ignore:The data type")  # zarr's, of a scalar label
 @pytest.mark.parametrize(
     "selected",
     [
@@ -244,14 +246,14 @@ def test_parts_that_are_joined_again():
     def join(*parts: xr.Dataset) -> xr.Dataset:
         if CHAIN not in parts[0].dims:
             return parts[0]
-        return xr.concat(parts, CHAIN, data_vars="minimal", coords="minimal", compat="override")
+        return xr.concat(parts, CHAIN, data_vars="minimal", coords="minimal", compat="override", join="outer")
 
     joined = each_group(join, left, right)
     xr.testing.assert_allclose(joined.slt.llc(), WHOLE.slt.llc())
     twice = each_group(join, left, left)
     with pytest.raises(InvalidInputError, match="labels of `chain` are not unique"):
         twice.slt.llc()
-    everything = each_group(lambda *parts: xr.concat(parts, DRAW, data_vars="all"), left, right)
+    everything = each_group(lambda *parts: xr.concat(parts, DRAW, data_vars="all", coords="minimal", compat="override", join="outer"), left, right)
     with pytest.raises(InvalidInputError, match="has the dimension 'draw', which it cannot have"):
         everything.slt.llc()
 

@@ -281,7 +281,7 @@ def test_closures_and_schedulers_of_torch():
         loss.backward()
         return loss
 
-    assert float(optimizer.step(closure)) == 4.5
+    assert float(optimizer.step(closure).detach()) == 4.5
     np.testing.assert_allclose(parameter.detach(), 3 * 0.95)
     scheduler.step()
     optimizer.step(closure)

@@ -144,7 +144,7 @@ def test_llcs_of_several_runs(tree, head):
         ("loss_train", r"`tree\['observables/train/loss'\]`"),
         ("input_ids_train", r"`tree\['observables/train/token_ids'\]`"),
         ("loss_co_de", r"observables/co.de/loss'\]`"),
-        ("loss_pool", "pool"),
+        ("loss_pool", "observable"),
         ("metrics_noise", r"`tree\['metrics/noise'\]`"),
     ],
 )

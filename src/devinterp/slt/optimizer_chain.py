@@ -71,7 +71,7 @@ class OptimizerChain:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         self._sampled = [parameters[name] for name in masks]
         self._seed, self._settings = seed, settings
-        self._groups = [
+        self._groups: list[dict[str, Any]] = [
             {"params": [p]} if mask.is_whole else {"params": [p], "mask": mask.to(p.device)}
             for p, mask in zip(self._sampled, masks.values(), strict=True)
         ]
@@ -86,8 +86,9 @@ class OptimizerChain:
         self.optimizer = self._optimizer()
         if self._settings.init_noise:
             with torch.no_grad():
-                for parameter in self._sampled:
+                for parameter, group in zip(self._sampled, self._groups, strict=True):
                     noise = torch.randn(parameter.shape, generator=self._generator, device=parameter.device)
+                    noise = noise if group.get("mask") is None else noise * group["mask"]
                     parameter.add_(noise.to(parameter.dtype), alpha=self._settings.init_noise)
         return self
 
