@@ -109,7 +109,7 @@ def assert_close(got: Any, want: Any, tolerance: float = 2e-4) -> None:
     np.testing.assert_allclose(np.squeeze(np.asarray(got)), np.squeeze(want), rtol=tolerance, atol=tolerance)
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
 @given(indexers(), st.booleans(), st.booleans())
 def test_every_analysis_of_a_selection_is_that_of_the_part(chosen, by_label, lazy):
     tree = WHOLE.sel(labelled(chosen)) if by_label else WHOLE.isel(chosen)
@@ -253,7 +253,11 @@ def test_parts_that_are_joined_again():
     twice = each_group(join, left, left)
     with pytest.raises(InvalidInputError, match="labels of `chain` are not unique"):
         twice.slt.llc()
-    everything = each_group(lambda *parts: xr.concat(parts, DRAW, data_vars="all", coords="minimal", compat="override", join="outer"), left, right)
+    everything = each_group(
+        lambda *parts: xr.concat(parts, DRAW, data_vars="all", coords="minimal", compat="override", join="outer"),
+        left,
+        left,
+    )
     with pytest.raises(InvalidInputError, match="has the dimension 'draw', which it cannot have"):
         everything.slt.llc()
 

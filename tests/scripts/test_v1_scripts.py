@@ -53,15 +53,15 @@ def evaluate_mse(model, batch):
 def regression():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        inputs = torch.randn(256, 3)
-        targets = inputs @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.5 * torch.randn(256, 1)
+        inputs = torch.randn(64, 3)
+        targets = inputs @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.5 * torch.randn(64, 1)
         model = nn.Linear(3, 1)
     with torch.no_grad():
-        columns = torch.cat([inputs, torch.ones(256, 1)], 1)
+        columns = torch.cat([inputs, torch.ones(64, 1)], 1)
         solution = torch.linalg.lstsq(columns, targets).solution
         model.weight.copy_(solution[:3].T)
         model.bias.copy_(solution[3])
-    return model, DataLoader(TensorDataset(inputs, targets), batch_size=256, shuffle=True)
+    return model, DataLoader(TensorDataset(inputs, targets), batch_size=64, shuffle=True)
 
 
 def test_linear_regression(regression):
@@ -92,8 +92,8 @@ def test_linear_regression(regression):
     assert stats["llc/mean"] == pytest.approx(np.mean(chains), rel=1e-5)
     assert stats["llc/std"] == pytest.approx(np.std(chains, ddof=1), rel=1e-4)
     # Of a quadratic loss of four weights: 2 less what localization and the step size do to each, to five standard errors.
-    columns = torch.cat([loader.dataset.tensors[0], torch.ones(256, 1)], 1)
-    curvature = torch.linalg.eigvalsh(200.0 * 2 * columns.T @ columns / 256).double()
+    columns = torch.cat([loader.dataset.tensors[0], torch.ones(64, 1)], 1)
+    curvature = torch.linalg.eigvalsh(200.0 * 2 * columns.T @ columns / 64).double()
     total = curvature + 1.0
     want = float((curvature / total / (1 - 4e-3 * total / 4) / 2).sum())
     assert stats["llc/mean"] == pytest.approx(want, abs=5 * stats["llc/std"] / 2)
@@ -211,7 +211,7 @@ def test_callbacks(regression):
         NoiseNorm(2, 5),
         MalaAcceptanceRate(2, 5, learning_rate=1e-3, nbeta=20.0),
         OnlineLossStatistics(online),
-        OnlineWBICEstimator(2, 5, n=256),
+        OnlineWBICEstimator(2, 5, n=64),
     ]
     assert validate_callbacks(callbacks)
     options = {"optimizer_kwargs": kwargs, "num_chains": 2, "num_draws": 5, "seed": 0, "verbose": False}
@@ -321,7 +321,7 @@ def test_helpers(regression):
     whole = float(evaluate_mse(model, batch)[0].detach())
     assert get_init_loss_one_batch(loader, model, evaluate_mse, "cpu") == pytest.approx(whole, rel=1e-5)
     assert get_init_loss_multi_batch(loader, 3, model, evaluate_mse, "cpu", seed=0) == pytest.approx(whole, rel=1e-5)
-    assert default_nbeta(loader) == default_nbeta(dataloader=256) == default_nbeta(128, grad_accum_steps=2)
+    assert default_nbeta(loader) == default_nbeta(dataloader=64) == default_nbeta(32, grad_accum_steps=2)
     moved = prepare_input({"a": [torch.ones(1)], "b": "text"}, "cpu")
     assert moved["b"] == "text"
     plt = pytest.importorskip("matplotlib.pyplot")

@@ -121,7 +121,14 @@ def sample(
         for chain in range(num_chains):
             with own_randomness(seeds[chain], cuda="cuda" in str(device)):
                 chain_of = OptimizerChain(
-                    moved, masks, sampling_method, settings, options, seed=None, chain=first_chain + chain, callbacks=callbacks
+                    moved,
+                    masks,
+                    sampling_method,
+                    settings,
+                    options,
+                    seed=None,
+                    chain=first_chain + chain,
+                    callbacks=callbacks,
                 )
                 with chain_of, torch.autocast(torch.device(device).type) if use_amp else nullcontext():
                     _run(chain_of, moved, cycle(loader), evaluate, settings, device, init_loss)
