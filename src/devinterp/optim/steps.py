@@ -59,6 +59,7 @@ class GroupSteps:
         self.weights_before: list[Tensor] = []
         self.slopes_before: list[Tensor] = []
         self.prior_energy = 0.0
+        self._built: tuple[Any, Transition] | None = None
         remembered = group["prior"].initialize(self._params)
         for number, param in enumerate(self._params):
             state[param].update(
@@ -117,9 +118,16 @@ class GroupSteps:
         self.metrics = Metrics(**measured, numel=sum(value.numel() for value in inputs.values))
 
     def _transition(self, params: list[Tensor]) -> Transition:
+        """Return the kernel with the group's settings, which schedulers change; built anew only where they did."""
+        group = self._group
+        settings = (group["lr"], _number(group["nbeta"]), group["prior"], group["preconditioner"])
+        if self._built is None or self._built[0] != settings or isinstance(self._built[1], Preconditioned):
+            self._built = (settings, self._build(params, settings[1]))
+        return self._built[1]
+
+    def _build(self, params: list[Tensor], n_beta: float) -> Transition:
         group = self._group
         pulls, preconditioner = _target(group["prior"]), group["preconditioner"]
-        n_beta = _number(group["nbeta"])
         if pulls is not None:
             target = Target(n_beta, *pulls)
             if isinstance(preconditioner, IdentityPreconditioner):

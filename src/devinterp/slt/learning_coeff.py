@@ -57,6 +57,7 @@ def sample(
     gpu_idxs: Sequence[int] | None = None,
     batch_size: Any = True,
     use_amp: bool = False,
+    first_chain: int = 0,
     **kwargs: Any,
 ) -> dict[str, Any]:
     r"""Run chains around a model's weights, and call functions at their draws.
@@ -88,6 +89,8 @@ def sample(
         Masks of the sampled parameters, by name.
     use_amp : bool, default: False
         Whether the model runs under autocast.
+    first_chain : int, default: 0
+        Number that callbacks get of the first chain.
     cores, gpu_idxs, verbose, batch_size, **kwargs : object, optional
         Ignored: chains run one after the other.
 
@@ -118,15 +121,23 @@ def sample(
         for chain in range(num_chains):
             with own_randomness(seeds[chain], cuda="cuda" in str(device)):
                 chain_of = OptimizerChain(
-                    moved, masks, sampling_method, settings, options, seed=None, chain=chain, callbacks=callbacks
+                    moved,
+                    masks,
+                    sampling_method,
+                    settings,
+                    options,
+                    seed=None,
+                    chain=first_chain + chain,
+                    callbacks=callbacks,
                 )
                 with chain_of, torch.autocast(torch.device(device).type) if use_amp else nullcontext():
                     _run(chain_of, moved, cycle(loader), evaluate, settings, device, init_loss)
     results: dict[str, Any] = {}
     for callback in callbacks:
         if isinstance(callback, SamplerCallback) or hasattr(callback, "get_results"):
-            callback.finalize() if hasattr(callback, "finalize") else None
-            results |= callback.get_results()  # type: ignore[attr-defined]
+            if hasattr(callback, "finalize"):
+                callback.finalize()
+            results |= callback.get_results()
     return results
 
 

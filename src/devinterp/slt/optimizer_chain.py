@@ -87,8 +87,9 @@ class OptimizerChain:
         self.optimizer = self._optimizer()
         if self._settings.init_noise:
             with torch.no_grad():
-                for parameter in self._sampled:
+                for parameter, group in zip(self._sampled, self._groups, strict=True):
                     noise = torch.randn(parameter.shape, generator=self._generator, device=parameter.device)
+                    noise = noise if group.get("mask") is None else noise * group["mask"]
                     parameter.add_(noise.to(parameter.dtype), alpha=self._settings.init_noise)
         return self
 

@@ -22,7 +22,9 @@ __all__ = [
 ]
 
 
-def preview_weight_restriction(model: nn.Module, masks: Any = None, *, console: Console | None = None) -> Preview:
+def preview_weight_restriction(
+    model: nn.Module, masks: Any = None, *, plain: bool = False, console: Console | None = None
+) -> Preview:
     """Show which weights a restriction selects, as a tree of modules with counts and bars.
 
     Parameters
@@ -31,6 +33,8 @@ def preview_weight_restriction(model: nn.Module, masks: Any = None, *, console: 
         The model.
     masks : str, list of str, mapping or None
         A restriction, or masks by parameter name, as ``param_masks`` of `devinterp.slt.sampling.sample` takes them.
+    plain : bool, default: False
+        Whether to print without colours and styles.
     console : rich.console.Console, optional
         Printed to; standard output by default. In a notebook nothing is printed: the result is shown.
 
@@ -45,7 +49,7 @@ def preview_weight_restriction(model: nn.Module, masks: Any = None, *, console: 
         The masks do not fit this model.
     """
     preview = Preview(as_param_masks(model, masks), sum(p.numel() for p in model.parameters()))
-    console = console or Console()
+    console = console or (Console(no_color=True, highlight=False, force_terminal=False) if plain else Console())
     if not console.is_jupyter:
         console.print(preview)
     return preview
