@@ -264,6 +264,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch.compile's own
 @pytest.mark.parametrize("name", WRAPPERS)
 def test_wrappers_are_looked_through(name):
     model = make(Masked)
@@ -276,7 +277,8 @@ def test_wrappers_are_looked_through(name):
     assert set(masks) <= dict(wrapped.named_parameters()).keys()
     plain = run(make(), param_masks="mix")
     for given_masks in (masks, "mix", {"mix.weight": None, "mix.bias": None}, list(masks)):
-        same_numbers(run(wrapped, param_masks=given_masks), plain)
+        tree = run(wrapped, param_masks=given_masks)
+        np.testing.assert_array_equal(tree["trace/loss"], plain["trace/loss"])
 
 
 def test_sharded_models_are_refused():
@@ -471,7 +473,7 @@ class Keeper(TinyModel):
     def __init__(self):
         super().__init__()
         self.embed = nn.Embedding(23, 6, max_norm=0.3)
-        self.register_buffer("unit", torch.ones(1).expand(6))
+        self.register_buffer("unit", torch.ones(1).expand(6), persistent=False)
         self.kept, self.by_call, self.num_calls, self.total = [], {}, 0, torch.zeros(())
 
     def forward(self, ids):
@@ -523,3 +525,54 @@ def test_a_probe_leaves_nothing_that_a_run_would_trip_over(chains):
     model = make(Caching)
     np.testing.assert_allclose(run(model, chains=chains)["trace/loss"], run()["trace/loss"], rtol=1e-5)
     assert "made" not in vars(model)
+
+
+# -- gradients that are cut off ---------------------------------------------------------------------------------------
+
+
+class WithoutGradient(TinyModel):
+    @torch.no_grad()
+    def forward(self, ids):
+        return super().forward(ids)
+
+
+class Detached(TinyModel):
+    def forward(self, ids):
+        return super().forward(ids).detach()
+
+
+class Checkpointed(TinyModel):
+    reentrant = True
+
+    def forward(self, ids):
+        hidden = torch.utils.checkpoint.checkpoint(
+            lambda h: torch.tanh(self.mix(h)), self.embed(ids), use_reentrant=self.reentrant
+        )
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("kind", [WithoutGradient, Detached])
+def test_a_model_without_gradients_is_no_model_of_a_posterior(kind):
+    with pytest.raises(InvalidInputError, match=rf"the logits of {kind.__name__} have no gradient"):
+        run(make(kind))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_checkpoints_that_cut_gradients_off():
+    """A reentrant checkpoint gives its weights gradients only if its inputs have some."""
+    with pytest.raises(InvalidInputError, match=r"sampled parameters of 'mix' only where others .*use_reentrant=False"):
+        run(make(Checkpointed), param_masks="mix")
+    model = make(Checkpointed)
+    np.testing.assert_allclose(run(model)["trace/loss"], run()["trace/loss"], rtol=1e-5)
+    model.reentrant = False
+    np.testing.assert_allclose(
+        run(model, param_masks="mix")["trace/loss"], run(param_masks="mix")["trace/loss"], rtol=1e-5
+    )
+
+
+def test_weights_that_the_loss_does_not_read_are_sampled_from_the_prior():
+    model = make()
+    model.unused = nn.Linear(4, 4)
+    tree = run(model, param_masks="unused", save_metrics=["unscaled_grad", "distance"])
+    assert not tree["metrics/unscaled_grad"].any()
+    assert (tree["metrics/distance"].isel(step=slice(1, None)) > 0).all()

@@ -45,8 +45,8 @@ def check_parameters(model: nn.Module) -> None:
     if len(by_device) > 1:
         places = ", ".join(f"{name!r} on {device}" for device, name in by_device.items())
         raise InvalidInputError(
-            f"the model is on several devices ({places}): a chain has one generator of noise, on one device. Load it with one "
-            "device (`device_map={'': 0}`), or pass `device=`; `workers=` spreads chains over GPUs."
+            f"the model is on several devices ({places}): a chain has one generator of noise, on one device. Load it onto one "
+            "device (`device_map={'': 0}`); `workers=` spreads chains over GPUs."
         )
     for name, p in parameters.items():
         if not _is_finite(p.detach()):

@@ -60,7 +60,7 @@ def _weights_kept(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for tensor, before in kept:
-                if tensor.shape == before.shape:
+                if tensor.shape == before.shape and 0 not in tensor.stride():
                     tensor.detach().copy_(before)
 
 

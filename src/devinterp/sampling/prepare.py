@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,19 +23,16 @@ from devinterp.sampling.chains.mala import proposes_langevin
 from devinterp.sampling.data.datasets import row_source
 from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.schedule import Schedule, observable_rows
-from devinterp.sampling.data.tokens import as_tokens, check_tokens, counting
+from devinterp.sampling.data.tokens import as_tokens, check_tokens
 from devinterp.sampling.engines.chunked_check import choose_loss
 from devinterp.sampling.engines.position_check import choose_positions
-from devinterp.sampling.engines.train_mode_check import why_unlike_eval
+from devinterp.sampling.loss_check import check_gradient, check_loss, check_mode
 from devinterp.sampling.losses.identity import LossIdentity
-from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss, check_losses
+from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss
 from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.spec import Observable, RunSpec
 from devinterp.types import Kernel, ModelAdapter
-
-#: Of so many restrictions it is tried whether gradients reach what they sample: models that cut them cut all alike.
-_TRIED_RESTRICTIONS = 2
 
 
 def prepare(
@@ -201,134 +198,6 @@ def name_restrictions(
     if "" in weight_restrictions:
         raise InvalidInputError("a name in `weight_restrictions` is empty: name each, for example {'full': None}.")
     return {name: as_param_masks(model, masks, trainable=trainable) for name, masks in weight_restrictions.items()}
-
-
-def check_loss(spec: RunSpec, loss_dims: Sequence[str] | None) -> RunSpec:
-    """Try the loss on a few rows of each data set.
-
-    Parameters
-    ----------
-    spec : RunSpec
-        The run.
-    loss_dims : sequence of str or None
-        Names of the dims of one sample's loss, as the user gave them.
-
-    Returns
-    -------
-    RunSpec
-        With these names, and with the losses that count where they are of tokens.
-
-    Raises
-    ------
-    InvalidInputError
-        If losses have not one entry for each row, or another shape than was expected.
-    """
-    custom = isinstance(spec.loss, CustomLoss)
-    source = "`loss_fn`" if custom else type(spec.loss).__name__
-    sources = {"`dataset`": (spec.rows, spec.rows.ids)}
-    sources |= {f"observable {name!r}": (o.rows, o.sequence_id) for name, o in spec.observables.items()}
-    dims: dict[str, tuple[str, ...]] = {}
-    marked: list[Rows] = []
-    for name, (rows, ids) in sources.items():
-        few = ids[:2]  # shapes show on two rows, and the plain path is slow
-        batch, mask, _ = rows.batch(few)
-        with torch.no_grad():
-            losses = spec.loss.losses(spec.model, batch, mask)
-        tokens = rows.token_ids
-        only_tokens = tokens is not None and tokens is rows.data
-        expected = (tokens.shape[1] - 1,) if tokens is not None and only_tokens and loss_dims is None else None
-        checked = check_losses(losses, num_samples=len(few), expected=expected, source=f"{source} on {name}")
-        dims[name] = _name_dims(checked.shape[1:], tokens, loss_dims, f"{source} on {name}")
-        marked.append(counting(rows, checked.shape[1:]) if custom else rows)
-    if len(set(dims.values())) > 1:
-        described = ", ".join(f"({', '.join(each)}) on {name}" for name, each in dims.items())
-        raise InvalidInputError(f"{source} gives losses with different dims: {described}.")
-    observables = {
-        name: replace(each, rows=rows) for (name, each), rows in zip(spec.observables.items(), marked[1:], strict=True)
-    }
-    return replace(spec, loss_dims=dims["`dataset`"], rows=marked[0], observables=observables)
-
-
-def check_gradient(spec: RunSpec) -> None:
-    """Raise unless the loss can be differentiated with respect to the model's parameters, and to those sampled alone.
-
-    Raises
-    ------
-    InvalidInputError
-        If no gradient comes out of the loss, or it does not reach the sampled parameters where only these require gradients.
-    """
-    model = spec.model
-    with unchanged(model):
-        _require_gradients(model.parameters())
-        differentiable = _few_losses(spec).requires_grad
-    if not differentiable and isinstance(spec.loss, CustomLoss):
-        raise InvalidInputError(
-            "`loss_fn` returned losses without a gradient: compute them with torch from the model's output, and leave out "
-            "`torch.no_grad()`, `.detach()` and `.item()`."
-        )
-    if not differentiable:
-        raise InvalidInputError(
-            f"the logits of {type(model).__name__} have no gradient: take `torch.no_grad()` and `.detach()` out of its "
-            "`forward`."
-        )
-    for name, masks in list(spec.restrictions.items())[:_TRIED_RESTRICTIONS]:
-        _check_reached(spec, name, masks)
-
-
-def _check_reached(spec: RunSpec, name: str, masks: ParamMasks) -> None:
-    parameters = dict(spec.model.named_parameters(remove_duplicate=False))
-    sampled = [parameters[each] for each in masks]
-    with unchanged(spec.model):
-        _require_gradients(sampled)
-        if _few_losses(spec).requires_grad:
-            return
-    with unchanged(spec.model):
-        _require_gradients(spec.model.parameters())
-        _few_losses(spec).nan_to_num().sum().backward()  # type: ignore[no-untyped-call]
-        reached = any(parameter.grad is not None for parameter in sampled)
-    if reached:
-        raise InvalidInputError(
-            f"gradients reach the sampled parameters of {name!r} only where others require them too, as under reentrant "
-            "activation checkpointing: pass `use_reentrant=False` to it, or call `model.gradient_checkpointing_disable()`."
-        )
-
-
-def _require_gradients(parameters: Iterable[torch.Tensor]) -> None:
-    for parameter in parameters:
-        parameter.requires_grad_(parameter.is_floating_point())
-
-
-def _few_losses(spec: RunSpec) -> torch.Tensor:
-    batch, mask, _ = spec.rows.batch(spec.rows.ids[:2])
-    return spec.loss.losses(spec.model, batch, mask)
-
-
-def check_mode(spec: RunSpec) -> str:
-    """Return what makes the model, in train mode, differ from eval mode; raise where a metric needs that nothing does."""
-    batch, mask, _ = spec.rows.batch(spec.rows.ids[: spec.settings.batch_size])
-    reason = why_unlike_eval(spec.model, lambda: spec.loss.losses(spec.model, batch, mask))
-    if reason and schema.MALA_ACCEPTANCE in spec.settings.metric_names:
-        raise InvalidInputError(
-            f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} compares losses of a model in eval mode, and in train mode {reason}: "
-            "call `model.eval()`."
-        )
-    return reason
-
-
-def _name_dims(
-    shape: Sequence[int], tokens: torch.Tensor | None, loss_dims: Sequence[str] | None, source: str
-) -> tuple[str, ...]:
-    if loss_dims is None:
-        loss_dims = ()
-        if tokens is not None and len(shape) == 1:  # of predicted tokens, or of all
-            names = {tokens.shape[1] - 1: (schema.POSITION,), tokens.shape[1]: (schema.TOKEN,)}
-            loss_dims = names.get(shape[0], ())
-    if len(loss_dims) != len(shape):
-        raise InvalidInputError(
-            f"{source} returned losses with trailing shape {tuple(shape)}, but `loss_dims` names {len(loss_dims)} "
-            f"({', '.join(loss_dims) or 'none'}): name each, for example loss_dims=('height', 'width')."
-        )
-    return tuple(loss_dims)
 
 
 def _make_loss(

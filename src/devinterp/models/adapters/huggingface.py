@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
 from devinterp.types import ModelAdapter
 
@@ -39,9 +40,19 @@ class HuggingFaceAdapter(ModelAdapter):
         No key/value cache is built. The decoder of an encoder-decoder model gets the whole sequence; the encoder gets the
         first token only: every position attends to the encoder's output, so any other token would leak into the
         prediction of itself.
+
+        Raises
+        ------
+        InvalidInputError
+            The model predicts several streams of tokens at once.
         """
         from devinterp.models.forward import logits_of
 
+        if (streams := _num_streams(model)) > 1:
+            raise InvalidInputError(
+                f"{type(model).__name__} reads and predicts {streams} codebooks at once, so that one sequence of tokens is no "
+                "input for it: pass `loss_fn=`, and rows of shape (codebook, token) as another column than `input_ids`."
+            )
         return logits_of(_output(model, input_ids, attention_mask, position_ids), model)
 
     def vocab_size(self, model: nn.Module) -> int | None:
@@ -68,12 +79,19 @@ def _output(
     from devinterp.models.forward import accepts
 
     prefix = "decoder_" if getattr(model.config, "is_encoder_decoder", False) else ""
+    input_ids = input_ids.repeat_interleave(_num_streams(model), 0)
     options = {"input_ids": input_ids[:, :1], **_no_cache(model), f"{prefix}input_ids": input_ids}
     if attention_mask is not None:
         options[f"{prefix}attention_mask"] = attention_mask.long()  # some models subtract it from one
     if position_ids is not None and accepts(model, f"{prefix}position_ids"):
         options[f"{prefix}position_ids"] = position_ids
     return model(**options)
+
+
+def _num_streams(model: nn.Module) -> int:
+    """Return how many rows of tokens make one sequence: for Musicgen's decoders one for each codebook."""
+    named = type(model).__name__.startswith("Musicgen")
+    return int(getattr(model.config, "num_codebooks", 1)) if named else 1
 
 
 def _no_cache(model: nn.Module) -> dict[str, Any]:

@@ -30,15 +30,15 @@ CROSS = re.compile(r"cross|encoder_attn|encdec|enc_dec|encoder_decoder", re.IGNO
 _cache: weakref.WeakKeyDictionary[nn.Module, tuple[object, Structure]] = weakref.WeakKeyDictionary()
 
 
-def detect(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Structure:
+def detect(model: nn.Module, run: Callable[[Tensor], Any]) -> Structure:
     """Return the structure of `model`; remembered until its parameters change in shape or identity.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Any model that maps token ids to logits.
+        Any model that reads token ids.
     run : callable
-        ``run(input_ids)`` returns its logits.
+        ``run(input_ids)`` returns what the model gives: logits, or anything with a tensor of numbers.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def detect_on(model: nn.Module, example_inputs: Any) -> Structure:
         return _Detection(model, trace).structure()
 
 
-def _traced(model: nn.Module, run: Callable[[Tensor], Tensor]) -> Trace:
+def _traced(model: nn.Module, run: Callable[[Tensor], Any]) -> Trace:
     if device_of(model).type == "meta":
         raise InvalidInputError(
             f"{type(model).__name__} is on the meta device: its structure is found by running it; load its weights, or "

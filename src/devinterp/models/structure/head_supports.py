@@ -111,7 +111,8 @@ def output_columns(module: nn.Module, call: Call, num_heads: int, num_queries: i
 def completed(mask: Mask, of_all_heads: Sequence[Mask]) -> Mask:
     """Return `mask`, whole in the dimensions in which no two heads differ: there the support depends on the input.
 
-    In a table of position biases the rows are distances, of which a few tokens use a few; the columns are heads.
+    In a table of position biases the rows are distances, of which a few tokens use a few; the columns are heads. Where one
+    dimension runs over both, a head has every n-th index.
     """
     if mask.index is None or len(of_all_heads) < 2 or mask.is_empty:
         return mask
@@ -119,5 +120,20 @@ def completed(mask: Mask, of_all_heads: Sequence[Mask]) -> Mask:
     for dim, indices in enumerate(mask.index):
         same = all(m.index is not None and index_sets.equal(m.index[dim], indices) for m in of_all_heads)
         if indices is not None and not same:
-            differing[dim] = indices
+            differing[dim] = _every_nth(indices, mask.shape[dim], len(of_all_heads))
     return Mask.block(mask.shape, differing) if differing else mask
+
+
+def _every_nth(indices: Tensor, size: int, num_heads: int) -> Tensor:
+    """Return every n-th index up to the end where the indices of one of n heads are the first of these, else themselves."""
+    first = int(indices[0])
+    expected = first + num_heads * torch.arange(len(indices))
+    if (
+        len(indices) < 2
+        or num_heads < 2
+        or first >= num_heads
+        or size % num_heads
+        or not torch.equal(indices, expected)
+    ):
+        return indices
+    return torch.arange(first, size, num_heads)

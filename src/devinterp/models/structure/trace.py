@@ -94,7 +94,7 @@ class Trace:
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-def record_trace(model: nn.Module, run: Callable[[Tensor], Tensor], ids: Tensor) -> Trace:
+def record_trace(model: nn.Module, run: Callable[[Tensor], Any], ids: Tensor) -> Trace:
     """Run `model` once on `ids` and return the record; its hooks, modes and state are as before."""
     trace, stack = Trace(ids=ids), [""]
 
