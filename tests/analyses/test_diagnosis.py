@@ -99,7 +99,13 @@ def bowl(model: Any, batch: Any) -> Tensor:
 def test_of_a_sampled_run_nothing_is_found_where_nothing_is_wrong() -> None:
     settings = {"n_beta": 100.0, "localization": 1.0, "lr": 5e-3, "sampling_method": "baoab", "batch_size": 2}
     tree = sample(
-        Bowl(), (torch.zeros(2),), loss_fn=bowl, num_burnin_steps=100, num_draws=400, num_init_loss_batches=1, **settings
+        Bowl(),
+        (torch.zeros(2),),
+        loss_fn=bowl,
+        num_burnin_steps=100,
+        num_draws=400,
+        num_init_loss_batches=1,
+        **settings,
     )
     result = tree.slt.diagnose()
     assert result.attrs["verdict"] == "ok", result["message"].to_numpy()

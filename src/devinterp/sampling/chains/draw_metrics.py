@@ -12,6 +12,7 @@ from devinterp.sampling.chains.virial import Virial, square_distance, virial
 from devinterp.sampling.engines.engine import Engine
 from devinterp.types import StepInputs
 
+
 @final
 class DrawMetrics:
     """Measures the step of a draw.
