@@ -45,7 +45,7 @@ def test_what_is_in_which_group() -> None:
     np.testing.assert_allclose(result["posterior/loss"], loss.isel(step=steps), rtol=1e-6)
     np.testing.assert_allclose(result["warmup_posterior/loss"], loss.isel(step=slice(3)), rtol=1e-6)
     stats = result["sample_stats"]
-    assert stats["step"].to_numpy().tolist() == steps.tolist()
+    assert stats["draw_step"].to_numpy().tolist() == steps.tolist()
     assert not stats["diverging"].any()
     np.testing.assert_allclose(stats["distance"], tree["metrics/distance"][0].isel(step=steps))
     np.testing.assert_allclose(stats["virial"], tree["metrics/virial"][0])
