@@ -160,5 +160,7 @@ def test_what_is_recorded_makes_no_difference(record: str) -> None:
 def test_it_says_what_it_lacks() -> None:
     with pytest.raises(MissingDataError, match="metrics/virial_square"):
         synthetic_tree().slt.sensitivity()
+    with pytest.raises(MissingDataError, match="noise_level"):
+        sensitivity(run(noise_level=0.0))
     with pytest.raises(MissingDataError, match="paired=True"):
         sensitivity(run(paired=False))

@@ -245,7 +245,8 @@ def test_errors_of_windows_and_chains() -> None:
     np.testing.assert_allclose(result["window_temperature"].mean(), result["temperature"], rtol=1e-6)
     np.testing.assert_allclose(result["temperature_per_chain"].mean(), result["temperature"], rtol=1e-6)
     with pytest.raises(InvalidInputError, match="windows"):
-        temperature(tree, windows=22)
+        temperature(tree, windows=0)
+    assert temperature(tree, windows=30).sizes["window"] == 21
 
 
 def test_it_is_what_it_says_at_every_draw() -> None:
