@@ -21,6 +21,8 @@ RESTRICTION, CHAIN, STEP, DRAW = "restriction", "chain", "step", "draw"
 BATCH, SEQUENCE, TOKEN, POSITION, ROW = "batch", "sequence", "token", "position", "row"
 
 TRACE, OBSERVABLES, METRICS, STATUS = "trace", "observables", "metrics", "status"
+#: The same chains at ``n_beta`` zero, a complete run below a run.
+NULL = "null"
 
 #: Variables of runs that keep moments instead of losses.
 MEAN_LOSS, LOSS_MEAN, LOSS_COMOMENT, TASK = "mean_loss", "loss_mean", "loss_comoment", "task"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from devinterp.analyses import llc
+from devinterp.analyses import arviz, llc, sensitivity, temperature
 from devinterp.analyses.bif import analysis as bif
 from devinterp.analyses.susceptibilities import analysis as susceptibilities
 from devinterp.testing import AnalysisTests
@@ -40,6 +40,24 @@ class TestStrongestBIF(AnalysisTests):
 class TestSusceptibilities(AnalysisTests):
     analysis = susceptibilities.devinterp_analyses()[0]
     options = {"sampling_task": "train"}  # noqa: RUF012
+
+
+class OfVirial(AnalysisTests):
+    def tree(self, **options):
+        return super().tree(**{"virial": True, **options})
+
+
+class TestTemperature(OfVirial):
+    analysis = temperature.devinterp_analyses()[0]
+
+
+class TestSensitivity(OfVirial):
+    analysis = sensitivity.devinterp_analyses()[0]
+    tolerance = 1e-4  # covariances of float32 losses
+
+
+class TestToArviz(OfVirial):
+    analysis = arviz.devinterp_analyses()[0]
 
 
 def _eager(tree: xr.DataTree) -> xr.Dataset:

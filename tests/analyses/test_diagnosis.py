@@ -22,6 +22,7 @@ from devinterp.analyses.llc.draw_rise import DrawRise
 from devinterp.errors import InvalidInputError, MissingDataError
 from devinterp.testing import synthetic_tree
 from devinterp.types import SEVERITIES
+from support.small_models import ids, run
 
 ROOT = Path(__file__).parents[2]
 V2 = ROOT / "tests" / "data" / "v2" / "v2_store.zarr"
@@ -288,3 +289,30 @@ def test_the_verdict_stands_beside_the_coefficient() -> None:
     cold = with_metrics(tree_of(), temperature=0.3).slt.llc()
     assert (cold.attrs["verdict"], cold.attrs["findings"]) == ("reject", ["cold"])
     assert tree_of(chunks={"step": 500}).slt.llc().attrs["verdict"].startswith("not judged")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_draws": 1, "num_chains": 1},
+        {"num_draws": 2},
+        {"noise_level": 0.0},
+        {"noise_level": 2.0},
+        {"n_beta": 0.0},
+        {"localization": 0.0},
+        {"bounding_box_size": 0.01},
+        {"init_noise": 0.01},
+        {"batch_size": 1},
+        {"record": "moments"},
+        {"record": "sequence"},
+        {"gradient_accumulation_steps": 2},
+        {"match_sampling_input_ids_across_chains": False, "loss_dtype": "float16"},
+    ],
+)
+def test_runs_of_any_kind_are_judged(changes: dict[str, Any]) -> None:
+    tree = run(observables={"watched": ids()}, **changes)
+    result = tree.slt.diagnose()
+    assert result.attrs["verdict"] in SEVERITIES
+    assert result.attrs["verdict"] != "ok", "they have four draws"
+    assert {"few_draws"} <= findings(result)
+    assert tree.slt.llc().attrs["verdict"] in SEVERITIES

@@ -120,6 +120,7 @@ def analyse(name: str, path: str, target: str) -> None:
     import xarray as xr
 
     from devinterp.analyses.bif import compute_bif
+    from devinterp.analyses.diagnosis import diagnose
     from devinterp.analyses.llc import compute_llc
     from devinterp.analyses.susceptibilities import compute_susceptibilities
 
@@ -145,12 +146,17 @@ def analyse(name: str, path: str, target: str) -> None:
         found = compute_susceptibilities(tree, "train")["labelled"].to_dataset()
     elif name == "llc":
         found = compute_llc(tree)
+    elif name == "diagnose":
+        found = diagnose(tree)
+        found = found.assign(
+            {n: v.astype(str).astype(object) for n, v in found.variables.items() if v.dtype.kind in "OU"}
+        )
     else:
         raise SystemExit(f"unknown analysis {name!r}")
     found.drop_encoding().to_zarr(target, consolidated=False)
     seconds = time.perf_counter() - start
     read = {"pool": tree["observables/pool/loss"].data}
-    if name in ("llc", "susceptibilities"):
+    if name in ("llc", "susceptibilities", "diagnose"):
         read["train"] = tree["observables/train/loss"].data
     num_chunks = sum(array.npartitions for array in read.values())
     reads = sum(count for key, count in CountingStore.reads.items() if key.startswith("observables"))

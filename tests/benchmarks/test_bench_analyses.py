@@ -94,6 +94,18 @@ def test_out_of_core_under_two_gigabytes(gigabytes, tmp_path):
         assert found["reads_per_chunk"] <= 1 + found["query_share"] + 1e-9
 
 
+def test_diagnosis_of_a_hundred_thousand_series(tmp_path):
+    """Two restrictions, 50,000 tokens: their chains are compared, too, for which losses are read a second time."""
+    _run("out_of_core.py", "write", tmp_path / "losses.zarr", 0.32, threads=1)
+    found = _run("out_of_core.py", "diagnose", tmp_path / "losses.zarr", tmp_path / "found.zarr", threads=1)
+    print(
+        f"\ndiagnosis of 100,000 series: {found['seconds']:.1f} s, peak {found['peak_gb']:.2f} GB, each chunk read "
+        f"{found['reads_per_chunk']:.2f} times"
+    )
+    assert found["peak_gb"] < 2
+    assert found["reads_per_chunk"] <= 2 + 1e-9
+
+
 def test_opening_four_hundred_restrictions_with_ten_observables(tmp_path):
     _run("out_of_core.py", "write_many", tmp_path / "many.zarr")
     found = _run("out_of_core.py", "open", tmp_path / "many.zarr")

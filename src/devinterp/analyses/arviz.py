@@ -50,8 +50,8 @@ def to_arviz(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains = "
         - ``posterior``: at each draw the minibatch ``loss``, and ``llc``, :math:`n\beta` times its rise over that of the same
           rows at w0 where these are stored, else over L(w0); ``observable_loss`` and ``observable_llc``, over ``observable``;
         - ``warmup_posterior``: ``loss`` at each step of the burn-in, where there is one;
-        - ``sample_stats``: ``diverging`` (never, of finished chains), ``step``, the number of the step of the draw; ``lp``, the
-          logarithm of the density, where the distance from w0 is recorded and there is no weight decay; and metrics;
+        - ``sample_stats``: ``diverging`` (never, of finished chains); ``lp``, the logarithm of the density, where the distance
+          from w0 is recorded and there is no weight decay; metrics; and as a coordinate the step of each draw, ``draw_step``;
         - ``constant_data``: ``init_loss``, and the loss of each observable at w0 as ``observable_init_loss``.
 
         Attributes of the root: the settings that are numbers or words.
@@ -122,7 +122,7 @@ def _observables(run: xr.DataTree, draws: slice) -> tuple[xr.DataArray | None, x
 
 def _stats(run: xr.DataTree, draws: slice, steps: np.ndarray, posterior: xr.Dataset) -> xr.Dataset:
     loss = posterior["loss"]
-    stats = xr.Dataset({"diverging": xr.zeros_like(loss, dtype=bool), "step": (DRAW, steps)})
+    stats = xr.Dataset({"diverging": xr.zeros_like(loss, dtype=bool)}, coords={"draw_step": (DRAW, steps)})
     if METRICS in run.children:
         for name, metric in run[METRICS].to_dataset().data_vars.items():
             if STEP in metric.dims:

@@ -72,13 +72,18 @@ def sensitivity(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
     InvalidInputError
         If `burnin` leaves no draw.
     MissingDataError
-        If the run records neither losses of rows at w0 nor observables.
+        If the run records neither losses of rows at w0 nor observables, or its ``noise_level`` is 0.
     """
     run = only(tree, name="sensitivity", requires=SENSITIVITY_REQUIRES)
     run, used = use_chains(run, chains, needed_by="sensitivity")
     burnin = burnin_steps(run, burnin)
     draws = draws_after(run, burnin)
-    scale = 1 / float(settings(run).get("noise_level", 1.0)) ** 2
+    level = float(settings(run).get("noise_level", 1.0))
+    if level == 0:
+        raise MissingDataError(
+            "`sensitivity` needs draws of a posterior; with `noise_level` 0 this run descended the gradient."
+        )
+    scale = 1 / level**2
     gamma = float(settings(run).get("localization") or 0.0) * scale
     n_beta = float(setting(run, "n_beta", needed_by="sensitivity")) * scale
     result = xr.Dataset()

@@ -56,7 +56,8 @@ def temperature(
     chains : {"all", "finished"}, default: "all"
         Refuse a run with chains that did not finish, or use those that did.
     windows : int, default: 4
-        Into how many consecutive parts the draws are cut to show how the temperature changes; at least 1.
+        Into how many consecutive parts the draws are cut to show how the temperature changes; at least 1. There are
+        no more than draws.
 
     Returns
     -------
@@ -78,7 +79,7 @@ def temperature(
     BrokenChainsError
         If a chain diverged or is unfinished and `chains` is ``"all"``.
     InvalidInputError
-        If `burnin` leaves no draw, or `windows` no draw for each.
+        If `burnin` leaves no draw, or `windows` is below 1.
     MissingDataError
         If the run does not record the virial.
 
@@ -117,8 +118,9 @@ def temperature(
 def _windows(virial: xr.DataArray, volume: xr.DataArray, num: int, *, shared: bool) -> dict[str, Any]:
     """Return the temperatures of consecutive parts of the draws."""
     num_draws = virial.sizes[DRAW]
-    if not 1 <= num <= num_draws:
-        raise InvalidInputError(f"`windows` (={num}) must be from 1 to the number of draws ({num_draws}).")
+    if num < 1:
+        raise InvalidInputError(f"`windows` (={num}) must be at least 1.")
+    num = min(num, num_draws)
     ends = np.arange(1, num + 1) * num_draws // num
     kept = [slice(int(first), int(end)) for first, end in zip([0, *ends[:-1]], ends, strict=True)]
     parts = [

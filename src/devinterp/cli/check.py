@@ -23,7 +23,9 @@ def check(store: STORE, /, *, group: GROUP = None) -> None:
     tree = open_store(store, group=group)
     opened = resolve(store, read_only=True)
     num_damaged = 0
-    for path in schema.runs(tree):
+    runs = schema.runs(tree)
+    below = [f"{path}/{schema.NULL}".removeprefix("./") for path, each in runs.items() if schema.NULL in each.children]
+    for path in (*runs, *below):
         run = "/".join(part for part in (group or "", "" if path == "." else path) if part)
         for damage in check_run(opened, run):
             num_damaged += 1

@@ -29,6 +29,7 @@ class RunOptions:
     storage_options: Mapping[str, Any] | None = None
     paired: bool | None = None
     virial: bool = True
+    null: bool = False
     chains: str = "auto"
     progress: bool | None = None
     checkpoint_share: float = SHARE

@@ -12,7 +12,7 @@ from torch import nn
 
 from devinterp.errors import InvalidInputError
 from devinterp.models.parameter_check import trainable_names
-from devinterp.sampling import driver
+from devinterp.sampling import driver, null_run
 from devinterp.sampling.estimate import DryRun, estimate
 from devinterp.sampling.losses.identity import loss_identity
 from devinterp.sampling.losses.loss import LossFunction
@@ -63,6 +63,7 @@ def sample(
     loss_dtype: Literal["float32", "float16"] = "float32",
     paired: bool | None = None,
     virial: bool = True,
+    null: bool = False,
     output_path: StoreLike | None = None,
     storage_options: Mapping[str, Any] | None = None,
     loss_fn: LossFunction | None = None,
@@ -172,6 +173,9 @@ def sample(
     virial : bool, default: True
         Whether to record at draws what tells whether chains are at their temperature (``tree.slt.temperature()``): two dot
         products of the weights. What a store was made with stays.
+    null : bool, default: False
+        Whether to sample the same chains once more at ``n_beta=0``, as a run of its own in the group ``null``: what is seen
+        there, too, is geometry of localization and not of the loss. It takes as long again.
     output_path : str, path or zarr store, optional
         Where the store is written. If it holds this very run already, its result is returned; what of it is missing (the
         rest of a run that was interrupted, more draws, chains, restrictions or observables than before) is sampled and
@@ -259,6 +263,8 @@ def sample(
             device=device,
         )
         spec = replace(spec, virial=how.virial)
+        if how.null:
+            return null_run.estimate_both(spec, how) if how.dry_run else null_run.run_both(spec, how)
         return estimate(spec, mode=how.chains, paired=how.paired) if how.dry_run else driver.run(spec, how)
 
 

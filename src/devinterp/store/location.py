@@ -71,6 +71,30 @@ def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Ma
     return LocalStore(path, read_only=read_only)
 
 
+def below(location: StoreLike, name: str) -> StoreLike:
+    """Return the location of a group of a store as a store of its own.
+
+    Parameters
+    ----------
+    location : str, path or zarr.abc.store.Store
+        Of the store.
+    name : str
+        Name of the group.
+
+    Raises
+    ------
+    InvalidInputError
+        If `location` is a store object that is no directory.
+    """
+    if isinstance(location, LocalStore):
+        return LocalStore(location.root / name)
+    if isinstance(location, Store):
+        raise InvalidInputError(
+            f"a second run cannot be put below the store object {describe(location)!r}: pass a path or a URL."
+        )
+    return f"{location.rstrip('/')}/{name}" if isinstance(location, str) else Path(location) / name
+
+
 def memory_store() -> MemoryStore:
     """Return a new store in the memory of this process."""
     return MemoryStore()

@@ -15,7 +15,7 @@ from zarr.storage import MemoryStore
 
 from devinterp.errors import StoreError, first_line
 from devinterp.store import keys
-from devinterp.store.arrays.create import create_run, grow_run, is_empty
+from devinterp.store.arrays.create import consolidate, create_run, grow_run, is_empty
 from devinterp.store.arrays.layout import RunLayout
 from devinterp.store.integrity.repair import discard, rewrite
 from devinterp.store.integrity.verify import check
@@ -140,6 +140,10 @@ class RunStore:
     def grow(self, layout: RunLayout, attrs: Mapping[str, Any]) -> None:
         """Make room for more of a run; see `devinterp.store.arrays.create.grow_run`."""
         grow_run(self.store, layout, attrs)
+
+    def consolidate(self) -> None:
+        """Write consolidated metadata again, after groups were added; see `devinterp.store.arrays.create.consolidate`."""
+        consolidate(self.store)
 
     def reopen(self, chains: Iterable[ChainKey], *, from_start: bool) -> None:
         """Mark chains as not at their end; from their start, or from the steps that they have."""

@@ -31,6 +31,7 @@ def synthetic_tree(
     num_rows: int = 32,
     shared_minibatches: bool = True,
     row_losses: bool = True,
+    virial: bool = False,
     num_tokens: int = 9,
     observables: Mapping[str, tuple[int, int]] | None = None,
     n_beta: float = 20.0,
@@ -69,6 +70,8 @@ def synthetic_tree(
         Whether all chains see the same minibatches.
     row_losses : bool, default: True
         Store the loss at w0 of every row, for the paired learning coefficient.
+    virial : bool, default: False
+        Record the virial at draws, as of weights that are in equilibrium with a potential of which they are the law.
     observables : dict of str to (int, int), optional
         Number of sequences and of tokens of each observable. Default: ``{"train": (8, 9), "code": (6, 9)}``; ``{}`` for none.
     n_beta : float, default: 20.0
@@ -91,7 +94,7 @@ def synthetic_tree(
     Returns
     -------
     xarray.DataTree
-        A run without metrics.
+        A run, without metrics of steps.
     """
     counts = {"num_restrictions": num_restrictions, "num_chains": num_chains, "num_draws": num_draws}
     if min(counts.values()) < 1 or num_rows < batch_size:
@@ -130,6 +133,8 @@ def synthetic_tree(
         groups[f"/{schema.OBSERVABLES}/{name}"] = data.observable(weights[:, :, draw_step], stop[:, :, draw_step])
     if row_losses:
         groups[f"/{schema.TRACE}"] = groups[f"/{schema.TRACE}"].assign(pool.row_losses())
+    if virial:
+        groups[f"/{schema.METRICS}"] = _metrics(weights[:, :, draw_step], scale)
     groups[f"/{schema.STATUS}"] = _status(broken)
     settings = {
         "lr": 1e-3,
@@ -284,6 +289,26 @@ def _initial_loss(pool: _Dataset, batches: np.ndarray) -> dict[str, Any]:
         "init_loss_mean": ((CHAIN,), means.mean(1)),
         "init_loss_mean_se": ((CHAIN,), np.full(len(start), mean_se, np.float32)),
     }
+
+
+def _metrics(weights: np.ndarray, scale: float) -> xr.Dataset:
+    """Return the metrics of draws of weights ``(restriction, chain, draw, weight)``, which make two parameter tensors."""
+    dims, names = (RESTRICTION, CHAIN, DRAW), ("first", "second")
+    squares = weights**2
+    parts = squares.reshape(*squares.shape[:3], len(names), -1).sum(-1) / max(scale, 1e-30) ** 2
+    sizes = _moving(len(weights)).reshape(len(weights), len(names), -1).sum(-1)
+    parts = np.where(sizes[:, None, None] > 0, parts, np.nan)
+    return xr.Dataset(
+        {
+            schema.VIRIAL: (dims, np.nansum(parts, -1).astype(np.float32)),
+            schema.VIRIAL_GRADIENT: (dims, (_CURVATURE * squares.sum(-1)).astype(np.float32)),
+            schema.VIRIAL_SQUARE: (dims, squares.sum(-1).astype(np.float32)),
+            schema.DRAW_SQUARE: (dims, squares.sum(-1).astype(np.float32)),
+            schema.PARAMETER_VIRIAL: ((*dims, schema.PARAMETER), parts.astype(np.float32)),
+            schema.PARAMETER_SIZE: ((RESTRICTION, schema.PARAMETER), sizes),
+        },
+        coords={schema.PARAMETER: np.array(names, dtype=object)},
+    )
 
 
 def _status(broken: np.ndarray) -> xr.Dataset:

@@ -1,6 +1,6 @@
 """Whether the numbers of a run can be used: ``tree.slt.diagnose()``.
 
-`diagnose` asks every installed check and puts findings together; `evidence` is what checks are given, `series` the mean losses
+`judge` asks every installed check and puts findings together; `evidence` is what checks are given, `series` the mean losses
 they share, `limits` where each limit comes from. One idea a module: `chain_states`, `agreement`, `drift`, `signal`,
 `loss_level`, `equilibrium`, `step_size`, `prior`. Other packages add checks by the same hook.
 """
@@ -17,8 +17,8 @@ from devinterp.analyses.diagnosis import (
     signal,
     step_size,
 )
-from devinterp.analyses.diagnosis.diagnose import DIAGNOSE_REQUIRES, diagnose
 from devinterp.analyses.diagnosis.evidence import Evidence
+from devinterp.analyses.diagnosis.judge import DIAGNOSE_REQUIRES, diagnose
 from devinterp.hookspecs import hookimpl
 from devinterp.types import Analysis, Check
 

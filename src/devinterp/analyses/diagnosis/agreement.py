@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.analyses.common.convergence import summary
+from devinterp.analyses.common.convergence import in_blocks
+from devinterp.analyses.common.convergence import rhat as rhat_of
 from devinterp.analyses.common.limits import LIMITS
 from devinterp.analyses.common.run_data import draws_after, losses
 from devinterp.analyses.diagnosis.evidence import Evidence
@@ -90,7 +92,7 @@ def tokens(evidence: Evidence) -> Iterator[Finding]:
         if "loss" not in evidence.run[group] or POSITION not in evidence.run[f"{group}/loss"].dims:
             continue
         loss = losses(evidence.run, group).isel({DRAW: draws_after(evidence.run, evidence.burnin)})
-        values = summary(loss)["rhat"]
+        values = _rhat(loss)
         over = [SEQUENCE, POSITION]
         bad = xr.Dataset(
             {"bad": (values > LIMITS["rhat"].reject).sum(over), "all": values.notnull().sum(over)}
@@ -101,6 +103,20 @@ def tokens(evidence: Evidence) -> Iterator[Finding]:
         )
         advice = "influences and coefficients of single tokens need more draws"
         yield from evidence.flag(share, LIMITS["tokens"], "tokens_disagree", message, advice, observable=name)
+
+
+def _rhat(loss: xr.DataArray) -> xr.DataArray:
+    """Return R-hat of every series, lazily, without the effective sample sizes that take as long again."""
+    if loss.chunks is not None:
+        loss = loss.chunk({CHAIN: -1, DRAW: -1})
+    values: xr.DataArray = xr.apply_ufunc(
+        partial(in_blocks, rhat_of),
+        loss,
+        input_core_dims=[[CHAIN, DRAW]],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+    )
+    return values
 
 
 CHECKS = [

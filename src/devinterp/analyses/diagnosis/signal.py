@@ -28,7 +28,7 @@ def unpaired(evidence: Evidence) -> Iterator[Finding]:
     """Yield a note where the coefficient from one value of L(w0) is much less certain than the paired one."""
     if not evidence.series[0].is_paired:
         raise MissingDataError("the losses of rows at w0 are not stored")
-    llc = compute_llc(evidence.run, burnin=evidence.burnin).compute()
+    llc = compute_llc(evidence.run, burnin=evidence.burnin)[["llc_se", "paired_llc_se"]].compute()
     ratio = llc["llc_se"] / llc["paired_llc_se"].where(llc["paired_llc_se"] > 0)
     yield from evidence.flag(
         ratio if RESTRICTION in ratio.dims else ratio.expand_dims(RESTRICTION),

@@ -162,7 +162,7 @@ def consolidate(store: Store, group: str = "", *, attrs: Mapping[str, Any] | Non
 def _nodes(store: Store, root: str, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the metadata of everything below a node, by its path below the root."""
     for name in sorted(keys.children(store, _join(root, path))):
-        if not path and name in _OUTSIDE_TREE:
+        if path in ("", schema.NULL) and name in _OUTSIDE_TREE:
             continue
         below = _join(path, name)
         metadata = keys.get_json(store, keys.metadata_key(_join(root, below)))

@@ -101,7 +101,7 @@ def _arrays(store: Store, group: str) -> Iterator[StoredArray | Damage]:
     """Yield the arrays of a run, or why one cannot be used, bypassing consolidated metadata."""
     for path, node in walk(store, group):
         below = path[len(group) :].strip("/")
-        if below.split("/")[0] in (RESUME, LOCK):
+        if below.split("/")[0] in (RESUME, LOCK, schema.NULL):  # the last is a run of its own
             continue
         try:
             inspect_node(path, node)
@@ -117,7 +117,8 @@ def _expected(store: Store, group: str) -> list[str]:
     root = keys.get_json(store, keys.metadata_key(group)) or {}
     nodes = (root.get("consolidated_metadata") or {}).get("metadata") or {}
     consolidated = [path for path, node in nodes.items() if node.get("node_type") == "array"]
-    return list(dict.fromkeys([*_REQUIRED, *consolidated]))
+    own = [path for path in consolidated if path.split("/")[0] != schema.NULL]
+    return list(dict.fromkeys([*_REQUIRED, *own]))
 
 
 def _num_rows(

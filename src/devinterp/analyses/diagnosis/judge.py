@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import xarray as xr
 
@@ -12,7 +10,7 @@ from devinterp.analyses.common.run_data import STATUS_REQUIRED, burnin_steps, us
 from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.errors import BrokenChainsError, MissingDataError
 from devinterp.runs import only
-from devinterp.types import SEVERITIES, Check, Finding
+from devinterp.types import SEVERITIES, Finding
 
 DIAGNOSE_REQUIRES = ("trace/loss|trace/mean_loss", "trace/init_loss", *STATUS_REQUIRED)
 _FIELDS = {"code": object, "severity": object, "restriction": object, "observable": object, "chain": np.int64}
@@ -61,14 +59,10 @@ def diagnose(tree: xr.DataTree, *, burnin: int | None = None) -> xr.Dataset:
             if not used["chains_used"] and check.requires != (f"{schema.STATUS}/state",):
                 raise MissingDataError("no chain has finished")
             schema.check(finished, check.requires, needed_by=name)
-            findings += _checked(check, evidence)
+            findings += check.compute(evidence)
         except MissingDataError as error:
             reasons[name] = str(error)
     return _result(findings, list(checks), reasons, evidence.burnin)
-
-
-def _checked(check: Check, evidence: Evidence) -> Iterator[Finding]:
-    yield from check.compute(evidence)
 
 
 def _result(findings: list[Finding], checks: list[str], reasons: dict[str, str], burnin: int) -> xr.Dataset:
