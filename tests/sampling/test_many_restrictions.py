@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -20,41 +18,8 @@ from devinterp.sampling.engines.weights import InPlaceWeights
 from devinterp.sampling.execution.tasks import read_plan
 from devinterp.store.run_store import RunStore
 from support.engines import paths_of, spec_of
-from support.small_models import VOCABULARY, WIDTH, Deep, deep, ids, run, same_numbers, snapshot
-
-RTOL = 1e-4
-
-
-def rows(number, *, layer=2):
-    """Return a mask of two rows of a layer's matrix, as heads have them, and as much of its bias."""
-    chosen = torch.zeros(WIDTH, dtype=torch.bool)
-    chosen[2 * number : 2 * number + 2] = True
-    return {f"layers.{layer}.mix.weight": chosen[:, None].expand(WIDTH, WIDTH), f"layers.{layer}.mix.bias": chosen}
-
-
-HEADS = {f"l{layer}h{n}": rows(n, layer=layer) for layer in (1, 2) for n in range(3)}
-
-
-def both(model=None, **changes):
-    """Return a run with everything one after the other and one side by side, after comparing them."""
-    model = deep() if model is None else model
-    before = snapshot(model)
-    options = {
-        "observables": {"code": ids("code")}, "save_metrics": True, "weight_restrictions": HEADS, "num_draws": 6, **changes
-    }  # fmt: skip
-    one, other = (run(model, chains=chains, **options) for chains in ("sequential", "vectorized"))
-    assert snapshot(model) == before
-    compare(one, other)
-    return one, other
-
-
-def compare(one, other):
-    for path in ("trace/loss", "observables/code/loss"):
-        np.testing.assert_allclose(other[path], one[path], rtol=RTOL, err_msg=path)
-    if "metrics" in one.children:
-        np.testing.assert_allclose(other["metrics/distance"], one["metrics/distance"], rtol=RTOL)
-    last = one["trace/loss"].to_numpy()[:, :, -1].reshape(-1, one["trace/loss"][0, 0, -1].size)
-    assert all(np.nanmax(np.abs(a / b - 1)) > 20 * RTOL for a, b in itertools.pairwise(last))
+from support.many_restrictions import HEADS, both, compare
+from support.small_models import VOCABULARY, WIDTH, Deep, deep, ids, run, same_numbers
 
 
 @pytest.mark.parametrize("kernel", ["sgld", "rmsprop_sgld", "sgnht"])
