@@ -5,13 +5,14 @@ Nothing here imports torch: analyses, stores and plots are used on machines with
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import xarray as xr
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from devinterp.models.structure.types import Structure
+
+#: A chain of a run: its restriction and itself, each by its number.
+ChainKey: TypeAlias = tuple[int, int]
 
 
 def _check_name(kind: str, name: str) -> None:
@@ -362,21 +366,26 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The state of chains of one restriction that advance together: all that their next step depends on.
+    """The state of chains that advance together: all that their next step depends on.
 
     Parameters
     ----------
-    restriction : int
-        Number of the restriction.
+    restrictions : tuple of int
+        Numbers of the restrictions they are under; of each all of `chains` advance together.
     chains : tuple of int
-        Which chains.
+        Which chains of each.
     step : int
         How many steps they have taken.
     arrays : dict of str to list of numpy.ndarray
         Sampled weights, state of the kernel, states of the random generators; by name.
     """
 
-    restriction: int
+    restrictions: tuple[int, ...]
     chains: tuple[int, ...]
     step: int
     arrays: Mapping[str, Sequence[np.ndarray]]
+
+    @property
+    def keys(self) -> tuple[ChainKey, ...]:
+        """Return the restriction and number of each chain."""
+        return tuple(itertools.product(self.restrictions, self.chains))

@@ -72,10 +72,9 @@ def seconds(function: Callable[[], Any]) -> float:
 
 def run_one_chain(spec: RunSpec) -> str:
     """Run one chain and discard its draws; return how much of the model was reused."""
-    (masks,) = spec.restrictions.values()
-    with closing(engines_of(spec, masks, plan(spec, masks, [0], "sequential"), SharedPrefix())) as engines:
+    with closing(engines_of(spec, plan(spec, list(spec.restrictions), [0], "sequential"), SharedPrefix())) as engines:
         for engine, batch in engines:
-            for _ in run_chains(engine, restriction=0, chains=batch.chains):
+            for _ in run_chains(engine, restrictions=[0], chains=batch.chains):
                 pass
     return engine.note
 

@@ -267,7 +267,7 @@ def test_kernel_overhead_of_a_large_model(tmp_path: Path) -> None:
         engine = in_place_engine(spec, weights, SharedPrefix())
 
         def ours() -> None:
-            for _ in run_chains(engine, restriction=0, chains=[0]):
+            for _ in run_chains(engine, restrictions=[0], chains=[0]):
                 pass
 
         def bare() -> None:

@@ -10,6 +10,8 @@ import pytest
 from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.engines import vectorization
 from devinterp.sampling.engines.plan import plan
+from devinterp.sampling.engines.prefix_cache import SharedPrefix
+from devinterp.sampling.engines.vectorization import Candidates
 from devinterp.sampling.prepare import prepare
 from devinterp.sampling.settings import Settings
 from support.small_models import SHORT, ids, make, run, same_numbers
@@ -21,15 +23,17 @@ def prepared(model, **changes):
     return prepare(model, ids(), None, settings, restrictions={"full": as_param_masks(model, None)})
 
 
+def size_of_chain(spec):
+    return vectorization.bytes_of_chain(spec, Candidates(("full",), (0,)), SharedPrefix())
+
+
 def paths(tree):
     return json.loads(tree.attrs["provenance"])["paths"]
 
 
 def test_memory_of_a_chain_is_that_of_its_step():
-    spec = prepared(make())
-    masks = spec.restrictions["full"]
-    small = vectorization.bytes_of_chain(spec, masks)
-    large = vectorization.bytes_of_chain(prepared(make(), batch_size=16), masks)
+    small = size_of_chain(prepared(make()))
+    large = size_of_chain(prepared(make(), batch_size=16))
     logits = 4 * 12 * 8 * 23  # bytes of float32, by which a batch of 16 has more than one of 4
     assert large - small > 2 * logits
     assert large < 4.5 * small
@@ -38,9 +42,8 @@ def test_memory_of_a_chain_is_that_of_its_step():
 @pytest.mark.parametrize(("fit", "groups"), [(7, [7]), (6, [4, 3]), (3, [3, 2, 2]), (1, [1] * 7), (0.1, [1] * 7)])
 def test_as_many_as_fit_run_together(fit, groups, monkeypatch):
     spec = prepared(make(), num_chains=7)
-    masks = spec.restrictions["full"]
-    monkeypatch.setattr(vectorization, "_HOST_BUDGET", int(fit * vectorization.bytes_of_chain(spec, masks)))
-    found = plan(spec, masks, range(7), "vectorized")
+    monkeypatch.setattr(vectorization, "_HOST_BUDGET", int(fit * size_of_chain(spec)))
+    found = plan(spec, ["full"], range(7), "vectorized")
     assert [len(group.chains) for group in found] == groups
     assert [chain for group in found for chain in group.chains] == list(range(7))
     assert all(group.vectorized for group in found)
@@ -50,7 +53,7 @@ def test_as_many_as_fit_run_together(fit, groups, monkeypatch):
 def test_groups_of_chains_give_the_same(monkeypatch, tmp_path):
     expected = run(num_chains=5, chains="sequential")
     spec = prepared(make())
-    size = vectorization.bytes_of_chain(spec, spec.restrictions["full"])
+    size = size_of_chain(spec)
     monkeypatch.setattr(vectorization, "_HOST_BUDGET", 2 * size)
     found = run(num_chains=5, chains="vectorized", output_path=tmp_path / "run.zarr")
     np.testing.assert_allclose(found["trace/loss"], expected["trace/loss"], rtol=1e-5)

@@ -139,7 +139,7 @@ def test_running_moments_survive_a_stop() -> None:
     from devinterp.sampling.chains.loop import Start
     from devinterp.types import Checkpoint
 
-    state = Checkpoint(0, (0,), 3, first.save((0,)))
+    state = Checkpoint((0,), (0,), 3, first.save(((0, 0),)))
     start = second.resume(Start(checkpoint=state, steps_done=3))
     assert start.steps_done == 3
     assert not start.checkpoint.arrays

@@ -164,13 +164,13 @@ def test_memory_that_a_caller_keeps_is_locked():
 
 
 def test_checkpoints(filled):
-    state = Checkpoint(restriction=0, chains=(1,), step=2, arrays={"weights": [np.arange(3.0)]})
-    filled.checkpoint_slots(0, [1]).save(state)
-    loaded = filled.checkpoint_slots(0, [1]).load(most=6)
+    state = Checkpoint(restrictions=(0,), chains=(1,), step=2, arrays={"weights": [np.arange(3.0)]})
+    filled.checkpoint_slots([0], [1]).save(state)
+    loaded = filled.checkpoint_slots([0], [1]).load(most=6)
     assert loaded.step == 2
     np.testing.assert_array_equal(loaded.arrays["weights"][0], np.arange(3.0))
     filled.remove_checkpoints()
-    assert filled.checkpoint_slots(0, [1]).load(most=6) is None
+    assert filled.checkpoint_slots([0], [1]).load(most=6) is None
 
 
 def test_leftovers_of_a_killed_writer(tmp_path):

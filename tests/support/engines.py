@@ -88,7 +88,7 @@ def measured(spec: RunSpec, name: str = "full", *, reuse: bool = False, level: f
 @contextmanager
 def chain_of(spec: RunSpec, name: str) -> Iterator[InPlaceEngine]:
     """Set up a chain of a restriction as a run does."""
-    engines = engines_of(spec, spec.restrictions[name], [ChainBatch((0,), False, "as a test")], SharedPrefix())
+    engines = engines_of(spec, [ChainBatch((name,), (0,), False, "as a test")], SharedPrefix())
     with closing(engines):
         yield next(engines)[0]
 

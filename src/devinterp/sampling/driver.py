@@ -15,6 +15,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import DivergenceWarning, InvalidInputError
+from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.execution import dask_cluster, job, local_processes
 from devinterp.sampling.execution.monitor import RunMonitor
 from devinterp.sampling.execution.notices import Notices
@@ -22,7 +23,7 @@ from devinterp.sampling.execution.progress import Display, display
 from devinterp.sampling.execution.run_tasks import CheckpointOptions, TaskRunner
 from devinterp.sampling.execution.signals import Stopped, listening
 from devinterp.sampling.execution.start_losses import start_losses
-from devinterp.sampling.execution.tasks import ChainKey, Task, tasks_of
+from devinterp.sampling.execution.tasks import Task, tasks_of
 from devinterp.sampling.options import RunOptions
 from devinterp.sampling.run_store import fingerprint
 from devinterp.sampling.run_store.array_layout import layout_of
@@ -31,6 +32,7 @@ from devinterp.sampling.run_store.prepare_store import prepare_store
 from devinterp.sampling.spec import RunSpec
 from devinterp.store.lock import Lock
 from devinterp.store.run_store import RunStore
+from devinterp.types import ChainKey
 
 
 def run(spec: RunSpec, options: RunOptions) -> xr.DataTree:
@@ -84,9 +86,8 @@ def _kept_in_memory(store: RunStore) -> Iterator[None]:
             error.tree = store.open_tree()  # type: ignore[attr-defined]
             error.add_note(
                 "What was sampled until then is the attribute `tree` of this error: `error.tree.to_zarr(path)` saves it, and "
-                "`error.tree.slt.llc(chains='finished')` uses the chains that were finished. With `output_path=` "
-                "the same call goes "
-                "on where it stopped."
+                "`error.tree.slt.llc(chains='finished')` uses the chains that were finished. With `output_path=` the same call "
+                "goes on where it stopped."
             )
         raise
 
@@ -145,11 +146,10 @@ class _Sampling:
         options, choices = self._options, dict[str, str]()
         if options.workers or options.client is not None:
             # Every plan is made here, so that it does not depend on the workers.
-            return self._run_elsewhere(
-                [task for tasks in self._tasks(remaining, bars) for task in tasks], monitor, bars
-            )
+            all_tasks = [task for tasks in self._tasks(remaining, bars, SharedPrefix()) for task in tasks]
+            return self._run_elsewhere(all_tasks, monitor, bars)
         runner = TaskRunner(self._spec, self._store, self._checkpoints)
-        for tasks in self._tasks(remaining, bars):
+        for tasks in self._tasks(remaining, bars, runner.shared):
             choices |= runner.run(tasks, monitor)
         return choices
 
@@ -158,7 +158,8 @@ class _Sampling:
         assert lock is not None
         token = lock.owner.token
         packed = job.pack(self._spec, self._store, self._checkpoints, token)
-        planned = {f"chains/{task.name}": task.batch.why for task in tasks}
+        planned = {key: choice for task in tasks for key, choice in task.choices.items()}
+        monitor.tell(planned)
         if options.client is None:
             return planned | local_processes.run_in_processes(packed, tasks, options.workers or 1, monitor)
 
@@ -168,12 +169,12 @@ class _Sampling:
 
         return planned | dask_cluster.run_on_cluster(options.client, packed, token, tasks, monitor, ask_to_stop)
 
-    def _tasks(self, remaining: Mapping[ChainKey, int], bars: Display) -> Iterator[list[Task]]:
+    def _tasks(self, remaining: Mapping[ChainKey, int], bars: Display, shared: SharedPrefix) -> Iterator[list[Task]]:
         """Yield the tasks of each restriction, and show their chains."""
-        for tasks in tasks_of(self._spec, self._store, remaining, self._options.chains):
+        for tasks in tasks_of(self._spec, self._store, remaining, self._options.chains, shared):
             for task in tasks:
-                for chain in task.active:
-                    bars.begin(task.restriction, chain, step=task.steps_done)
+                for key in task.active:
+                    bars.begin(*key, step=task.steps_done)
             yield tasks
 
     def _record_end(self, choices: Mapping[str, str]) -> None:

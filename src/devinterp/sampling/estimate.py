@@ -22,6 +22,7 @@ from devinterp.sampling.chains.stepper import Stepper
 from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.plan import ChainBatch, engines_of, plan
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
+from devinterp.sampling.engines.stacked_weights import alike
 from devinterp.sampling.execution.monitor import RunMonitor
 from devinterp.sampling.execution.progress import Update
 from devinterp.sampling.execution.run_tasks import CheckpointOptions, TaskRunner
@@ -170,7 +171,7 @@ def _trial(spec: RunSpec) -> RunStore:
     (name, masks), *_ = spec.restrictions.items()
     short = replace(spec, settings=settings, restrictions={name: masks})
     store = _created(short, _planned(short, measures_rows=False))
-    task = Task(0, name, ChainBatch((0,), False, "trial"), (0,), 0)
+    task = Task((0,), ChainBatch((name,), (0,), False, "trial"), ((0, 0),), 0)
     TaskRunner(short, store, CheckpointOptions()).run([task], RunMonitor(_ignore))
     return store
 
@@ -222,19 +223,31 @@ def _stored_sizes(store: RunStore) -> dict[str, int]:
 
 
 def _seconds(spec: RunSpec, mode: str) -> float:
-    """Return the time of all chains, from timed steps and evaluations under up to four of the restrictions."""
-    settings = spec.settings
-    names = list(spec.restrictions)
-    numbers = np.unique(np.linspace(0, len(names) - 1, min(len(names), _MAX_TIMED_RESTRICTIONS)).astype(int))
-    total = 0.0
-    for name in (names[number] for number in numbers):
-        masks = spec.restrictions[name]
-        batches = plan(spec, masks, range(settings.num_chains), mode)
-        with closing(engines_of(spec, masks, batches, SharedPrefix())) as engines:  # type: ignore[type-var]
+    """Return the time of all chains, from timed steps and evaluations under up to four kinds of restriction."""
+    settings, kinds = spec.settings, _kinds(spec, mode)
+    numbers = np.unique(np.linspace(0, len(kinds) - 1, min(len(kinds), _MAX_TIMED_RESTRICTIONS)).astype(int))
+    total, num, shared = 0.0, 0, SharedPrefix()
+    for names in (kinds[number] for number in numbers):
+        batches = plan(spec, names, range(settings.num_chains), mode, shared)
+        with closing(engines_of(spec, batches, shared)) as engines:  # type: ignore[type-var]
             engine, batch = next(engines)
             step, evaluation = _time(engine, batch.chains)
         total += len(batches) * (settings.num_steps * step + settings.num_draws * evaluation)
-    return total * len(names) / len(numbers)
+        num += len(names)
+    return total * len(spec.restrictions) / num
+
+
+def _kinds(spec: RunSpec, mode: str) -> list[list[str]]:
+    """Return the names of the restrictions, those together whose chains may run together."""
+    kinds: list[list[str]] = []
+    for name, masks in spec.restrictions.items():
+        kin = (each for each in kinds if mode != "sequential" and alike(spec.restrictions[each[0]], masks))
+        kind = next(kin, None)
+        if kind is None:
+            kinds.append([name])
+        else:
+            kind.append(name)
+    return kinds
 
 
 def _time(engine: Engine, chains: Iterable[int]) -> tuple[float, float]:

@@ -23,12 +23,13 @@ from devinterp.store.location import StoreLike, describe, is_process_memory, mem
 from devinterp.store.lock import Lock, holder
 from devinterp.store.owner import Owner
 from devinterp.store.reading.open import open as open_tree
-from devinterp.store.reading.status import ChainKey, Status, read_status
+from devinterp.store.reading.status import Status, read_status
 from devinterp.store.reading.validate import inspect
 from devinterp.store.writing.checkpoints import CheckpointSlots, remove_all
 from devinterp.store.writing.reopen import reopen
 from devinterp.store.writing.transactions import commit
 from devinterp.store.writing.writer import TraceWriter
+from devinterp.types import ChainKey
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,9 @@ class RunStore:
         """Change some attributes of a group, in one write."""
         keys.update_attrs(self.store, group, attrs)
 
-    def checkpoint_slots(self, restriction: int, chains: Sequence[int]) -> CheckpointSlots:
-        """Return where checkpoints of chains that run together are kept."""
-        return CheckpointSlots(self.store, restriction, chains)
+    def checkpoint_slots(self, restrictions: Sequence[int], chains: Sequence[int]) -> CheckpointSlots:
+        """Return where checkpoints of chains that run together are kept: `chains` of each of the restrictions."""
+        return CheckpointSlots(self.store, restrictions, chains)
 
     def remove_checkpoints(self) -> None:
         """Remove the checkpoints of all chains."""

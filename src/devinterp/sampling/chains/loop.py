@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from devinterp.sampling.chains.checkpointing import CheckpointSchedule, Disabled
 from devinterp.sampling.chains.draw_metrics import DrawMetrics
 from devinterp.sampling.chains.stepper import Stepper
 from devinterp.sampling.engines.engine import Engine
-from devinterp.types import Checkpoint, Draw
+from devinterp.types import ChainKey, Checkpoint, Draw
 
 #: Steps without a draw are handed over at least this often: by size, so that memory is bounded, and by time, so that a
 #: reader sees progress.
@@ -36,19 +37,20 @@ class Start:
         What to go on from; None begins at w0.
     steps_done : int
         Steps that are stored: they are taken again where `checkpoint` is earlier, but nothing is evaluated or yielded.
-    active : tuple of int, optional
-        Chains whose draws are wanted; None: all. The others diverged before, and only keep their place.
+    active : tuple of (int, int), optional
+        Restriction and number of the chains whose draws are wanted; None: all. The others diverged before, and only keep their
+        place.
     """
 
     checkpoint: Checkpoint | None = None
     steps_done: int = 0
-    active: tuple[int, ...] | None = None
+    active: tuple[ChainKey, ...] | None = None
 
 
 def run_chains(
     engine: Engine,
     *,
-    restriction: int,
+    restrictions: Sequence[int],
     chains: Sequence[int],
     start: Start | None = None,
     checkpoints: CheckpointSchedule | None = None,
@@ -59,10 +61,10 @@ def run_chains(
     ----------
     engine : Engine
         Computes losses and gradients; its weights are left where the chains end.
-    restriction : int
-        Number of the restriction they are under.
+    restrictions : sequence of int
+        Numbers of the restrictions they are under, in the order of the engine.
     chains : sequence of int
-        Which chains of the run they are. The noise of each comes from a generator seeded ``init_seed + chain``.
+        Which chains of each restriction they are. The noise of each comes from a generator seeded ``init_seed + chain``.
     start : Start, optional
         Where they begin; default: at w0.
     checkpoints : CheckpointSchedule, optional
@@ -79,9 +81,10 @@ def run_chains(
     stepper = Stepper(spec.transition(), engine.weights, settings, chains=chains)
     rows = [spec.schedule.steps(chain) for chain in chains]
     first = _go_on(engine, stepper, start, rows)
-    active = [start.active is None or chain in start.active for chain in chains]
+    keys = list(itertools.product(restrictions, chains))
+    active = [start.active is None or key in start.active for key in keys]
     measures = DrawMetrics(engine) if spec.virial else None
-    block = _Block(restriction, chains, first_step=first)
+    block = _Block(keys, first_step=first)
     for step in range(first, settings.num_steps):
         batch = [rows_of_chain[step] for rows_of_chain in rows]
         losses, finite = engine.add_gradient(batch)
@@ -106,10 +109,10 @@ def run_chains(
                     active[n] = draw.error is None
             if not any(active):
                 return
-            block = _Block(restriction, chains, first_step=step + 1)
+            block = _Block(keys, first_step=step + 1)
         if is_due:
             began = time.monotonic()
-            checkpoint = Checkpoint(restriction, tuple(chains), step + 1, stepper.save())
+            checkpoint = Checkpoint(tuple(restrictions), tuple(chains), step + 1, stepper.save())
             checkpoints.copied(time.monotonic() - began)
             yield checkpoint
 
@@ -136,8 +139,8 @@ def _losses_again(engine: Engine, batch: Sequence[np.ndarray]) -> Tensor:
 class _Block:
     """Consecutive steps on the device, not yet looked at: reading a value synchronises."""
 
-    def __init__(self, restriction: int, chains: Sequence[int], *, first_step: int) -> None:
-        self._restriction, self._chains, self._first_step = restriction, chains, first_step
+    def __init__(self, keys: Sequence[ChainKey], *, first_step: int) -> None:
+        self._keys, self._first_step = keys, first_step
         self._losses: list[Tensor] = []
         self._finite: list[Tensor] = []
         self._metrics: list[dict[str, Tensor]] = []
@@ -180,12 +183,12 @@ class _Block:
         }
         are_finite = {name: flags.cpu().numpy() for name, (_, flags) in self._observables.items()}
         draws = []
-        for n, chain in enumerate(self._chains):
+        for n, (restriction, chain) in enumerate(self._keys):
             num, error = self._judge(finite[n], {name: bool(flags[n]) for name, flags in are_finite.items()}, index)
             num_draws = sum(step <= num for step in draw_steps)
             draws.append(
                 Draw(
-                    restriction=self._restriction,
+                    restriction=restriction,
                     chain=chain,
                     first_step=self._first_step,
                     loss=losses[n, :num],

@@ -12,7 +12,7 @@ import numpy as np
 from devinterp import schema
 from devinterp.sampling.chains.loop import Start
 from devinterp.sampling.settings import Settings
-from devinterp.types import Checkpoint, Draw
+from devinterp.types import ChainKey, Checkpoint, Draw
 
 _PREFIX = "recorded."
 
@@ -22,13 +22,13 @@ class Reduction(ABC):
 
     def extend(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return a checkpoint with what the reduction has gathered added."""
-        return replace(checkpoint, arrays={**checkpoint.arrays, **self.save(checkpoint.chains)})
+        return replace(checkpoint, arrays={**checkpoint.arrays, **self.save(checkpoint.keys)})
 
     @abstractmethod
     def reduce(self, draw: Draw) -> Draw:
         """Return what of a draw is stored."""
 
-    def save(self, chains: Sequence[int]) -> Mapping[str, Sequence[np.ndarray]]:
+    def save(self, chains: Sequence[ChainKey]) -> Mapping[str, Sequence[np.ndarray]]:
         """Return what has been gathered for some chains, as arrays of a `Checkpoint`."""
         return {}
 
@@ -70,11 +70,12 @@ class Moments(Reduction):
 
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
-        self._running: dict[int, _Running] = {}
+        self._running: dict[ChainKey, _Running] = {}
 
     def reduce(self, draw: Draw) -> Draw:
         """Return the draw with mean losses only, and the moments where it is the chain's last."""
-        running = self._running.setdefault(draw.chain, _Running())
+        key = (draw.restriction, draw.chain)
+        running = self._running.setdefault(key, _Running())
         if draw.index is not None:
             running.add(draw.observables)
         is_last = draw.first_step + draw.num_steps == self._num_steps
@@ -86,12 +87,14 @@ class Moments(Reduction):
             summaries=running.summaries() if is_last and draw.error is None else {},
         )
         if draw.error is not None:
-            del self._running[draw.chain]  # kept after the last draw, for a checkpoint from which more draws go on
+            del self._running[key]  # kept after the last draw, for a checkpoint from which more draws go on
         return reduced
 
-    def save(self, chains: Sequence[int]) -> Mapping[str, Sequence[np.ndarray]]:
+    def save(self, chains: Sequence[ChainKey]) -> Mapping[str, Sequence[np.ndarray]]:
         """Return the running moments of some chains."""
-        return {f"{_PREFIX}{chain}": self._running[chain].arrays() for chain in chains if chain in self._running}
+        several = len({restriction for restriction, _ in chains}) > 1
+        names = {key: f"{key[0]}.{key[1]}" if several else str(key[1]) for key in chains}
+        return {f"{_PREFIX}{names[key]}": self._running[key].arrays() for key in chains if key in self._running}
 
     def resume(self, start: Start) -> Start:
         """Take back the running moments; without a checkpoint, steps must be taken anew to gather them."""
@@ -99,7 +102,9 @@ class Moments(Reduction):
             return replace(start, steps_done=0)
         for name, arrays in start.checkpoint.arrays.items():
             if name.startswith(_PREFIX):
-                self._running[int(name.removeprefix(_PREFIX))] = _Running.of(arrays)
+                *restriction, chain = map(int, name.removeprefix(_PREFIX).split("."))
+                key = ((restriction or start.checkpoint.restrictions)[0], chain)
+                self._running[key] = _Running.of(arrays)
         return replace(super().resume(start), steps_done=start.checkpoint.step)
 
 

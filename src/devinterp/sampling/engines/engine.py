@@ -21,7 +21,10 @@ def observable_key(observable: str) -> str:
 
 
 class Engine(ABC):
-    """Losses and gradients of one or several chains under one restriction.
+    """Losses and gradients of one or several chains, under one or several restrictions.
+
+    Where there are several restrictions, each has the same number of chains, and the dimension ``chain`` of what is returned
+    holds all chains of the first, then all of the second, and so on.
 
     Parameters
     ----------
@@ -32,6 +35,8 @@ class Engine(ABC):
     ----------
     weights : SampledWeights
         The sampled parameters of the chains.
+    num_chains : int
+        Chains of each restriction.
     note : str
         How much of the model is reused, or why nothing; empty where there is no question of it.
     """
@@ -40,6 +45,7 @@ class Engine(ABC):
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
+        self.num_chains = 1
         self.note = ""
 
     @abstractmethod
@@ -49,7 +55,8 @@ class Engine(ABC):
         Parameters
         ----------
         sequence_ids : sequence of numpy.ndarray
-            For each chain the rows of the step, ``(batch,)``: ``gradient_accumulation_steps`` minibatches after each other.
+            For each chain of a restriction the rows of the step, ``(batch,)``: its ``gradient_accumulation_steps`` minibatches
+            after each other.
 
         Returns
         -------

@@ -47,7 +47,7 @@ def largest_batch(engine: Engine) -> int | None:
         try:
             engine.weights.gradients()
             step = np.tile(rows[:num], settings.batches_per_step)
-            engine.add_gradient([step] * len(engine.weights.values[0]))
+            engine.add_gradient([step] * engine.num_chains)
             engine.weights.gradients()
         except torch.cuda.OutOfMemoryError:
             num //= 2

@@ -5,16 +5,20 @@ Which layers these are is found by watching the model run; that their outputs ma
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
-from torch import Tensor
 
+from devinterp.models.masks.mask import Mask
+from devinterp.models.masks.param_masks import union
 from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.engines.engine import DATASET, observable_key
 from devinterp.sampling.engines.equivalence import Computed, tolerance_of, why_refused
 from devinterp.sampling.engines.in_place import InPlaceEngine
-from devinterp.sampling.engines.prefix_cache import PrefixCache, SharedPrefix, find_prefixes
-from devinterp.sampling.engines.weights import InPlaceWeights
+from devinterp.sampling.engines.prefix_cache import PrefixCache, Reuse, SharedPrefix
+from devinterp.sampling.engines.prefix_layers import find_prefixes
+from devinterp.sampling.engines.weights import InPlaceWeights, borrowed
 from devinterp.sampling.spec import RunSpec
 
 
@@ -28,34 +32,63 @@ def in_place_engine(spec: RunSpec, weights: InPlaceWeights, shared: SharedPrefix
     weights : InPlaceWeights
         The sampled parameters, at w0.
     shared : SharedPrefix
-        Activations of the restriction before, reused where this one has the same constant layers, and replaced otherwise.
+        What restrictions share: activations of the one before are reused where this one has the same constant layers.
 
     Returns
     -------
     InPlaceEngine
         Ready to run. Its `note` says how much of the model is reused, or why nothing.
     """
+    reuse = decide_reuse(spec, dict(zip(weights.names, weights.masks, strict=True)), shared)
+    engine = InPlaceEngine(spec, weights, None if reuse.prefix is None else shared.of(reuse.prefix))
+    engine.note = reuse.note
+    return engine
+
+
+def decide_reuse(spec: RunSpec, masks: Mapping[str, Mask], shared: SharedPrefix) -> Reuse:
+    """Return how much of the model is computed once under a restriction; call it while the model is at w0.
+
+    It is tried once for all restrictions of the run that sample elements of the same parameters.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The run.
+    masks : mapping of str to Mask
+        The sampled elements.
+    shared : SharedPrefix
+        What restrictions share.
+    """
+    decided = shared.decided(masks)
+    if decided is not None:
+        return decided
+    kin = [other for other in spec.restrictions.values() if list(other) == list(masks)]
+    whole = union([masks, *kin])
+    reuse = _try_reuse(spec, whole, shared)
+    if reuse.prefix is None and any(whole[name].num_elements > mask.num_elements for name, mask in masks.items()):
+        reuse = _try_reuse(spec, dict(masks), shared)
+    shared.remember(reuse)
+    if reuse.prefix is None:
+        shared.clear()
+    return reuse
+
+
+def _try_reuse(spec: RunSpec, masks: Mapping[str, Mask], shared: SharedPrefix) -> Reuse:
+    """Find the constant layers and compare losses with and without them, at weights moved by noise."""
     rows = spec.rows
     batch, attention_mask, _ = rows.batch(rows.ids[:1])
-
-    def run() -> Tensor:
-        return spec.loss.losses(spec.model, batch, attention_mask)
-
-    engine = InPlaceEngine(spec, weights)
-    engine.note = "nothing to reuse"
-    prefixes = find_prefixes(spec.model, dict.fromkeys(weights.names), run)
-    if prefixes and spec.unlike_eval:
-        engine.note, prefixes = f"nothing reused: in train mode {spec.unlike_eval}", []
-    for prefix in prefixes:
-        engine.prefix = shared.of(prefix)
-        reason = _why_not_reused(engine, engine.prefix)
-        if reason is None:
-            engine.note = f"{len(prefix.layers)} layers reused"
-            return engine
-        engine.note = f"nothing reused: {reason}"
-    engine.prefix = None
-    shared.clear()
-    return engine
+    note = "nothing to reuse"
+    with borrowed(spec.model, masks) as weights:
+        prefixes = find_prefixes(spec.model, masks, lambda: spec.loss.losses(spec.model, batch, attention_mask))
+        if prefixes and spec.unlike_eval:
+            return Reuse(None, f"nothing reused: in train mode {spec.unlike_eval}", masks)
+        for prefix in prefixes:
+            engine = InPlaceEngine(spec, weights, shared.of(prefix))
+            reason = _why_not_reused(engine, shared.of(prefix))
+            if reason is None:
+                return Reuse(prefix, f"{len(prefix.layers)} layers reused", masks)
+            note = f"nothing reused: {reason}"
+    return Reuse(None, note, masks)
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ def _active_modules(model: nn.Module) -> str:
 def _generator_states() -> tuple[bytes, ...]:
     """Return the states of torch's global generators, of every device in use."""
     states = [torch.default_generator.get_state()]
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         states += [generator.get_state() for generator in torch.cuda.default_generators]
     return tuple(state.cpu().numpy().tobytes() for state in states)
 

@@ -1,83 +1,95 @@
 """Decide whether chains run as one computation: whether they can, fit into memory, give the same numbers, and save work.
 
-Running side by side changes results in the last bits, so the decision must not depend on how busy a machine is: it is made
-from the operations that a step takes, which are counted, and from fixed costs (`COSTS`). The counts are recorded with the
-decision. Only ``chains="fastest"`` uses a stopwatch.
+Chains of several restrictions that sample alike elements (`alike`) are chains side by side like those of one. Running side by
+side changes results in the last bits, so the decision must not depend on how busy a machine is: it is made from the operations
+that a step takes, which are counted, and from fixed costs (`devinterp.sampling.engines.work`). The counts are recorded with
+the decision. Only ``chains="fastest"`` uses a stopwatch.
 """
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from devinterp.errors import InvalidInputError, first_line
-from devinterp.models.masks import ParamMasks
+from devinterp.models.kept_attributes import attributes_kept
 from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.equivalence import Computed, tolerance_of, why_refused
-from devinterp.sampling.engines.prefix_cache import SharedPrefix
-from devinterp.sampling.engines.prefix_check import in_place_engine
+from devinterp.sampling.engines.prefix_cache import PrefixCache, SharedPrefix
+from devinterp.sampling.engines.prefix_check import decide_reuse, in_place_engine
+from devinterp.sampling.engines.stacked_weights import StackedWeights
 from devinterp.sampling.engines.vectorized import VectorizedEngine
-from devinterp.sampling.engines.weights import StackedWeights, borrowed
+from devinterp.sampling.engines.weights import borrowed
+from devinterp.sampling.engines.work import Cost, Work, cost_on, counted
 from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.spec import RunSpec
 
 MODES = ("auto", "sequential", "vectorized", "fastest")
 
-#: Above this many weights a chain keeps a processor busy by itself, and copies for all chains would cost memory.
+#: Above this many weights in the sampled parameters, copies for all chains would cost memory, and a chain keeps a processor
+#: busy by itself.
 _MAX_VECTORIZED_PARAMETERS = 2_000_000
+#: Side by side the overhead of operations is shared, and nothing else is saved: where it is a smaller part of a step, it is not
+#: worth a trial.
+_MIN_OVERHEAD = 0.1
 #: Chains that would need more memory than this side by side, in bytes, run in several batches.
 _HOST_BUDGET = 2 * 2**30
 _TIMED_REPEATS = 3
-
-
-@final
-@dataclass(frozen=True)
-class Cost:
-    """What work costs on a kind of device: only the ratios matter, and only roughly.
-
-    Parameters
-    ----------
-    operation : float
-        Seconds of each tensor operation, whatever its size.
-    flop, element : float
-        Seconds of each floating-point operation of matrix products, and of each element that other operations write.
-    """
-
-    operation: float
-    flop: float
-    element: float
-
-    def of(self, work: Work) -> float:
-        """Return the seconds that some work is taken to need."""
-        return work.operations * self.operation + work.flops * self.flop + work.elements * self.element
-
-
-#: Rounded from timings (docs/performance.md): two cores of a server, and an H100.
-COSTS = {"cpu": Cost(8e-6, 5e-11, 5e-10), "cuda": Cost(1.2e-5, 3e-14, 1e-12)}
 
 
 class CannotVectorize(Exception):  # noqa: N818  # an answer, not an error
     """Why chains of a model cannot run as one computation."""
 
 
-def num_together(spec: RunSpec, masks: ParamMasks, chains: Sequence[int], mode: str) -> tuple[int, str]:
+@final
+@dataclass(frozen=True)
+class Candidates:
+    """Chains that might run as one computation: `chains` of each of some restrictions that sample alike elements.
+
+    Parameters
+    ----------
+    restrictions : tuple of str
+        Names of the restrictions.
+    chains : tuple of int
+        Chains of each.
+    """
+
+    restrictions: tuple[str, ...]
+    chains: tuple[int, ...]
+
+    @property
+    def num(self) -> int:
+        """Return how many chains these are in all."""
+        return len(self.restrictions) * len(self.chains)
+
+    def first(self, num: int) -> Candidates:
+        """Return at most so many of them: whole restrictions, or some chains of one."""
+        whole = num // len(self.chains)
+        return Candidates(self.restrictions[: max(1, whole)], self.chains if whole else self.chains[:num])
+
+
+def num_together(spec: RunSpec, candidates: Candidates, mode: str, shared: SharedPrefix) -> tuple[int, str]:
     """Return how many chains to run as one computation, and why.
 
     Parameters
     ----------
-    spec, masks, chains, mode
-        As for `devinterp.sampling.engines.plan.plan`.
+    spec : RunSpec
+        The run; its model must be at w0.
+    candidates : Candidates
+        The chains.
+    mode : {"auto", "sequential", "vectorized", "fastest"}
+        How, as for `devinterp.sampling.engines.plan.plan`.
+    shared : SharedPrefix
+        What restrictions share.
 
     Returns
     -------
@@ -95,27 +107,75 @@ def num_together(spec: RunSpec, masks: ParamMasks, chains: Sequence[int], mode: 
         raise InvalidInputError(f"`chains` (={mode!r}) must be one of {', '.join(map(repr, MODES))}.")
     if mode == "sequential":
         return 0, "sequential: asked for"
-    if mode != "vectorized":
-        if len(chains) < 2:
-            return 0, "sequential: one chain"
-        num = sum(p.numel() for p in spec.model.parameters())
-        if num > _MAX_VECTORIZED_PARAMETERS:
-            return 0, f"sequential: {num:,} parameters keep the processor busy"
     try:
-        together = min(len(chains), max(1, _budget(spec.device) // bytes_of_chain(spec, masks)))
+        alone = None
+        if mode != "vectorized":
+            reason = _why_not_tried(spec, candidates)
+            if reason is None and mode == "auto":
+                alone = _work_of_one(spec, candidates, shared)
+                reason = _why_not_worth_it(alone, cost_on(spec.device))
+            if reason is not None:
+                return 0, f"sequential: {reason}"
+        together = min(candidates.num, max(1, _budget(spec.device) // bytes_of_chain(spec, candidates, shared)))
         if mode != "vectorized" and together < 2:
             return 0, "sequential: two chains side by side take too much memory"
-        trial = _try(spec, masks, chains[:together], timed=mode == "fastest")
+        trial = _try(spec, candidates.first(together), shared, alone, timed=mode == "fastest")
     except CannotVectorize as reason:
         if mode == "vectorized":
             raise InvalidInputError(f"`chains` (='vectorized'): {reason}; use 'sequential' or 'auto'.") from reason
         return 0, f"sequential: {reason}"
-    memory = "" if together == len(chains) else f", {together} at a time for their memory"
+    memory = "" if together == candidates.num else f", {together} at a time for their memory"
     if mode == "vectorized":
         return together, f"vectorized: asked for{memory}"
-    if trial.side_by_side >= trial.one_by_one:
+    if not trial.pays:
         return 0, f"sequential: {trial.why}"
     return together, f"vectorized: {trial.why}{memory}"
+
+
+def vectorized_engine(spec: RunSpec, candidates: Candidates, shared: SharedPrefix) -> VectorizedEngine:
+    """Return an engine of some chains as one computation, after the layers that are constant under their restrictions.
+
+    Call it, and run it, while the model is at w0 and its parameters require no gradients.
+    """
+    restrictions = [spec.restrictions[name] for name in candidates.restrictions]
+    decided = [decide_reuse(spec, masks, shared) for masks in restrictions]
+    reuse = next((each for each in decided if each.prefix is None), decided[0])
+    prefix = None
+    if reuse.prefix is not None:
+        prefix = shared.of(reuse.prefix)
+        if not spec.settings.match_sampling_input_ids_across_chains:
+            # Other minibatches: a chain must not depend on which chains ran before it, not even in the last bits.
+            prefix = PrefixCache(reuse.prefix)
+    engine = VectorizedEngine(spec, StackedWeights(spec.model, restrictions, len(candidates.chains)), prefix)
+    engine.note = reuse.note
+    return engine
+
+
+def _why_not_tried(spec: RunSpec, candidates: Candidates) -> str | None:
+    """Return why chains are not tried side by side, as far as that is known beforehand."""
+    if candidates.num < 2:
+        return "one chain"
+    masks = spec.restrictions[candidates.restrictions[0]]
+    num = sum(mask.numel() for mask in masks.values())
+    if num > _MAX_VECTORIZED_PARAMETERS:
+        return f"{num:,} parameters keep the processor busy"
+    return None
+
+
+def _why_not_worth_it(work: Work, cost: Cost) -> str | None:
+    """Return why nothing is to be gained side by side where a chain alone takes this work."""
+    if cost.overhead(work) < _MIN_OVERHEAD * cost.of(work):
+        return f"a step of a chain takes {work}, which keep the processor busy"
+    return None
+
+
+def _work_of_one(spec: RunSpec, candidates: Candidates, shared: SharedPrefix) -> Work:
+    with borrowed(spec.model, spec.restrictions[candidates.restrictions[0]]) as weights:
+        single = in_place_engine(spec, weights, shared)
+        rows = [spec.schedule.steps(candidates.chains[0])[0]]
+        if single.prefix is not None:
+            _computed(single, rows, slice(None))  # so that constant layers have been computed
+        return counted(lambda: _computed(single, rows, slice(None)))[1]
 
 
 def _budget(device: torch.device) -> int:
@@ -123,7 +183,7 @@ def _budget(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).total_memory // 4 if device.type == "cuda" else _HOST_BUDGET
 
 
-def bytes_of_chain(spec: RunSpec, masks: ParamMasks) -> int:
+def bytes_of_chain(spec: RunSpec, candidates: Candidates, shared: SharedPrefix) -> int:
     """Return about how many bytes one more chain takes in a step: what backward needs, and gradients of the same size."""
     storages: dict[int, int] = {}
 
@@ -133,9 +193,9 @@ def bytes_of_chain(spec: RunSpec, masks: ParamMasks) -> int:
         return tensor
 
     with unchanged(spec.model):
-        alone = VectorizedEngine(spec, StackedWeights(spec.model, masks, 1))
-        with saved_tensors_hooks(count, lambda tensor: tensor), _failures_named():
-            alone.add_gradient([spec.schedule.steps(0)[0]])
+        alone = vectorized_engine(spec, candidates.first(1), shared)
+        with _failures_named(), saved_tensors_hooks(count, lambda tensor: tensor):
+            alone.add_gradient([spec.schedule.steps(candidates.chains[0])[0]])
     return max(1, 2 * sum(storages.values()))
 
 
@@ -160,65 +220,104 @@ def _no_loops() -> Iterator[None]:
 @final
 @dataclass(frozen=True)
 class Trial:
-    """Costs of a step of all chains, side by side and one after the other, and how they came about."""
+    """Whether a step of all chains side by side costs less than one after the other, and how that came about."""
 
-    side_by_side: float
-    one_by_one: float
+    pays: bool
     why: str
 
 
-def _try(spec: RunSpec, masks: ParamMasks, chains: Sequence[int], *, timed: bool) -> Trial:
-    """Compute a step both ways, compare the results and return what each costs.
+def _try(spec: RunSpec, candidates: Candidates, shared: SharedPrefix, alone: Work | None, *, timed: bool) -> Trial:
+    """Compute a step both ways, compare the results and return which costs less.
+
+    Parameters
+    ----------
+    spec, candidates, shared
+        As for `num_together`.
+    alone : Work or None
+        What a step of one chain in the model takes; None where that does not matter.
+    timed : bool
+        Whether a stopwatch decides.
 
     Raises
     ------
     CannotVectorize
         If the model cannot be run under vmap, or gives other losses or gradients then.
     """
-    rows = [spec.schedule.steps(chain)[0] for chain in chains]
-    shared = spec.settings.match_sampling_input_ids_across_chains
-    with borrowed(spec.model, masks) as weights:
-        stacked = VectorizedEngine(spec, StackedWeights(spec.model, masks, len(chains)))
-        single = in_place_engine(spec, weights, SharedPrefix())  # whose constant layers are computed once
-        _nudge(stacked, len(chains))
-        _nudge(single, 1)
+    rows = [spec.schedule.steps(chain)[0] for chain in candidates.chains]
+    shared_rows = spec.settings.match_sampling_input_ids_across_chains
+    # Else the first chain of each restriction.
+    compared = slice(None) if shared_rows else slice(None, None, len(rows))
+    work: list[Work] = []
+    with unchanged(spec.model):
+        stacked = vectorized_engine(spec, candidates, shared)
+        stacked.remember(rows)
+        _nudge(stacked)
 
         def fast() -> Computed:
-            with _no_loops():
-                # Twice: what a module keeps of the first time, and uses again, is a tensor of all chains at once.
-                _computed(stacked, rows, slice(None))
-                return _computed(stacked, rows, slice(None) if shared else slice(1))
+            with attributes_kept(spec.model), _no_loops():
+                # Twice, and constant layers anew between: what a module keeps of the first time, and uses again, is a tensor
+                # of all chains at once.
+                _computed(stacked, rows, compared)
+                stacked.remember(rows, anew=True)
+                if alone is None:
+                    return _computed(stacked, rows, compared)
+                computed, together = counted(lambda: _computed(stacked, rows, compared))
+            work.append(together)
+            return computed
 
         def plain() -> Computed:
-            computed = _computed(single, rows[:1], slice(None))
-            num = len(chains) if shared else 1
-            losses, gradients = (
-                [t.expand(num, *t.shape[1:]) for t in part] for part in (computed.losses, computed.gradients)
-            )
-            return Computed(losses, gradients)
+            alone = [_alone(spec, name, rows[0], shared) for name in candidates.restrictions]
+            return _joined([_repeated(each, len(rows) if shared_rows else 1) for each in alone])
 
         reason = why_refused(fast, plain, how="under vmap", tolerance=tolerance_of(spec.model))
         if reason is not None:
             raise CannotVectorize(reason)
         if timed:
-            together, alone = _seconds(stacked, rows), _seconds(single, rows[:1]) * len(chains)
-            return Trial(together, alone, f"side by side takes {together / alone:.2f} of the time")
-        cost, together_work, alone_work = _cost(spec.device), count_work(stacked, rows), count_work(single, rows[:1])
-        return Trial(
-            cost.of(together_work),
-            cost.of(alone_work) * len(chains),
-            f"a step of {len(chains)} chains side by side takes {together_work}; of each alone {alone_work}",
-        )
+            return _timed(spec, candidates, shared, stacked, rows)
+    if alone is None:
+        return Trial(True, "asked for")
+    cost, num = cost_on(spec.device), candidates.num
+    why = f"a step of {num} chains side by side takes {work[0]}; of each alone {alone}"
+    return Trial(cost.of(work[0]) < cost.of(alone) * num, why)
 
 
-def _cost(device: torch.device) -> Cost:
-    return COSTS["cpu" if device.type == "cpu" else "cuda"]
+def _alone(spec: RunSpec, restriction: str, rows: np.ndarray, shared: SharedPrefix) -> Computed:
+    """Return what one chain of a restriction gives in the model, after the nudge."""
+    with borrowed(spec.model, spec.restrictions[restriction]) as weights:
+        single = in_place_engine(spec, weights, shared)
+        _nudge(single)
+        return _computed(single, [rows], slice(None))
 
 
-def _nudge(engine: Engine, num_chains: int) -> None:
+def _timed(
+    spec: RunSpec,
+    candidates: Candidates,
+    shared: SharedPrefix,
+    stacked: VectorizedEngine,
+    rows: Sequence[np.ndarray],
+) -> Trial:
+    together = _seconds(stacked, rows)
+    with borrowed(spec.model, spec.restrictions[candidates.restrictions[0]]) as weights:
+        alone = _seconds(in_place_engine(spec, weights, shared), rows[:1]) * candidates.num
+    return Trial(together < alone, f"side by side takes {together / alone:.2f} of the time")
+
+
+def _repeated(computed: Computed, num: int) -> Computed:
+    """Return what one chain gives, of so many chains that are the same."""
+    losses, gradients = ([t.expand(num, *t.shape[1:]) for t in part] for part in (computed.losses, computed.gradients))
+    return Computed(losses, gradients)
+
+
+def _joined(parts: Sequence[Computed]) -> Computed:
+    """Return what the chains of several restrictions give, along the dimension of chains."""
+    losses = [torch.cat(each) for each in zip(*(part.losses for part in parts), strict=True)]
+    return Computed(losses, [torch.cat(each) for each in zip(*(part.gradients for part in parts), strict=True)])
+
+
+def _nudge(engine: Engine) -> None:
     """Move every chain by the same noise: at a minimum gradients are rounding errors, which cannot be compared."""
     seed, scale = engine.spec.settings.init_seed, 0.01
-    generators = [torch.Generator(engine.spec.device).manual_seed(seed) for _ in range(num_chains)]
+    generators = [torch.Generator(engine.spec.device).manual_seed(seed) for _ in range(engine.num_chains)]
     engine.weights.add(engine.weights.noise(generators, scale))
 
 
@@ -237,41 +336,3 @@ def _seconds(engine: Engine, rows: Sequence[np.ndarray]) -> float:
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return best
-
-
-@final
-@dataclass(frozen=True)
-class Work:
-    """What a gradient takes: tensor operations, floating-point operations of matrix products, elements written by others."""
-
-    operations: int
-    flops: int
-    elements: int
-
-    def __str__(self) -> str:
-        return f"{self.operations:,} operations, {self.flops:.3g} flops and {self.elements:.3g} elements"
-
-
-def count_work(engine: Engine, rows: Sequence[np.ndarray]) -> Work:
-    """Return the work of one gradient, counted while it is computed; the same on any machine and under any load."""
-    with _Counter() as counter:
-        _computed(engine, rows, slice(None))
-    return Work(counter.operations, counter.flops, counter.elements)
-
-
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations that torch dispatches."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.operations = self.flops = self.elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        self.operations += 1
-        flops: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
-        if flops is not None:
-            self.flops += int(flops(*args, **(kwargs or {}), out_val=output))
-        elif isinstance(output, Tensor) and not func.is_view:
-            self.elements += output.numel()
-        return output

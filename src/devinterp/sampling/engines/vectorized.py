@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from devinterp.sampling.data.columns import map_tensors
-from devinterp.sampling.data.rows import Minibatch
-from devinterp.sampling.engines.engine import Engine
-from devinterp.sampling.engines.weights import StackedWeights
-from devinterp.sampling.losses.loss import Loss, masked
+from devinterp.sampling.data.rows import Minibatch, Rows
+from devinterp.sampling.engines.engine import DATASET, Engine, observable_key
+from devinterp.sampling.engines.folded_attention import FoldedAttention
+from devinterp.sampling.engines.prefix_cache import PrefixCache
+from devinterp.sampling.engines.stacked_weights import StackedWeights
+from devinterp.sampling.losses.loss import ChunkedNextTokenLoss, Loss, masked
 from devinterp.sampling.spec import RunSpec
 
 
 @final
 class VectorizedEngine(Engine):
-    """Several chains as one computation: the model under vmap, called with the weights of each chain.
+    """Several chains, under one or several restrictions, as one computation: the model under vmap, called with their weights.
 
     Parameters
     ----------
@@ -29,28 +32,40 @@ class VectorizedEngine(Engine):
         The run. Its model's own weights are left as they are.
     weights : StackedWeights
         The sampled parameters of all chains.
+    prefix : PrefixCache, optional
+        Activations of the layers before them, which all chains share.
     """
 
-    def __init__(self, spec: RunSpec, weights: StackedWeights) -> None:
+    def __init__(self, spec: RunSpec, weights: StackedWeights, prefix: PrefixCache | None = None) -> None:
         super().__init__(spec)
         self.weights: StackedWeights = weights
-        self._module = _LossModule(spec.model, spec.loss.functional())
+        self.prefix = prefix
+        self.num_chains = weights.num_chains
+        self._chunked = _usable_chunks(spec.loss, weights)
+        self._module: nn.Module = (
+            _LossModule(spec.model, spec.loss.functional())
+            if self._chunked is None
+            else _HiddenModule(spec.model, self._chunked)
+        )
+
+        # By itself, `functional_call` would look for names of tied parameters at every call.
+        tied = {name: id(p) for name, p in spec.model.named_parameters(remove_duplicate=False)}
+        self._aliases = {
+            name: [f"model.{alias}" for alias, parameter in tied.items() if parameter == tied[name]]
+            for name in weights.names
+        }
 
     def add_gradient(self, sequence_ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Make the gradients of all chains in one backward pass; see `Engine.add_gradient`."""
-        shared = all(ids is sequence_ids[0] for ids in sequence_ids)
-        parts = self._minibatches(sequence_ids)
+        minibatches, following = self._parts_of_minibatches(sequence_ids), self._minibatches(sequence_ids)[1:]
         all_losses, finite = [], []
-        for n, part in enumerate(parts):
-            batch = self.spec.rows.batch(part)
-            if not shared:
-                batch = _per_chain(batch, num=len(sequence_ids))
-            mean, losses = self._run(batch, shared=shared)
-            if mean.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
-                (mean.sum() / len(parts)).backward()  # type: ignore[no-untyped-call]
-            if n + 1 < len(parts):
-                self.spec.rows.prefetch(parts[n + 1])
-            losses, are_finite = _mark(losses.detach(), batch.counted)
+        for n, parts in enumerate(minibatches):
+            total, losses, counted = self._run(DATASET, self.spec.rows, parts)
+            if total.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
+                (total / len(minibatches)).backward()  # type: ignore[no-untyped-call]
+            if n < len(following):
+                self.spec.rows.prefetch(following[n])
+            losses, are_finite = _mark(losses.detach(), counted)
             all_losses.append(losses)
             finite.append(are_finite)
         return torch.cat(all_losses, 1), torch.stack(finite).all(0)
@@ -61,27 +76,117 @@ class VectorizedEngine(Engine):
         data = self.spec.observables[observable]
         all_losses, finite = [], []
         for part, following in self.spec.batches_in_turn(data.sequence_id):
-            batch = data.rows.batch(part)
-            losses, are_finite = _mark(self._run(batch, shared=True)[1], batch.counted)
+            _, losses, counted = self._run(observable_key(observable), data.rows, [part])
+            losses, are_finite = _mark(losses, counted)
             data.rows.prefetch(following)
             all_losses.append(losses)
             finite.append(are_finite)
         return torch.cat(all_losses, 1), torch.stack(finite).all(0)
 
-    def _run(self, batch: Minibatch, *, shared: bool) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of each chain, ``(chain,)``, and its losses, ``(chain, batch, *loss_dims)``."""
+    def _run(self, key: str, rows: Rows, parts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the sum of the mean losses of all chains, their losses ``(chain, batch, *loss_dims)``, and which count.
 
-        def one_chain(values: list[Tensor], batch: Minibatch) -> tuple[Tensor, Tensor]:
-            parameters = self.weights.whole_parameters(values)
-            named = {f"model.{name}": value for name, value in parameters.items()}
-            mean_and_losses: tuple[Tensor, Tensor] = functional_call(self._module, named, (batch,))
-            return mean_and_losses
+        Parameters
+        ----------
+        key : str
+            Key of the data among cached activations.
+        rows : Rows
+            All of the data.
+        parts : sequence of numpy.ndarray
+            Which rows: the same for all chains, or of each chain of a restriction.
+        """
+        batch, kept = rows.batch(np.concatenate(parts)), self._kept(key, rows, parts)
+        if len(parts) > 1:
+            cut = partial(_per_chain, num=len(parts), times=len(self.weights.values[0]) // len(parts))
+            masks = (None if mask is None else cut(mask) for mask in batch[1:])
+            batch = Minibatch(map_tensors(batch.data, cut, _refuse), *masks)
+            kept = None if kept is None else [cut(tensor) for tensor in kept]
+        outputs = self._vmapped(batch, kept, along=0 if len(parts) > 1 else None)
+        if self._chunked is None or isinstance(outputs, tuple):
+            mean, losses = outputs
+            return mean.sum(), losses, batch.counted
+        if torch.is_grad_enabled():
+            total, losses = self._chunked.sum_of_means(outputs, batch.data, batch.counted)
+        else:
+            losses = self._chunked.losses_of(outputs, batch.data)
+            total = losses.new_zeros(())
+        return total, losses, batch.counted
 
-        along: Any = None if shared else Minibatch(*(None if part is None else 0 for part in batch))  # type: ignore[arg-type]
-        run = vmap(one_chain, in_dims=(0, along), randomness="error")
-        with sdpa_kernel(SDPBackend.MATH):  # torch loops over the chains in its fused kernels of attention
-            mean_and_losses: tuple[Tensor, Tensor] = run(self.weights.values, batch)
-        return mean_and_losses
+    def _vmapped(
+        self, batch: Minibatch, kept: list[Tensor] | None, *, along: int | None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Call the module for all chains; what is None is not mapped, and data are mapped `along` a dimension or not."""
+
+        def one_chain(
+            values: list[Tensor], indices: list[Tensor | None], batch: Minibatch, kept: list[Tensor] | None
+        ) -> Tensor | tuple[Tensor, Tensor]:
+            parameters = self.weights.whole_parameters(values, indices)
+            named = {alias: value for name, value in parameters.items() for alias in self._aliases[name]}
+            with nullcontext() if kept is None or self.prefix is None else self.prefix.after(kept):
+                outputs: Tensor | tuple[Tensor, Tensor] = functional_call(
+                    self._module, named, (batch,), tie_weights=False
+                )
+            return outputs
+
+        indices = self.weights.indices
+        in_dims = (
+            0,
+            [None if index is None or index.ndim == 1 else 0 for index in indices],
+            None if along is None else Minibatch(*(None if part is None else along for part in batch)),  # type: ignore[arg-type]
+            None if kept is None else along,
+        )
+        run = vmap(one_chain, in_dims=in_dims, randomness="error")
+        with FoldedAttention():
+            outputs: Tensor | tuple[Tensor, Tensor] = run(self.weights.values, indices, batch, kept)
+        return outputs
+
+    def remember(self, sequence_ids: Sequence[np.ndarray], *, anew: bool = False) -> None:
+        """Compute what the constant layers give for the rows of a step, where that is not known.
+
+        Parameters
+        ----------
+        sequence_ids : sequence of numpy.ndarray
+            As for `add_gradient`.
+        anew : bool, default: False
+            Whether to compute it where it is known, too.
+        """
+        for parts in self._parts_of_minibatches(sequence_ids):
+            if anew and self.prefix is not None:
+                for key, part in zip(_keys(DATASET, parts), parts, strict=True):
+                    self.prefix.forget(key, self.spec.rows.index(part).numpy())
+            self._kept(DATASET, self.spec.rows, parts)
+
+    def _parts_of_minibatches(self, sequence_ids: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """Return the rows of each minibatch of a step: one array where all chains share them, else one for each chain."""
+        num = self.spec.settings.batches_per_step
+        shared = all(ids is sequence_ids[0] for ids in sequence_ids)
+        parts = [np.split(ids, num) for ids in (sequence_ids[:1] if shared else sequence_ids)]
+        return [list(minibatch) for minibatch in zip(*parts, strict=True)]
+
+    def _kept(self, key: str, rows: Rows, parts: Sequence[np.ndarray]) -> list[Tensor] | None:
+        """Return the activations of the prefix for some rows, computed where they were not met before; None without any.
+
+        Chains with rows of their own keep them apart: activations of a row may depend on its neighbours in the last bits.
+        """
+        if self.prefix is None:
+            return None
+        keys = _keys(key, parts)
+        of_parts = [self._kept_of(self.prefix, each, rows, part) for each, part in zip(keys, parts, strict=True)]
+        present = [each for each in of_parts if each is not None]
+        if len(present) < len(parts):
+            return None
+        return present[0] if len(parts) == 1 else [torch.cat(tensors) for tensors in zip(*present, strict=True)]
+
+    @torch.no_grad()
+    def _kept_of(self, prefix: PrefixCache, key: str, rows: Rows, part: np.ndarray) -> list[Tensor] | None:
+        index = rows.index(part).numpy()
+        kept = prefix.kept(key, index)
+        if kept is None and prefix.can_hold(key):
+            batch, attention_mask, _ = rows.batch(part)
+            with prefix.rows(key, index, len(rows.ids)):
+                self.spec.loss.losses(self.spec.model, batch, attention_mask)
+            kept = prefix.kept(key, index)
+        return kept
 
 
 class _LossModule(nn.Module):
@@ -95,15 +200,38 @@ class _LossModule(nn.Module):
         return self.loss.mean(self.model, *batch)
 
 
-def _per_chain(batch: Minibatch, *, num: int) -> Minibatch:
-    """Return a minibatch with the first dimension of its tensors cut into one part for each chain."""
+class _HiddenModule(nn.Module):
+    """A model without its unembedding, whose losses are computed of all chains together."""
 
-    def refuse(_: list[Any]) -> None:
-        raise TypeError("minibatches of their own with parts that are no tensors cannot be stacked")
+    def __init__(self, model: nn.Module, loss: ChunkedNextTokenLoss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
 
-    data = map_tensors(batch.data, lambda tensor: tensor.view(num, -1, *tensor.shape[1:]), refuse)
-    masks = (None if mask is None else mask.view(num, -1, *mask.shape[1:]) for mask in batch[1:])
-    return Minibatch(data, *masks)
+    def forward(self, batch: Minibatch) -> Tensor:
+        return self.loss.hidden(self.model, batch.data, batch.attention_mask)
+
+
+def _usable_chunks(loss: Loss, weights: StackedWeights) -> ChunkedNextTokenLoss | None:
+    """Return the loss in chunks where all chains share the unembedding; None where it is sampled or there is no such loss."""
+    if not isinstance(loss, ChunkedNextTokenLoss):
+        return None
+    unembedding = {id(p) for p in loss.unembedding.module.parameters()}
+    return None if any(id(p) in unembedding for p in weights.parameters) else loss
+
+
+def _per_chain(data: Tensor, *, num: int, times: int) -> Tensor:
+    """Return a tensor with its first dimension cut into one part for each chain, once more for each restriction."""
+    parts = data.view(num, -1, *data.shape[1:])
+    return parts if times == 1 else parts.repeat(times, *[1] * (parts.ndim - 1))
+
+
+def _refuse(_: list[Any]) -> None:
+    raise TypeError("minibatches of their own with parts that are no tensors cannot be stacked")
+
+
+def _keys(key: str, parts: Sequence[np.ndarray]) -> list[str]:
+    """Return the keys of a data set among cached activations: one, or of each chain its own."""
+    return [key] if len(parts) == 1 else [f"{key}/{n}" for n in range(len(parts))]
 
 
 def _mark(losses: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -131,58 +131,13 @@ class InPlaceWeights(SampledWeights):
         """Return the gradients of the sampled elements, ``(1, *shape)`` each, and take them off the model."""
         gradients = []
         for mask, parameter, value in zip(self.masks, self.parameters, self.values, strict=True):
-            gradient, parameter.grad = _dense(parameter.grad), None
+            gradient, parameter.grad = dense(parameter.grad), None
             taken = torch.zeros_like(value) if gradient is None else mask.take(gradient).to(value.dtype).unsqueeze(0)
             gradients.append(taken)
         return gradients
 
 
-@final
-class StackedWeights(SampledWeights):
-    """The weights of several chains side by side; the model's own are left as they are.
-
-    Parameters
-    ----------
-    model, masks
-        As for `SampledWeights`.
-    num_chains : int
-        Chains.
-    """
-
-    def __init__(self, model: nn.Module, masks: Mapping[str, Mask], num_chains: int) -> None:
-        super().__init__(model, masks)
-        self.initial_weights = [taken.clone().unsqueeze(0) for taken in self._take()]
-        self.values = [initial.repeat(num_chains, *[1] * (initial.ndim - 1)) for initial in self.initial_weights]
-        # Index of the sampled elements in the flattened parameter; None where all are.
-        self._indices = [None if m.is_whole else m.to_bool().flatten().nonzero()[:, 0] for m in self.masks]
-        for value in self.values:
-            value.requires_grad_(True)
-
-    def store(self) -> None:
-        """Do nothing: the model is called with the values."""
-
-    @torch.no_grad()
-    def gradients(self) -> list[Tensor]:
-        """Return the gradients of the values, ``(chain, *shape)`` each, and clear them."""
-        gradients = [torch.zeros_like(v) if v.grad is None else _dense(v.grad) for v in self.values]
-        for value in self.values:
-            value.grad = None
-        return gradients
-
-    def whole_parameters(self, values: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the parameters of one chain, ``(*shape)`` each, from its values; differentiable, also under vmap."""
-        whole = {}
-        for name, parameter, value, index in zip(self.names, self.parameters, values, self._indices, strict=True):
-            if index is None:
-                whole[name] = value.to(parameter.dtype)
-            else:
-                flat = parameter.detach().flatten()
-                sampled = flat.scatter(0, index.to(flat.device), value.flatten().to(flat.dtype))
-                whole[name] = sampled.view(parameter.shape)
-        return whole
-
-
-def _dense(gradient: Any) -> Any:
+def dense(gradient: Any) -> Any:
     """Return a gradient as a plain tensor: embeddings may make sparse ones."""
     return gradient.to_dense() if isinstance(gradient, Tensor) and gradient.layout != torch.strided else gradient
 

@@ -9,8 +9,8 @@ from typing import final
 
 _LOGGER = logging.getLogger("devinterp")
 
-#: By the first part of a choice's key and of its value: what is told, and how loudly. Only what was refused is a warning: chains
-#: that run one after the other because that takes less work are as fast as they can be.
+#: By the first part of a choice's key and of its value: what is told, and how loudly. Only what was refused is a warning:
+#: chains that run one after the other because that takes less work are as fast as they can be.
 _LINES = {
     ("loss", "plain"): (logging.WARNING, "losses are computed from all logits rather than in chunks"),
     ("prefix", "nothing reused"): (logging.WARNING, "layers below {name!r} are computed anew at every step"),

@@ -64,21 +64,26 @@ class TaskRunner:
         Where its draws go.
     checkpoints : CheckpointOptions
         How chains are saved; ignored where the store dies with the process.
+
+    Attributes
+    ----------
+    shared : SharedPrefix
+        What restrictions share in this process.
     """
 
     def __init__(self, spec: RunSpec, store: RunStore, checkpoints: CheckpointOptions) -> None:
         self._spec, self._store, self._checkpoints = spec, store, checkpoints
-        self._shared = SharedPrefix()
+        self.shared = SharedPrefix()
 
     def run(self, tasks: Sequence[Task], monitor: RunMonitor) -> dict[str, str]:
-        """Run tasks of one restriction one after the other into the store.
+        """Run tasks one after the other into the store.
 
         A chain that diverges is recorded, and the others go on. The model is left as it was.
 
         Parameters
         ----------
         tasks : sequence of Task
-            Of one restriction; at least one.
+            What to do.
         monitor : RunMonitor
             Is told of progress, and says when to stop.
 
@@ -96,17 +101,17 @@ class TaskRunner:
         KeyboardInterrupt, SystemExit
             If somebody asked for an end; the chains are saved then.
         """
-        name = tasks[0].name
         task_of = {task.batch: task for task in tasks}
-        choices = {f"chains/{name}": tasks[-1].batch.why}
-        masks = self._spec.restrictions[name]
+        choices: dict[str, str] = {}
         with self._store.writer() as writer:
-            engines = engines_of(self._spec, masks, list(task_of), self._shared)
+            engines = engines_of(self._spec, list(task_of), self.shared)
             with closing(engines):  # type: ignore[type-var]
                 for engine, batch in engines:
+                    chosen = task_of[batch].choices
                     if engine.note:
-                        choices[f"prefix/{name}"] = engine.note
-                    monitor.tell(choices)
+                        chosen |= {f"prefix/{name}": engine.note for name in batch.restrictions}
+                    choices |= chosen
+                    monitor.tell(chosen)
                     try:
                         self._run(engine, task_of[batch], writer, monitor)
                     except torch.cuda.OutOfMemoryError as error:
@@ -121,15 +126,15 @@ class TaskRunner:
         if not task.active:
             return
         if task.steps_done == settings.num_steps:  # killed between its last losses and the word that it has finished
-            for chain in task.active:
-                writer.finish(task.restriction, chain)
+            for key in task.active:
+                writer.finish(*key)
             return
         reduction = reduction_of(settings)
         start = reduction.resume(task.start(slots))
         schedule = self._schedule(engine, monitor)
-        writer.begin(task.restriction, task.active, step=start.steps_done)
+        writer.begin(task.active, step=start.steps_done)
         for record in run_chains(
-            engine, restriction=task.restriction, chains=task.batch.chains, start=start, checkpoints=schedule
+            engine, restrictions=task.restrictions, chains=task.batch.chains, start=start, checkpoints=schedule
         ):
             if isinstance(record, Checkpoint):
                 writer.save(reduction.extend(record), slots, schedule.written)

@@ -109,45 +109,75 @@ class ChunkedNextTokenLoss(NextTokenLoss):
 
     def losses(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
         """Return the cross-entropy of every next token; without a gradient."""
-        assert isinstance(batch, Tensor)
-        hidden, weight, bias, targets = self._ends(model, batch, attention_mask)
-        losses = chunked.token_losses(
-            hidden, weight, bias, targets, scale=self.unembedding.scale, cap=self.unembedding.cap
-        )
-        return losses.view(batch.shape[0], -1)
+        return self.losses_of(self.hidden(model, batch, attention_mask), batch)
 
     def mean(
         self, model: nn.Module, batch: Batch, attention_mask: Tensor | None, counted: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the mean over the losses that count, with its gradient, and the losses."""
-        assert isinstance(batch, Tensor)
         with added_in_place(self._tied):
-            hidden, weight, bias, targets = self._ends(model, batch, attention_mask)
-        counts = torch.ones(len(hidden), device=hidden.device) if counted is None else counted.flatten().float()
-        total, losses = chunked.WeightedLoss.apply(  # type: ignore[no-untyped-call]
-            hidden,
-            weight,
-            bias,
-            targets,
-            counts / counts.sum().clamp(min=1),
-            self.unembedding.scale,
-            self.unembedding.cap,
-        )
-        return total, losses.view(batch.shape[0], -1)
+            hidden = self.hidden(model, batch, attention_mask)
+        return self.sum_of_means(hidden, batch, counted)
 
     def functional(self) -> NextTokenLoss:
         """Return the loss from logits."""
         return NextTokenLoss(self.adapter, counts_text=self.counts_text)
 
-    def _ends(
-        self, model: nn.Module, batch: Tensor, attention_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    def hidden(self, model: nn.Module, batch: Batch, attention_mask: Tensor | None) -> Tensor:
+        """Return the hidden states that predict a token, ``(batch, position, width)``; vmap can go through this."""
+        assert isinstance(batch, Tensor)
+        return last_hidden(self.unembedding, lambda: self.logits(model, batch, attention_mask))[:, :-1]
+
+    def losses_of(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Return the losses of hidden states, ``(*chain, batch, position)``; without a gradient.
+
+        Parameters
+        ----------
+        hidden : Tensor
+            ``(*chain, batch, position, width)``.
+        batch : Tensor
+            Token ids, ``(batch, token)``, or ``(*chain, batch, token)`` where chains have their own.
+        """
+        rows, weight, bias, targets = self._rows(hidden, batch)
+        losses = chunked.token_losses(
+            rows, weight, bias, targets, scale=self.unembedding.scale, cap=self.unembedding.cap
+        )
+        return losses.view(hidden.shape[:-1])
+
+    def sum_of_means(self, hidden: Tensor, batch: Batch, counted: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the sum over chains of the mean over the losses that count, with its gradient, and the losses.
+
+        Parameters
+        ----------
+        hidden, batch
+            As for `losses_of`.
+        counted : Tensor or None
+            Which losses count, ``(batch, position)``, or ``(*chain, batch, position)`` where chains have their own; None where
+            all do.
+        """
+        rows, weight, bias, targets = self._rows(hidden, batch)
+        counts = torch.ones((), device=hidden.device) if counted is None else counted.float()
+        counts = counts.expand(hidden.shape[:-1])
+        shares = counts / counts.sum((-1, -2), keepdim=True).clamp(min=1)
+        total, losses = chunked.WeightedLoss.apply(  # type: ignore[no-untyped-call]
+            rows,
+            weight,
+            bias,
+            targets,
+            shares.flatten(),
+            self.unembedding.scale,
+            self.unembedding.cap,
+        )
+        return total, losses.view(hidden.shape[:-1])
+
+    def _rows(self, hidden: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """Return hidden states and targets, a row for each prediction, and the unembedding in the dtype of the former."""
-        hidden = last_hidden(self.unembedding, lambda: self.logits(model, batch, attention_mask))
+        assert isinstance(batch, Tensor)
         linear = self.unembedding.module
         bias: Tensor | None = linear.bias  # under autocast hidden states are in another dtype than weights
         bias = None if bias is None else bias.to(hidden.dtype)
-        return hidden[:, :-1].flatten(0, 1), linear.weight.to(hidden.dtype), bias, batch[:, 1:].flatten()
+        targets = batch[..., 1:].expand(hidden.shape[:-1]).flatten()
+        return hidden.flatten(0, -2), linear.weight.to(hidden.dtype), bias, targets
 
 
 class CustomLoss(Loss):

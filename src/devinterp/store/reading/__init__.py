@@ -5,8 +5,8 @@ passes, and has the function that users know as `devinterp.open`; `v2` does so f
 far each chain is.
 """
 
-from devinterp.store.reading.status import ChainKey, Status, read_attrs, read_status
+from devinterp.store.reading.status import Status, read_attrs, read_status
 from devinterp.store.reading.v2 import is_v2, open_v2, to_v2
 from devinterp.store.reading.validate import inspect
 
-__all__ = ["ChainKey", "Status", "inspect", "is_v2", "open_v2", "read_attrs", "read_status", "to_v2"]
+__all__ = ["Status", "inspect", "is_v2", "open_v2", "read_attrs", "read_status", "to_v2"]

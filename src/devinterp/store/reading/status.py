@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import zarr
@@ -14,9 +14,7 @@ from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.store import keys
 from devinterp.store.reading.validate import bad_strings, inspect_node
-
-#: A chain of a run: its restriction and itself, each by its number.
-ChainKey: TypeAlias = tuple[int, int]
+from devinterp.types import ChainKey
 
 
 @dataclass(frozen=True)

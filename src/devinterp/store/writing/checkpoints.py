@@ -31,15 +31,15 @@ class CheckpointSlots:
     ----------
     store : zarr.abc.store.Store
         The run's store.
-    restriction : int
-        Number of the restriction.
+    restrictions : sequence of int
+        Numbers of the restrictions.
     chains : sequence of int
-        Numbers of the chains.
+        Numbers of the chains of each.
     """
 
-    def __init__(self, store: Store, restriction: int, chains: Sequence[int]) -> None:
-        self._store, self._restriction, self._chains = store, restriction, tuple(chains)
-        self._path = f"{RESUME}/r{restriction}-c{_range(chains)}"
+    def __init__(self, store: Store, restrictions: Sequence[int], chains: Sequence[int]) -> None:
+        self._store, self._restrictions, self._chains = store, tuple(restrictions), tuple(chains)
+        self._path = f"{RESUME}/r{_range(restrictions)}-c{_range(chains)}"
         self._next_slot = 0
         self._arrays: dict[str, Any] = {}  # by path, so that a later save only writes chunks
 
@@ -57,7 +57,8 @@ class CheckpointSlots:
             dtypes[name] = [array.dtype.str for array in arrays]
             self._get_array(f"{path}/{name}", flat)[...] = flat
             shapes[name], sums[name] = [list(array.shape) for array in arrays], zlib.crc32(flat.data)
-        mark = {"step": state.step, "chains": list(state.chains), "shapes": shapes, "dtypes": dtypes, "crc32": sums}
+        members = {"restrictions": list(state.restrictions), "chains": list(state.chains)}
+        mark = {"step": state.step, **members, "shapes": shapes, "dtypes": dtypes, "crc32": sums}
         keys.update_attrs(self._store, path, mark)
 
     def load(self, *, most: int) -> Checkpoint | None:
@@ -75,7 +76,7 @@ class CheckpointSlots:
             except Exception:  # damaged in whatever way: zarr raises errors of many kinds
                 continue
             self._next_slot = 1 - _SLOTS.index(slot)
-            return Checkpoint(self._restriction, self._chains, steps[slot], arrays)
+            return Checkpoint(self._restrictions, self._chains, steps[slot], arrays)
         return None
 
     def remove(self) -> None:
@@ -87,7 +88,10 @@ class CheckpointSlots:
         step = attrs.get("step")
         if isinstance(step, bool) or not isinstance(step, int) or step < 1:
             return None
-        return step if attrs.get("chains") == list(self._chains) and isinstance(attrs.get("shapes"), dict) else None
+        # Older stores name no restrictions: they ran those of one together.
+        ours = attrs.get("restrictions", list(self._restrictions[:1])) == list(self._restrictions)
+        ours &= attrs.get("chains") == list(self._chains)
+        return step if ours and isinstance(attrs.get("shapes"), dict) else None
 
     def _read(self, path: str, mark: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
         arrays = {}
@@ -137,6 +141,6 @@ def _flatten(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays])
 
 
-def _range(chains: Sequence[int]) -> str:
-    """Return first and last chain, which name the slots: no chain of a restriction has two."""
-    return "-".join(str(chain) for chain in dict.fromkeys((chains[0], chains[-1])))
+def _range(numbers: Sequence[int]) -> str:
+    """Return first and last number, which name the slots: no chain of a restriction has two."""
+    return "-".join(str(number) for number in dict.fromkeys((numbers[0], numbers[-1])))

@@ -17,7 +17,7 @@ from devinterp.store.writing.buffers import ArrayCache, ChainBuffers
 from devinterp.store.writing.checkpoints import CheckpointSlots
 from devinterp.store.writing.thread import WriterThread
 from devinterp.store.writing.transactions import commit
-from devinterp.types import Checkpoint, Draw
+from devinterp.types import ChainKey, Checkpoint, Draw
 
 
 class TraceWriter:
@@ -47,15 +47,18 @@ class TraceWriter:
         self._chains: dict[tuple[int, int], ChainBuffers] = {}
         self._thread = WriterThread(max_pending)
 
-    def begin(self, restriction: int, chains: Sequence[int], *, step: int = 0) -> None:
+    def begin(self, chains: Sequence[ChainKey], *, step: int = 0) -> None:
         """Mark chains as running; their next draws begin at a step, before which the store has everything."""
-        for chain in chains:
+        of_restriction: dict[int, list[int]] = {}
+        for restriction, chain in chains:
             self._chains[restriction, chain] = ChainBuffers(self._arrays, (restriction, chain), step)
-        cells = (restriction, np.array(chains))
-        if step == 0:
-            self._set_status("steps_done", cells, np.int64(0))
-        self._set_status("error", cells, "")
-        self._set_status("state", cells, schema.RUNNING)
+            of_restriction.setdefault(restriction, []).append(chain)
+        for restriction, numbers in of_restriction.items():
+            cells = (restriction, np.array(numbers))
+            if step == 0:
+                self._set_status("steps_done", cells, np.int64(0))
+            self._set_status("error", cells, "")
+            self._set_status("state", cells, schema.RUNNING)
 
     def append(self, draw: Draw) -> None:
         """Buffer the steps and losses of one draw.
@@ -70,7 +73,7 @@ class TraceWriter:
         self._thread.check()  # also where this draw fills no chunk
         key = (draw.restriction, draw.chain)
         if key not in self._chains:
-            self.begin(draw.restriction, [draw.chain])
+            self.begin([key])
         chain = self._chains[key]
         for array, selection, block in chain.append(draw):
             self._thread.submit(partial(array.__setitem__, selection, block))
@@ -86,10 +89,10 @@ class TraceWriter:
         """
         started: list[float] = []
         self._thread.submit(lambda: started.append(time.monotonic()))
-        for chain in checkpoint.chains:
-            if (checkpoint.restriction, chain) in self._chains:
-                self.flush(checkpoint.restriction, chain)
-        self._commit(checkpoint.restriction, checkpoint.chains, f"{checkpoint.step} of {self._num_steps} steps")
+        for key in checkpoint.keys:
+            if key in self._chains:
+                self.flush(*key)
+        self._commit(checkpoint.restrictions, checkpoint.chains, f"{checkpoint.step} of {self._num_steps} steps")
         self._thread.submit(partial(slots.save, checkpoint))
         self._thread.submit(lambda: saved(time.monotonic() - started[0]))
 
@@ -114,7 +117,7 @@ class TraceWriter:
         if error:
             self._set_status("error", key, error)
         self._set_status("state", key, state)
-        self._commit(restriction, (chain,), state)
+        self._commit((restriction,), (chain,), state)
 
     def close(self, *, state: str = schema.INTERRUPTED) -> None:
         """Flush all chains, mark those that have not ended as `state`, and wait until everything is written.
@@ -143,8 +146,9 @@ class TraceWriter:
             if error is None:
                 raise
 
-    def _commit(self, restriction: int, chains: Sequence[int], event: str) -> None:
-        message = f"restriction {restriction}, chain {', '.join(map(str, chains))}: {event}"
+    def _commit(self, restrictions: Sequence[int], chains: Sequence[int], event: str) -> None:
+        numbers = (", ".join(map(str, each)) for each in (restrictions, chains))
+        message = "restriction {}, chain {}: {}".format(*numbers, event)
         self._thread.submit(partial(commit, self._arrays.store, message))
 
     def _set_status(self, name: str, cells: tuple[int, int | np.ndarray], value: Any) -> None:
