@@ -40,6 +40,7 @@ def prepare(
     loss_dims: Sequence[str] | None = None,
     adapter: str | ModelAdapter | None = None,
     device: str | torch.device | None = None,
+    compile_backend: str = "",
 ) -> RunSpec:
     """Return the checked run.
 
@@ -64,7 +65,9 @@ def prepare(
             check_tokens(rows, vocab_size, name="`dataset`")
             for name, observable in read.items():
                 check_tokens(observable.rows, vocab_size, name=f"observable {name!r}")
-        spec = RunSpec(model, loss, (), rows, total, read, restrictions, kernel, settings)
+        spec = RunSpec(
+            model, loss, (), rows, total, read, restrictions, kernel, settings, compile_backend=compile_backend
+        )
         spec = replace(spec, loss_dims=check_loss(spec, loss_dims))
         if isinstance(loss, CustomLoss):
             check_gradient(spec)

@@ -21,6 +21,9 @@ Batch: TypeAlias = Tensor | tuple[Any, ...] | dict[str, Any]
 
 INPUT_IDS, ATTENTION_MASK = "input_ids", "attention_mask"
 
+#: Data that are larger stay in the memory of the host, and batches are copied to the device as they are needed.
+MAX_DEVICE_BYTES = 4 * 2**30
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -34,43 +37,70 @@ class Rows:
         Which rows of the dataset they are, increasing, ``(row,)``.
     attention_mask : Tensor or None
         For padded token ids: True where there is text, ``(row, token)``; None where there is no padding.
+    device : torch.device or None
+        Where batches are copied, of data that stay in the memory of the host; None: batches are where the data are.
     """
 
     data: Batch
     ids: np.ndarray
     attention_mask: Tensor | None = None
+    device: torch.device | None = None
 
     @property
     def token_ids(self) -> Tensor | None:
         """Return ``(row, token)`` ids, or None for data that are not token ids."""
         return self.data if isinstance(self.data, Tensor) and _is_tokens(self.data) else None
 
+    def places(self, ids: np.ndarray) -> np.ndarray:
+        """Return where rows of the dataset are in the stacked tensors, ``(row,)``."""
+        return np.searchsorted(self.ids, ids)
+
     def index(self, ids: np.ndarray) -> Tensor:
-        """Return the index of rows of the dataset in the stacked tensors, ``(row,)``."""
-        return torch.from_numpy(np.searchsorted(self.ids, ids))
+        """Return `places` as a tensor of the host."""
+        return torch.from_numpy(self.places(ids))
 
     def batch(self, ids: np.ndarray) -> tuple[Batch, Tensor | None]:
-        """Return rows of the dataset, in the order of `ids`, and their attention mask."""
-        index = self.index(ids)
-        mask = (
-            None if self.attention_mask is None else self.attention_mask[copied_to(index, self.attention_mask.device)]
-        )
-        return map_tensors(self.data, lambda t: t[copied_to(index, t.device)]), mask
+        """Return rows of the dataset, in the order of `ids`, and their attention mask.
+
+        Nothing is waited for: what goes to a device is queued there, from pinned memory, while it is busy with earlier steps.
+        """
+        data, mask = self._take(ids)
+        if self.device is None:
+            return data, mask
+        device = self.device
+        return map_tensors(data, lambda t: copied_to(t, device)), None if mask is None else copied_to(mask, device)
 
     def subset(self, ids: np.ndarray) -> Rows:
         """Return some of the rows, as if they had been read alone: without a mask where there is no padding among them."""
-        data, mask = self.batch(ids)
-        return Rows(data, ids, None if mask is not None and bool(torch.all(mask)) else mask)
+        data, mask = self._take(ids)
+        return Rows(data, ids, None if mask is not None and bool(torch.all(mask)) else mask, self.device)
 
     def to(self, device: torch.device) -> Rows:
-        """Return the rows on a device."""
-        mask = None if self.attention_mask is None else self.attention_mask.to(device)
-        return Rows(map_tensors(self.data, lambda t: t.to(device)), self.ids, mask)
+        """Return the rows for use on a device: there, or where they are large in the memory of the host."""
+        sizes: list[int] = []
+        map_tensors(self.data, lambda t: sizes.append(t.nbytes) or t)  # type: ignore[func-returns-value]
+        stays = device.type != "cpu" and sum(sizes) > MAX_DEVICE_BYTES
+        place = torch.device("cpu") if stays else device
+        mask = None if self.attention_mask is None else self.attention_mask.to(place)
+        return Rows(map_tensors(self.data, lambda t: t.to(place)), self.ids, mask, device if stays else None)
+
+    def _take(self, ids: np.ndarray) -> tuple[Batch, Tensor | None]:
+        index = self.index(ids)
+        mask = self.attention_mask
+        taken = None if mask is None else mask[copied_to(index, mask.device)]
+        return map_tensors(self.data, lambda t: t[copied_to(index, t.device)]), taken
 
 
-def copied_to(index: Tensor, device: torch.device) -> Tensor:
-    """Return row numbers of the host on a device; a GPU need not be waited for."""
-    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
+def copied_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device; neither waits for the other."""
+    if device.type == "cpu":
+        return tensor
+    return (tensor.pin_memory() if can_pin() else tensor).to(device, non_blocking=True)
+
+
+def can_pin() -> bool:
+    """Return whether there is a device for which memory of the host can be pinned."""
+    return torch.cuda.is_available()
 
 
 def num_rows(dataset: Any, *, name: str) -> int:
@@ -229,7 +259,7 @@ def as_tokens(rows: Rows, *, name: str) -> Rows:
     if not isinstance(rows.data, dict) or INPUT_IDS not in rows.data:
         return rows
     kept = {column: rows.data[column] for column in (INPUT_IDS, ATTENTION_MASK) if column in rows.data}
-    tokens = _with_mask(kept, rows.ids, name)
+    tokens = replace(_with_mask(kept, rows.ids, name), device=rows.device)
     return tokens if tokens.token_ids is None else replace(tokens, data=tokens.token_ids.long())
 
 
