@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
+from devinterp.sampling.engines.engine import DATASET
 from devinterp.sampling.engines.equivalence import Computed, tolerance_of, why_refused
 from devinterp.sampling.engines.in_place import InPlaceEngine
 from devinterp.sampling.engines.prefix_layers import layers_in_order
@@ -49,13 +51,16 @@ def _why_not_compiled(engine: InPlaceEngine, layers: tuple[nn.Module, ...], stac
 
     def computed() -> Computed:
         losses, _ = engine.add_gradient(rows)
-        return Computed([losses], engine.weights.gradients())
+        evaluated, _ = engine.losses(DATASET, spec.rows, rows[0][: spec.settings.batch_size])  # compiled apart
+        return Computed([losses, evaluated], engine.weights.gradients())
 
     def with_compiled_layers() -> Computed:
         for layer in layers:
             function = torch.compile(layer.forward, backend=spec.compile_backend, dynamic=False)
             inside.enter_context(replaced_forward(layer, function))
-        return computed()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch looks at while it compiles is no concern of ours
+            return computed()
 
     with ExitStack() as inside:
         engine.weights.add(engine.weights.noise([generator.manual_seed(spec.settings.init_seed)], 0.01))
