@@ -52,7 +52,7 @@ def sample(
     arrays: dict[str, zarr.Array] = {}
 
     def write(name: str, chain: int, draw: int, losses: Tensor) -> None:
-        values = losses.detach().numpy()
+        values = losses.detach().float().cpu().numpy()
         if name not in arrays:
             shape = (num_chains, num_draws, *values.shape)
             arrays[name] = root.create_array(name, shape=shape, chunks=(1, 1, *values.shape), dtype="float32")
@@ -60,7 +60,7 @@ def sample(
 
     for chain in range(num_chains):
         moved = copy.deepcopy(model)
-        generator = torch.Generator().manual_seed(chain)
+        generator = torch.Generator(next(moved.parameters()).device).manual_seed(chain)
         parameters = [(name, p) for name, p in moved.named_parameters() if masks is None or name in masks]
         origin = [p.detach().clone() for _, p in parameters]
         for draw, batch in zip(range(num_draws), itertools.cycle(batches), strict=False):
@@ -70,7 +70,7 @@ def sample(
             with torch.no_grad():
                 for (name, p), start in zip(parameters, origin, strict=True):
                     drift = n_beta * p.grad + localization * (p - start)
-                    noise = torch.randn(p.shape, generator=generator)
+                    noise = torch.randn(p.shape, generator=generator, device=p.device, dtype=p.dtype)
                     step = -lr / 2 * drift + math.sqrt(lr) * noise
                     p.add_(step if masks is None else step * masks[name])
             write("loss", chain, draw, losses)

@@ -8,12 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import plain_loop
 from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.chains.loop import run_chains
 from devinterp.sampling.engines.plan import engines_of, plan
@@ -146,6 +149,62 @@ def test_one_head_of_the_last_layer() -> None:
         prefix=run_one_chain(head),
     )
     assert elapsed["full"] > elapsed["l23h0"]
+
+
+def test_against_the_plain_loop(tmp_path: Path) -> None:
+    """Everything a run does, its store among it, for one chain of the whole model and of one head."""
+    model, batch = half_billion(), 4
+    data = torch.randint(model.config.vocab_size, (16, 512), generator=torch.Generator().manual_seed(0))
+    paths = iter(range(1000))
+    for head, draws in ((None, 6), ("l23h0", 12)):
+        masks = as_param_masks(model, head)
+        dense = None if head is None else {name: mask.to_bool().cuda() for name, mask in masks.items()}
+
+        def ours(masks: Any = masks, draws: int = draws, **options: Any) -> None:
+            sample(
+                model, data, {"a": (data, 1)}, param_masks=masks, num_chains=1, num_draws=draws, batch_size=batch,
+                num_init_loss_batches=1, output_path=tmp_path / f"{next(paths)}.zarr", progress=False, **SGLD, **options,
+            )  # fmt: skip
+
+        def plain(dense: Any = dense, draws: int = draws) -> None:
+            batches, parts = list(data.cuda().split(batch)), {"a": [data[:batch].cuda()]}
+            plain_loop.sample(
+                model, batches, parts, tmp_path / "plain", num_chains=1, num_draws=draws, masks=dense, **SGLD
+            )
+
+        found = {}
+        for name, run in (("ours", ours), ("compiled", partial(ours, compile=True)), ("plain", plain)):
+            run()
+            torch.cuda.reset_peak_memory_stats()
+            base = torch.cuda.memory_allocated()
+            found[name] = seconds(run)
+            found[f"{name}_gib"] = (torch.cuda.max_memory_allocated() - base) / 2**30
+        report(f"{head or 'full'}, 4 x 512 tokens, {draws} draws", **found, speedup=found["plain"] / found["ours"])
+        assert found["plain"] > found["ours"]
+
+
+def test_heads_of_the_last_layer_side_by_side() -> None:
+    """Eight heads of a 12-layer Llama with four chains each, against one after the other."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=5000, hidden_size=256, intermediate_size=688, num_hidden_layers=12, num_attention_heads=8
+    )
+    model = transformers.LlamaForCausalLM(config).cuda().eval()
+    data = torch.randint(5000, (64, 128), generator=torch.Generator().manual_seed(0))
+    heads = [f"l11h{n}" for n in range(8)]
+    elapsed = {}
+    for mode in ("sequential", "vectorized", "auto"):
+        for draws in (2, 20):
+            elapsed[mode] = seconds(
+                lambda mode=mode, draws=draws: sample(
+                    model, data, {"a": (data, 1)}, weight_restrictions=heads, num_chains=4, num_draws=draws, batch_size=8,
+                    num_init_loss_batches=1, chains=mode, progress=False, **SGLD,
+                )
+            )  # fmt: skip
+    report("8 heads, 4 chains, 20 draws", **elapsed, ratio=elapsed["sequential"] / elapsed["vectorized"])
+    assert elapsed["sequential"] > elapsed["vectorized"]
 
 
 class Regression(nn.Module):

@@ -132,6 +132,100 @@ def test_small_model_end_to_end(tmp_path: Path) -> None:
     assert ours_s / bare_s <= 1.15
 
 
+def test_a_short_run(tmp_path: Path) -> None:
+    """The first thing anyone tries: what a run does once must not cost what the fast paths gain."""
+    model, data, batch = neox(), tokens(160), 16
+    watched = {"a": tokens(32), "b": tokens(32)}
+    paths = iter(range(1000))
+
+    def ours() -> None:
+        sample(
+            model,
+            data,
+            {name: (ids, 2) for name, ids in watched.items()},
+            num_chains=2,
+            num_draws=10,
+            batch_size=batch,
+            num_init_loss_batches=1,
+            output_path=tmp_path / f"{next(paths)}.zarr",
+            progress=False,
+            **SGLD,
+        )
+
+    def plain() -> None:
+        batches = list(data.split(batch))
+        parts = {name: list(ids.split(batch)) for name, ids in watched.items()}
+        plain_loop.sample(model, batches, parts, tmp_path / "plain.zarr", num_chains=2, num_draws=10, **SGLD)
+
+    ours_s, plain_s = least_time(ours, plain, repeats=2)
+    report("2-layer 256-wide GPT-NeoX, 2 chains, 10 draws", speedup=plain_s / ours_s, seconds=ours_s)
+    assert plain_s / ours_s >= 1.7
+
+
+def small_llama() -> nn.Module:
+    """Return a 6-layer Llama, 64 wide with 8 heads a layer."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=256, hidden_size=64, intermediate_size=172, num_hidden_layers=6, num_attention_heads=8
+    )
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+def many_heads(model: nn.Module, heads: list[str], data: Tensor, batch: int, tmp_path: Path, **options: Any) -> Any:
+    """Return our run of some heads and the plain one, one head after the other; two observables of a batch each."""
+    masks = {head: as_param_masks(model, head) for head in heads}
+    watched = dict.fromkeys("ab", data[:batch])
+    paths = iter(range(1000))
+    settings = {"num_chains": 2, "num_draws": 10, **options}
+
+    def ours(**changes: Any) -> None:
+        sample(
+            model,
+            data,
+            {name: (ids, 1) for name, ids in watched.items()},
+            weight_restrictions=masks,
+            batch_size=batch,
+            num_init_loss_batches=1,
+            output_path=tmp_path / f"{next(paths)}.zarr",
+            progress=False,
+            **{**settings, **SGLD, **changes},
+        )
+
+    def plain() -> None:
+        batches, parts = list(data.split(batch)), {name: [ids] for name, ids in watched.items()}
+        for head, of_head in masks.items():
+            dense = {name: mask.to_bool().float() for name, mask in of_head.items()}
+            plain_loop.sample(model, batches, parts, tmp_path / head, masks=dense, **settings, **SGLD)
+
+    return ours, plain
+
+
+def test_many_heads(tmp_path: Path) -> None:
+    heads = [f"l{layer}h{head}" for layer in range(6) for head in range(8)]
+    ours, plain = many_heads(small_llama(), heads, tokens(64, 16, 256), 4, tmp_path)
+    ours_s, plain_s = least_time(ours, plain, repeats=1)
+    report("48 heads of a 6-layer Llama", speedup=plain_s / ours_s, seconds=ours_s)
+    assert plain_s / ours_s >= 4
+
+
+def test_eight_heads_of_the_last_layer(tmp_path: Path) -> None:
+    """Side by side against one after the other, both after the layers that are constant."""
+    heads = [f"l11h{head}" for head in range(8)]
+    ours, _ = many_heads(llama(), heads, tokens(64, 32), 4, tmp_path, num_chains=4)
+    together_s, apart_s = least_time(partial(ours, chains="vectorized"), partial(ours, chains="sequential"), repeats=1)
+    report("8 heads of the last of 12 layers, 4 chains", speedup=apart_s / together_s, seconds=together_s)
+    assert apart_s / together_s > 1
+
+
+def test_a_model_in_train_mode_without_anything_random(tmp_path: Path) -> None:
+    ours, plain = one_head(llama().train(), "l11h3", tokens(64), tokens(16), 8, tmp_path)
+    ours_s, plain_s = least_time(partial(ours, 24), partial(plain, 24), repeats=1)
+    report("12-layer Llama in train mode, l11h3", speedup=plain_s / ours_s, seconds=ours_s)
+    assert plain_s / ours_s >= 3
+
+
 def one_head(model: nn.Module, head: str, data: Tensor, watched: Tensor, batch: int, tmp_path: Path) -> Any:
     """Return our loop and the plain one, functions of the number of draws; one head moves, an observable has two batches."""
     masks = as_param_masks(model, head)
@@ -245,6 +339,29 @@ def test_fixed_cost_of_a_chain(tmp_path: Path) -> None:
     per_chain = (many - few) / 32 - (long - few) / 32
     report("fixed cost of a chain", milliseconds=1e3 * per_chain)
     assert per_chain <= 0.020
+
+
+def test_fixed_cost_of_a_run(tmp_path: Path) -> None:
+    model, points = Regression(27), torch.randn(1024, 9)
+    paths = iter(range(1000))
+
+    def run() -> None:
+        sample(
+            model,
+            (points[:, :8], points[:, 8]),
+            loss_fn=squared_error,
+            num_chains=1,
+            num_draws=1,
+            batch_size=256,
+            num_init_loss_batches=1,
+            output_path=tmp_path / f"{next(paths)}.zarr",
+            progress=False,
+            **SGLD,
+        )
+
+    (seconds,) = least_time(run)
+    report("fixed cost of a run", milliseconds=1e3 * seconds)
+    assert seconds <= 0.15
 
 
 def test_kernel_overhead_of_a_large_model(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class RunOptions:
     virial: bool = True
     null: bool = False
     chains: str = "auto"
+    compile: bool | str = False
     progress: bool | None = None
     checkpoint_share: float = SHARE
     keep_state: bool = False
@@ -44,11 +45,21 @@ class RunOptions:
         check_share(self.checkpoint_share)
         if self.chains not in MODES:
             raise InvalidInputError(f"`chains` (={self.chains!r}) must be one of {', '.join(map(repr, MODES))}.")
+        if isinstance(self.compile, str) and self.compile not in _known_backends():
+            raise InvalidInputError(
+                f"`compile` (={self.compile!r}) must be True, False or a backend of torch.compile: "
+                f"{', '.join(map(repr, _known_backends()))}."
+            )
         workers = self.workers
         if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
             raise InvalidInputError(f"`workers` (={workers!r}) must be a whole number of processes, at least 1.")
         if workers and self.client is not None:
             raise InvalidInputError("`workers` and `client` both say where to sample: pass only one.")
+
+    @property
+    def compile_backend(self) -> str:
+        """Return the backend of ``torch.compile``; empty where nothing is compiled."""
+        return self.compile if isinstance(self.compile, str) else "inductor" if self.compile else ""
 
     @classmethod
     def merged(cls, options: RunOptions | None, given: Mapping[str, Any]) -> RunOptions:
@@ -76,3 +87,10 @@ class RunOptions:
                 "`options`."
             )
         return options
+
+
+def _known_backends() -> list[str]:
+    import torch  # here, because what names the backends takes seconds to import
+
+    backends: list[str] = torch.compiler.list_backends(exclude_tags=())
+    return backends

@@ -47,6 +47,7 @@ def prepare(
     loss_identity: LossIdentity | None = None,
     adapter: str | ModelAdapter | None = None,
     device: str | torch.device | None = None,
+    compile_backend: str = "",
 ) -> RunSpec:
     """Return the checked run.
 
@@ -74,7 +75,17 @@ def prepare(
         read = {name: replace(each, rows=each.rows.placed(target)) for name, each in read.items()}
         notes = {f"weights/{name}": "; ".join(masks.notes) for name, masks in restrictions.items() if masks.notes}
         spec = RunSpec(
-            model, loss, (), rows.placed(target), source.num_rows, read, restrictions, kernel, settings, notes
+            model,
+            loss,
+            (),
+            rows.placed(target),
+            source.num_rows,
+            read,
+            restrictions,
+            kernel,
+            settings,
+            notes,
+            compile_backend=compile_backend,
         )
         spec = check_loss(spec, loss_dims)
         check_gradient(spec)

@@ -69,6 +69,8 @@ class RunSpec:
     unlike_eval : str
         What makes the model, in train mode, compute something else than in eval mode, such as active dropout; empty where
         nothing does.
+    compile_backend : str
+        Backend of ``torch.compile`` with which layers are compiled; empty: they are not.
     """
 
     model: nn.Module
@@ -83,6 +85,7 @@ class RunSpec:
     choices: Mapping[str, str] = field(default_factory=dict)
     virial: bool = True
     unlike_eval: str = ""
+    compile_backend: str = ""
 
     @cached_property
     def schedule(self) -> Schedule:

@@ -15,7 +15,6 @@ from devinterp.errors import InvalidInputError
 from devinterp.models.masks.param_masks import full_masks, validated_masks
 from devinterp.notes import note_once
 from devinterp.optim.sgld import SGLD
-from devinterp.sampling.chains.initial_loss import check_finite_weights
 from devinterp.sampling.model_guard import own_randomness, sheltered
 from devinterp.sampling.prepare import check_model, on_device
 from devinterp.sampling.settings import Settings
@@ -108,7 +107,6 @@ def sample(
         raise InvalidInputError("`evaluate` is needed: `devinterp.utils.make_evaluate(criterion)` makes one of a loss.")
     validate_callbacks(list(callbacks))
     check_model(model)
-    check_finite_weights(model)
     options = _options(optimizer_kwargs, loader, grad_accum_steps)
     _note(options, num_chains, num_draws)
     settings = _settings(options, num_draws, num_burnin_steps, num_steps_bw_draws, grad_accum_steps)

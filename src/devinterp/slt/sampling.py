@@ -71,6 +71,7 @@ def sample(
     loss_id: str | None = None,
     adapter: str | ModelAdapter | None = None,
     chains: Literal["auto", "sequential", "vectorized", "fastest"] = "auto",
+    compile: bool | str = False,  # noqa: A002  # the word torch has for it
     progress: bool | None = None,
     checkpoint_share: float = 0.03,
     keep_state: bool = False,
@@ -198,7 +199,12 @@ def sample(
         Whether chains run one after the other in the model, or side by side as one batched computation, which pays where
         the model is so small that Python costs more than arithmetic. The numbers agree to rounding. ``"auto"`` decides
         by the operations that a step takes, so that the same call gives the same numbers however busy the machine is;
-        ``"fastest"`` by timing a step. The decision and what it was made from are recorded in the provenance.
+        ``"fastest"`` by timing a step. The decision and what it was made from are recorded in the provenance. Chains of several
+        restrictions that sample alike elements (heads of one layer) run side by side too.
+    compile : bool or str, default: False
+        Whether to compile the layers of the model with ``torch.compile``, or with which of its backends; True is
+        ``"inductor"``. Only chains that run one after the other use it, and only where a step gives the same numbers; else
+        the run goes on without and says why. It changes results in the last bits: give it again when a run is to go on.
     progress : bool, optional
         Whether to show progress bars. None: in a terminal or a notebook.
     checkpoint_share : float, default: 0.03
@@ -261,6 +267,7 @@ def sample(
             loss_identity=identity,
             adapter=adapter,
             device=device,
+            compile_backend=how.compile_backend,
         )
         spec = replace(spec, virial=how.virial)
         if how.null:

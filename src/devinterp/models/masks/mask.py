@@ -46,6 +46,9 @@ class Mask(LazyBoolTensor):
         self._dense = dense
         self._on_device: dict[torch.device, Index] = {}
         self._truth: bool | None = None
+        #: For each dimension the first index, where the selected ones are consecutive; read here, because `take` is called at
+        #: every step.
+        self._starts = [int(each[0]) if each is not None and is_contiguous(each) else None for each in index or ()]
         if index is not None:
             self.num_elements = math.prod(self.values_shape)
         else:
@@ -123,7 +126,10 @@ class Mask(LazyBoolTensor):
     @property
     def is_view(self) -> bool:
         """Whether `take` returns a view: the parameter is whole, or one contiguous block of it is selected."""
-        return self.index is not None and all(indices is None or is_contiguous(indices) for indices in self.index)
+        if self.index is None:
+            return False
+        pairs = zip(self.index, self._starts, strict=True)
+        return all(indices is None or start is not None for indices, start in pairs)
 
     @property
     def values_shape(self) -> tuple[int, ...]:
@@ -157,12 +163,12 @@ class Mask(LazyBoolTensor):
         assert self.index is not None
         num_leading = tensor.ndim - len(self.shape)
         remaining = {}
-        pairs = zip(self.index, self._index_on(tensor.device), strict=True)
-        for dim, (indices, on_device) in enumerate(pairs, start=num_leading):
+        parts = zip(self.index, self._index_on(tensor.device), self._starts, strict=True)
+        for dim, (indices, on_device, start) in enumerate(parts, start=num_leading):
             if indices is None or on_device is None:
                 continue
-            if is_contiguous(indices):
-                tensor = tensor.narrow(dim, int(indices[0]), len(indices))
+            if start is not None:
+                tensor = tensor.narrow(dim, start, len(indices))
             else:
                 remaining[dim] = on_device
         return tensor, remaining

@@ -15,9 +15,16 @@ from torch.utils._pytree import tree_map
 DEVICE_BYTES = 2**30
 
 
-def copied_to(index: Tensor, device: torch.device) -> Tensor:
-    """Return row numbers of the host on a device; a GPU need not be waited for."""
-    return index if device.type == "cpu" else index.pin_memory().to(device, non_blocking=True)
+def copied_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device; neither waits for the other."""
+    if device.type == "cpu":
+        return tensor
+    return (tensor.pin_memory() if can_pin() else tensor).to(device, non_blocking=True)
+
+
+def can_pin() -> bool:
+    """Say whether there is a device for which memory of the host can be pinned."""
+    return torch.cuda.is_available()
 
 
 def objects_to(objects: list[Any], device: torch.device) -> list[Any]:
@@ -41,13 +48,15 @@ class HostCopies:
     @classmethod
     def for_rows(cls, device: torch.device, num_bytes: int) -> HostCopies | None:
         """Return what copies minibatches of rows of this size to a device; None where they are to be on it altogether."""
-        return cls(device) if device.type == "cuda" and num_bytes > DEVICE_BYTES else None
+        return cls(device) if device.type != "cpu" and num_bytes > DEVICE_BYTES else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return HostCopies, (self.device,)
 
     def begin(self, ids: np.ndarray, select: Callable[[np.ndarray], Any]) -> None:
-        """Begin to copy a minibatch beside what the device computes."""
+        """Begin to copy a minibatch beside what a GPU computes; other devices copy when it is used."""
+        if self.device.type != "cuda":
+            return
         stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         selected = select(ids)
         with torch.cuda.stream(stream):
@@ -68,7 +77,7 @@ class HostCopies:
     def _copied(self, selected: Any) -> Any:
         def copy(value: Any) -> Any:
             if isinstance(value, Tensor):
-                return value.pin_memory().to(self.device, non_blocking=True)
+                return copied_to(value, self.device)
             return value.to(self.device) if callable(getattr(value, "to", None)) else value
 
         return tree_map(copy, selected)

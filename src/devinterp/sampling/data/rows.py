@@ -78,9 +78,13 @@ class Rows:
         mask = self.attention_mask
         return None if mask is None else (mask[:, 1:] & (mask.long().cummin(1).values[:, :-1] == 0)).any(1)
 
+    def places(self, ids: np.ndarray) -> np.ndarray:
+        """Return where rows of the dataset are in the stacked tensors, ``(row,)``."""
+        return np.searchsorted(self.ids, ids)
+
     def index(self, ids: np.ndarray) -> Tensor:
-        """Return the index of rows of the dataset in the stacked tensors, ``(row,)``."""
-        return torch.from_numpy(np.searchsorted(self.ids, ids))
+        """Return `places` as a tensor of the host."""
+        return torch.from_numpy(self.places(ids))
 
     def batch(self, ids: np.ndarray) -> Minibatch:
         """Return rows of the dataset, in the order of `ids`, on the device of the run."""

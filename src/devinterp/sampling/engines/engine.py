@@ -39,6 +39,8 @@ class Engine(ABC):
         Chains of each restriction.
     note : str
         How much of the model is reused, or why nothing; empty where there is no question of it.
+    compile_note : str
+        Whether layers are compiled, or why not; empty where nobody asked for it.
     """
 
     weights: SampledWeights
@@ -46,7 +48,7 @@ class Engine(ABC):
     def __init__(self, spec: RunSpec) -> None:
         self.spec = spec
         self.num_chains = 1
-        self.note = ""
+        self.note = self.compile_note = ""
 
     @abstractmethod
     def add_gradient(self, sequence_ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """The one comparison that every fast path must pass before it is used: the same losses and gradients as the plain path.
 
-Three fast paths exist (docs/sampling.md): losses from hidden states in chunks, layers below a weight restriction computed
-once, and chains side by side. Each computes the same numbers by another route, and each is refused with a reason where it
-does not run or gives other numbers on a few rows of the run's own data.
+Four fast paths exist (docs/sampling.md): losses from hidden states in chunks, layers below a weight restriction computed
+once, chains side by side, and compiled layers. Each computes the same numbers by another route, and each is refused with a
+reason where it does not run or gives other numbers on a few rows of the run's own data.
 
 The rule: an element may differ by a tolerance times the largest element that it is compared with. A wrong loss is worse than
 a slow one, so the tolerance is that of rounding (`TOLERANCES`). Gradients add up more roundings, and are allowed ten times as

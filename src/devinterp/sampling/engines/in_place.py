@@ -83,4 +83,4 @@ class InPlaceEngine(Engine):
     def _after_prefix(self, key: str, rows: Rows, part: np.ndarray) -> AbstractContextManager[None]:
         if self.prefix is None:
             return nullcontext()
-        return self.prefix.rows(key, rows.index(part).numpy(), len(rows.ids))
+        return self.prefix.rows(key, rows.places(part), len(rows.ids))

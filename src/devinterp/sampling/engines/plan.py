@@ -9,6 +9,7 @@ from typing import TypeVar, final
 
 import numpy as np
 
+from devinterp.sampling.engines.compilation import compiled
 from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.malloc_trim import trimmed
 from devinterp.sampling.engines.prefix_cache import PrefixCache, SharedPrefix
@@ -114,9 +115,10 @@ def engines_of(
             masks = spec.restrictions[names[0]]
             with borrowed(spec.model, masks) as weights, trimmed(spec.model, weights.parameters):
                 engine = in_place_engine(spec, weights, shared)
-                for batch in members:
-                    if engine.prefix is not None and not spec.settings.match_sampling_input_ids_across_chains:
-                        # Other minibatches: activations of a row may depend on its neighbours in the last bits, and a
-                        # chain must not depend on which chains ran before it.
-                        engine.prefix = PrefixCache(engine.prefix.prefix)
-                    yield engine, batch
+                with compiled(engine):
+                    for batch in members:
+                        if engine.prefix is not None and not spec.settings.match_sampling_input_ids_across_chains:
+                            # Other minibatches: activations of a row may depend on its neighbours in the last bits, and a
+                            # chain must not depend on which chains ran before it.
+                            engine.prefix = PrefixCache(engine.prefix.prefix)
+                        yield engine, batch

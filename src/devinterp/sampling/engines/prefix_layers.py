@@ -91,7 +91,24 @@ def find_prefixes(model: nn.Module, sampled: Mapping[str, Any], run: Callable[[]
     sampled_ids = {id(parameters[name]) for name in sampled}
     seen = _watch(model, run)
     users = [seen.entered[id(m)] for m in seen.called if any(id(p) in sampled_ids for p in m._parameters.values())]
-    first = min(users, default=seen.time)
+    best = _longest(model, seen, min(users, default=seen.time))
+    return _prefixes(best, seen.outputs[id(best[-1])]) if best else []
+
+
+def layers_in_order(model: nn.Module, run: Callable[[], object]) -> tuple[nn.Module, ...]:
+    """Return the layers of a model that run once, one after the other; empty where there is no such sequence.
+
+    Parameters
+    ----------
+    model, run
+        As for `find_prefixes`.
+    """
+    seen = _watch(model, run)
+    return _longest(model, seen, seen.time)
+
+
+def _longest(model: nn.Module, seen: _Seen, first: int) -> tuple[nn.Module, ...]:
+    """Return the layers that have run before a time, of that sequence of layers in which most runs."""
     best: tuple[nn.Module, ...] = ()
     most = 0
     for stack in model.modules():
@@ -105,7 +122,7 @@ def find_prefixes(model: nn.Module, sampled: Mapping[str, Any], run: Callable[[]
         size = sum(seen.left[id(layer)] - seen.entered[id(layer)] for layer in constant)
         if size > most:
             best, most = tuple(constant), size
-    return _prefixes(best, seen.outputs[id(best[-1])]) if best else []
+    return best
 
 
 @dataclass

@@ -148,6 +148,8 @@ def vectorized_engine(spec: RunSpec, candidates: Candidates, shared: SharedPrefi
             prefix = PrefixCache(reuse.prefix)
     engine = VectorizedEngine(spec, StackedWeights(spec.model, restrictions, len(candidates.chains)), prefix)
     engine.note = reuse.note
+    if spec.compile_backend:
+        engine.compile_note = "not compiled: chains run side by side"
     return engine
 
 

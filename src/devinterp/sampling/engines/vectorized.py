@@ -179,7 +179,7 @@ class VectorizedEngine(Engine):
 
     @torch.no_grad()
     def _kept_of(self, prefix: PrefixCache, key: str, rows: Rows, part: np.ndarray) -> list[Tensor] | None:
-        index = rows.index(part).numpy()
+        index = rows.places(part)
         kept = prefix.kept(key, index)
         if kept is None and prefix.can_hold(key):
             batch, attention_mask, _ = rows.batch(part)

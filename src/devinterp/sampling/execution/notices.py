@@ -15,7 +15,7 @@ _LINES = {
     ("loss", "plain"): (logging.WARNING, "losses are computed from all logits rather than in chunks"),
     ("prefix", "nothing reused"): (logging.WARNING, "layers below {name!r} are computed anew at every step"),
     ("chains", "sequential"): (logging.INFO, "chains of {name!r} run one after the other"),
-    ("compile", "not compiled"): (logging.WARNING, "the loss is not compiled"),
+    ("compile", "not compiled"): (logging.WARNING, "layers are not compiled under {name!r}"),
 }
 #: What needs no word, because it was asked for or there is no choice.
 _SILENT = ("asked for", "one chain")

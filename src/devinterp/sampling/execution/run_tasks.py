@@ -110,6 +110,8 @@ class TaskRunner:
                     chosen = task_of[batch].choices
                     if engine.note:
                         chosen |= {f"prefix/{name}": engine.note for name in batch.restrictions}
+                    if engine.compile_note:
+                        chosen |= {f"compile/{name}": engine.compile_note for name in batch.restrictions}
                     choices |= chosen
                     monitor.tell(chosen)
                     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -49,12 +49,9 @@ class TraceWriter:
 
     def begin(self, chains: Sequence[ChainKey], *, step: int = 0) -> None:
         """Mark chains as running; their next draws begin at a step, before which the store has everything."""
-        of_restriction: dict[int, list[int]] = {}
-        for restriction, chain in chains:
-            self._chains[restriction, chain] = ChainBuffers(self._arrays, (restriction, chain), step)
-            of_restriction.setdefault(restriction, []).append(chain)
-        for restriction, numbers in of_restriction.items():
-            cells = (restriction, np.array(numbers))
+        for key in chains:
+            self._chains[key] = ChainBuffers(self._arrays, key, step)
+        for cells in _blocks(chains):
             if step == 0:
                 self._set_status("steps_done", cells, np.int64(0))
             self._set_status("error", cells, "")
@@ -151,6 +148,18 @@ class TraceWriter:
         message = "restriction {}, chain {}: {}".format(*numbers, event)
         self._thread.submit(partial(commit, self._arrays.store, message))
 
-    def _set_status(self, name: str, cells: tuple[int, int | np.ndarray], value: Any) -> None:
+    def _set_status(self, name: str, cells: tuple[int | np.ndarray, int | np.ndarray], value: Any) -> None:
         array = self._arrays[f"{schema.STATUS}/{name}"]
         self._thread.submit(partial(array.set_orthogonal_selection, cells, value))
+
+
+def _blocks(chains: Sequence[ChainKey]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the chains as blocks of restrictions and chains that can be written at once: one where all form one."""
+    of_restriction: dict[int, list[int]] = {}
+    for restriction, chain in chains:
+        of_restriction.setdefault(restriction, []).append(chain)
+    blocks: dict[tuple[int, ...], list[int]] = {}
+    for restriction, numbers in of_restriction.items():
+        blocks.setdefault(tuple(sorted(numbers)), []).append(restriction)
+    for members, restrictions in blocks.items():
+        yield np.array(restrictions), np.array(members)
