@@ -12,7 +12,6 @@ from devinterp.errors import InvalidInputError
 from devinterp.models.masks.param_masks import ParamMasks
 from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.tokens import counting
-from devinterp.sampling.engines.train_mode_check import why_unlike_eval
 from devinterp.sampling.losses.loss import CustomLoss, check_losses
 from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.spec import RunSpec
@@ -119,18 +118,6 @@ def _require_gradients(parameters: Iterable[torch.Tensor]) -> None:
 def _few_losses(spec: RunSpec) -> torch.Tensor:
     batch, mask, _ = spec.rows.batch(spec.rows.ids[:2])
     return spec.loss.losses(spec.model, batch, mask)
-
-
-def check_mode(spec: RunSpec) -> str:
-    """Return what makes the model, in train mode, differ from eval mode; raise where a metric needs that nothing does."""
-    batch, mask, _ = spec.rows.batch(spec.rows.ids[: spec.settings.batch_size])
-    reason = why_unlike_eval(spec.model, lambda: spec.loss.losses(spec.model, batch, mask))
-    if reason and schema.MALA_ACCEPTANCE in spec.settings.metric_names:
-        raise InvalidInputError(
-            f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} compares losses of a model in eval mode, and in train mode {reason}: "
-            "call `model.eval()`."
-        )
-    return reason
 
 
 def _name_dims(

@@ -26,7 +26,8 @@ from devinterp.sampling.data.schedule import Schedule, observable_rows
 from devinterp.sampling.data.tokens import as_tokens, check_tokens
 from devinterp.sampling.engines.chunked_check import choose_loss
 from devinterp.sampling.engines.position_check import choose_positions
-from devinterp.sampling.loss_check import check_gradient, check_loss, check_mode
+from devinterp.sampling.engines.train_mode_check import why_unlike_eval
+from devinterp.sampling.loss_check import check_gradient, check_loss
 from devinterp.sampling.losses.identity import LossIdentity
 from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss
 from devinterp.sampling.model_guard import unchanged
@@ -209,6 +210,18 @@ def name_restrictions(
     if "" in weight_restrictions:
         raise InvalidInputError("a name in `weight_restrictions` is empty: name each, for example {'full': None}.")
     return {name: as_param_masks(model, masks, trainable=trainable) for name, masks in weight_restrictions.items()}
+
+
+def check_mode(spec: RunSpec) -> str:
+    """Return what makes the model, in train mode, differ from eval mode; raise where a metric needs that nothing does."""
+    batch, mask, _ = spec.rows.batch(spec.rows.ids[: spec.settings.batch_size])
+    reason = why_unlike_eval(spec.model, lambda: spec.loss.losses(spec.model, batch, mask))
+    if reason and schema.MALA_ACCEPTANCE in spec.settings.metric_names:
+        raise InvalidInputError(
+            f"`save_metrics`: {schema.MALA_ACCEPTANCE!r} compares losses of a model in eval mode, and in train mode {reason}: "
+            "call `model.eval()`."
+        )
+    return reason
 
 
 def _make_loss(
