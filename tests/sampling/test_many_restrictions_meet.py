@@ -10,7 +10,10 @@ from torch.nn import functional
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.data import placement
-from support.engines import paths_of
+from devinterp.sampling.engines import vectorization
+from devinterp.sampling.engines.prefix_cache import SharedPrefix
+from devinterp.sampling.engines.vectorization import Candidates, bytes_of_chain
+from support.engines import paths_of, spec_of
 from support.many_restrictions import HEADS, RTOL, both, compare, rows
 from support.small_models import VOCABULARY, WIDTH, Deep, Layer, deep, ids, run, same_numbers
 
@@ -18,6 +21,7 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 
 MATCHED = pytest.mark.parametrize("matched", [True, False], ids=["same-rows", "own-rows"])
 LAST = {name: HEADS[name] for name in ("l2h0", "l2h1")}
+LAYER_0 = {f"l0h{n}": rows(n, layer=0) for n in range(3)}
 
 
 def labels():
@@ -215,7 +219,21 @@ def test_what_is_kept_of_all_chains_and_read_by_a_run_of_one_is_found_out():
 
 
 def test_what_is_kept_of_all_chains_and_read_by_all_is_no_harm():
-    both(deep(ReadsTheLast), weight_restrictions={f"l0h{n}": rows(n, layer=0) for n in range(3)})
+    both(deep(ReadsTheLast), weight_restrictions=LAYER_0)
+
+
+def test_what_is_kept_of_some_chains_is_put_back_before_others_run(monkeypatch):
+    """Three chains of a restriction run together, then two."""
+    spec = spec_of(deep(ReadsTheLast), ids(), LAYER_0, observables={})
+    size = bytes_of_chain(spec, Candidates(("l0h0",), tuple(range(5))), SharedPrefix())
+    monkeypatch.setattr(vectorization, "_HOST_BUDGET", 3 * size)
+    _, other = both(deep(ReadsTheLast), weight_restrictions={"l0h0": LAYER_0["l0h0"]}, num_chains=5)
+    assert "3 at a time for their memory" in paths_of(other)["chains/l0h0"]
+
+
+def test_a_stopwatch_leaves_nothing_either():
+    tree = run(deep(ReadsTheLast), weight_restrictions=LAYER_0, chains="fastest")
+    assert "side by side takes" in paths_of(tree)["chains/l0h0"]
 
 
 def test_rows_that_are_met_after_chains_have_run_side_by_side():
