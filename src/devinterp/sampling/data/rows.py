@@ -110,9 +110,9 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device."""
-        masks = (None if mask is None else mask.to(device) for mask in (self.attention_mask, self.counted))
+        mask, counted = (None if each is None else each.to(device) for each in (self.attention_mask, self.counted))
         data = map_tensors(self.data, lambda t: t.to(device), lambda objects: objects_to(objects, device))
-        return Rows(data, self.ids, *masks)
+        return Rows(data, self.ids, mask, counted)
 
     def placed(self, device: torch.device) -> Rows:
         """Return the rows where a run wants them: on its device, or, where they are large, on the host beside it."""
