@@ -14,7 +14,7 @@ from devinterp.sampling.engines import vectorization
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.engines.vectorization import Candidates, bytes_of_chain
 from support.engines import paths_of, spec_of
-from support.many_restrictions import HEADS, RTOL, both, compare, rows
+from support.many_restrictions import HEADS, RTOL, both, compare, rows, same_draws
 from support.small_models import VOCABULARY, WIDTH, Deep, Layer, deep, ids, run, same_numbers
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -166,10 +166,7 @@ def test_more_draws_from_kept_state_with_all_of_these(record, tmp_path):
     run(deep(), data, {"code": data}, **options, output_path=path, num_draws=3, keep_state=True)
     longer = run(deep(), data, {"code": data}, **options, output_path=path, num_draws=6, keep_state=True)
     whole = run(deep(), data, {"code": data}, **options, num_draws=6)
-    for group in ("trace", "metrics", "observables/code"):
-        for name, values in whole[group].data_vars.items():
-            if not name.startswith("row_"):  # rows are in the order in which they were first used
-                np.testing.assert_array_equal(longer[f"{group}/{name}"], values, err_msg=f"{group}/{name}")
+    same_draws(longer, whole)
     assert {"virial", "parameter_virial", "draw_square"} <= set(longer["metrics"].data_vars)
 
 
