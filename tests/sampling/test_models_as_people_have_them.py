@@ -471,7 +471,7 @@ class Keeper(TinyModel):
     def __init__(self):
         super().__init__()
         self.embed = nn.Embedding(23, 6, max_norm=0.3)
-        self.register_buffer("unit", torch.ones(1).expand(6))
+        self.register_buffer("unit", torch.ones(1).expand(6), persistent=False)
         self.kept, self.by_call, self.num_calls, self.total = [], {}, 0, torch.zeros(())
 
     def forward(self, ids):
