@@ -10,14 +10,18 @@ from torch.nn import functional
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.data import placement
-from support.engines import paths_of
-from support.many_restrictions import HEADS, RTOL, both, compare, rows
+from devinterp.sampling.engines import vectorization
+from devinterp.sampling.engines.prefix_cache import SharedPrefix
+from devinterp.sampling.engines.vectorization import Candidates, bytes_of_chain
+from support.engines import paths_of, spec_of
+from support.many_restrictions import HEADS, RTOL, both, compare, rows, same_draws
 from support.small_models import VOCABULARY, WIDTH, Deep, Layer, deep, ids, run, same_numbers
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 MATCHED = pytest.mark.parametrize("matched", [True, False], ids=["same-rows", "own-rows"])
 LAST = {name: HEADS[name] for name in ("l2h0", "l2h1")}
+LAYER_0 = {f"l0h{n}": rows(n, layer=0) for n in range(3)}
 
 
 def labels():
@@ -162,10 +166,7 @@ def test_more_draws_from_kept_state_with_all_of_these(record, tmp_path):
     run(deep(), data, {"code": data}, **options, output_path=path, num_draws=3, keep_state=True)
     longer = run(deep(), data, {"code": data}, **options, output_path=path, num_draws=6, keep_state=True)
     whole = run(deep(), data, {"code": data}, **options, num_draws=6)
-    for group in ("trace", "metrics", "observables/code"):
-        for name, values in whole[group].data_vars.items():
-            if not name.startswith("row_"):  # rows are in the order in which they were first used
-                np.testing.assert_array_equal(longer[f"{group}/{name}"], values, err_msg=f"{group}/{name}")
+    same_draws(longer, whole)
     assert {"virial", "parameter_virial", "draw_square"} <= set(longer["metrics"].data_vars)
 
 
@@ -215,7 +216,21 @@ def test_what_is_kept_of_all_chains_and_read_by_a_run_of_one_is_found_out():
 
 
 def test_what_is_kept_of_all_chains_and_read_by_all_is_no_harm():
-    both(deep(ReadsTheLast), weight_restrictions={f"l0h{n}": rows(n, layer=0) for n in range(3)})
+    both(deep(ReadsTheLast), weight_restrictions=LAYER_0)
+
+
+def test_what_is_kept_of_some_chains_is_put_back_before_others_run(monkeypatch):
+    """Three chains of a restriction run together, then two."""
+    spec = spec_of(deep(ReadsTheLast), ids(), LAYER_0, observables={})
+    size = bytes_of_chain(spec, Candidates(("l0h0",), tuple(range(5))), SharedPrefix())
+    monkeypatch.setattr(vectorization, "_HOST_BUDGET", 3 * size)
+    _, other = both(deep(ReadsTheLast), weight_restrictions={"l0h0": LAYER_0["l0h0"]}, num_chains=5)
+    assert "3 at a time for their memory" in paths_of(other)["chains/l0h0"]
+
+
+def test_a_stopwatch_leaves_nothing_either():
+    tree = run(deep(ReadsTheLast), weight_restrictions=LAYER_0, chains="fastest")
+    assert "side by side takes" in paths_of(tree)["chains/l0h0"]
 
 
 def test_rows_that_are_met_after_chains_have_run_side_by_side():

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from support.small_models import WIDTH, deep, ids, run, snapshot
+from support.small_models import WIDTH, deep, ids, run, same_numbers, snapshot
 
 RTOL = 1e-4
 
@@ -49,3 +49,18 @@ def compare(one: xr.DataTree, other: xr.DataTree) -> None:
         )
     last = one["trace/loss"].to_numpy()[:, :, -1].reshape(-1, one["trace/loss"][0, 0, -1].size)
     assert all(np.nanmax(np.abs(a / b - 1)) > 20 * RTOL for a, b in itertools.pairwise(last))
+
+
+def same_draws(one: xr.DataTree, other: xr.DataTree) -> None:
+    """Assert that two runs hold the same arrays; losses of rows at w0 to rounding: they were measured in other batches."""
+    orders = [np.argsort(tree["trace/row_id"].to_numpy()) for tree in (one, other)]
+    of_rows = [tree["trace/row_loss"].to_numpy()[order] for tree, order in zip((one, other), orders, strict=True)]
+    np.testing.assert_allclose(*of_rows, rtol=1e-6)
+    same_numbers(*(_without_rows(tree) for tree in (one, other)))
+
+
+def _without_rows(tree: xr.DataTree) -> xr.DataTree:
+    without = tree.copy()
+    trace = tree["trace"].to_dataset(inherit=False)
+    without["trace"] = xr.DataTree(trace.drop_vars([name for name in trace.variables if str(name).startswith("row")]))
+    return without

@@ -114,8 +114,7 @@ class Rows:
 
     def to(self, device: torch.device) -> Rows:
         """Return the rows on a device."""
-        mask = None if self.attention_mask is None else self.attention_mask.to(device)
-        counted = None if self.counted is None else self.counted.to(device)
+        mask, counted = (None if each is None else each.to(device) for each in (self.attention_mask, self.counted))
         data = map_tensors(self.data, lambda t: t.to(device), lambda objects: objects_to(objects, device))
         return Rows(data, self.ids, mask, counted)
 

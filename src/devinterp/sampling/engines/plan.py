@@ -9,6 +9,7 @@ from typing import TypeVar, final
 
 import numpy as np
 
+from devinterp.models.kept_attributes import attributes_kept
 from devinterp.sampling.engines.compilation import compiled
 from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.malloc_trim import trimmed
@@ -95,7 +96,8 @@ def engines_of(
 ) -> Iterator[tuple[Engine, ChainBatch]]:
     """Yield an engine for each batch of chains, one after the other, each ready to run.
 
-    Close the generator when done with it: afterwards the model is as it was.
+    What modules keep in ``forward`` is put back after each batch, so that none depends on those before it. Close the generator
+    when done with it: afterwards the model is as it was.
 
     Parameters
     ----------
@@ -110,15 +112,18 @@ def engines_of(
         if vectorized:
             with unchanged(spec.model):
                 for batch in members:
-                    yield vectorized_engine(spec, Candidates(names, batch.chains), shared), batch
+                    engine = vectorized_engine(spec, Candidates(names, batch.chains), shared)
+                    with attributes_kept(spec.model):
+                        yield engine, batch
         else:
             masks = spec.restrictions[names[0]]
             with borrowed(spec.model, masks) as weights, trimmed(spec.model, weights.parameters):
-                engine = in_place_engine(spec, weights, shared)
-                with compiled(engine):
+                single = in_place_engine(spec, weights, shared)
+                with compiled(single):
                     for batch in members:
-                        if engine.prefix is not None and not spec.settings.match_sampling_input_ids_across_chains:
+                        if single.prefix is not None and not spec.settings.match_sampling_input_ids_across_chains:
                             # Other minibatches: activations of a row may depend on its neighbours in the last bits, and a
                             # chain must not depend on which chains ran before it.
-                            engine.prefix = PrefixCache(engine.prefix.prefix)
-                        yield engine, batch
+                            single.prefix = PrefixCache(single.prefix.prefix)
+                        with attributes_kept(spec.model):
+                            yield single, batch

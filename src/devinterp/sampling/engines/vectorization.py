@@ -298,7 +298,8 @@ def _timed(
     stacked: VectorizedEngine,
     rows: Sequence[np.ndarray],
 ) -> Trial:
-    together = _seconds(stacked, rows)
+    with attributes_kept(spec.model):
+        together = _seconds(stacked, rows)
     with borrowed(spec.model, spec.restrictions[candidates.restrictions[0]]) as weights:
         alone = _seconds(in_place_engine(spec, weights, shared), rows[:1]) * candidates.num
     return Trial(together < alone, f"side by side takes {together / alone:.2f} of the time")
