@@ -176,7 +176,7 @@ def sample(
         label -100, are NaN and count nowhere. Default: cross-entropy of the next token.
     loss_dims : sequence of str, optional
         Names of the trailing dims of `loss_fn`'s losses. Default: ``("position",)`` where there is one for each predicted
-        token, ``("token",)`` for each token, else none.
+        token, ``("token",)`` for each token, else none. Losses under these two names are masked where tokens are.
     adapter : str or ModelAdapter, optional
         Which model adapter to use, instead of the one that matches.
     chains : {"auto", "sequential", "vectorized", "fastest"}, default: "auto"
