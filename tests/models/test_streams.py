@@ -52,3 +52,20 @@ def test_relative_positions_of_prophetnet_belong_to_their_heads():
         assert masks[name].index[0].tolist() == list(range(head, 32, 4))
         taken += masks[name].to_bool().all(1)
     assert taken.tolist() == [1] * 32
+
+
+def test_heads_of_windows():
+    """Where an image is cut into windows, each is a row of the attention's batch; heads are those of one window."""
+    config = transformers.SwinConfig(
+        image_size=32, patch_size=4, embed_dim=8, depths=[2, 1], num_heads=[2, 4], window_size=4
+    )
+    model = transformers.SwinForImageClassification(config).eval()
+    heads = restrictions(model, "head", example_inputs=torch.randn(2, 3, 32, 32))
+    assert len([head for head in heads if head.startswith("l1h")]) == 4
+    masks = create_param_masks(model, "l1h2", example_inputs=torch.randn(2, 3, 32, 32))
+    rows = {
+        tuple(mask.index[0].tolist())
+        for name, mask in masks.items()
+        if name.endswith(("query.weight", "q_proj.weight"))
+    }
+    assert rows == {(8, 9, 10, 11)}

@@ -222,6 +222,15 @@ def test_labels_that_are_no_next_tokens(name):
         run(make(), {"input_ids": ids(), "labels": wrong})
 
 
+def test_another_dim_of_the_same_length_is_not_masked():
+    def by_class(model, batch):
+        return model(batch["input_ids"]).mean(1)[:, :9].square()
+
+    tree = run(make(), {"input_ids": ids(), "labels": labels()}, loss_fn=by_class, loss_dims=("class",))
+    assert tree["trace/loss"].sizes["class"] == 9
+    assert not tree["trace/loss"].isnull().any()
+
+
 def test_classes_are_no_concern_of_the_next_token():
     same_numbers(run(make(), {"input_ids": ids(), "labels": torch.arange(24)}), run())
 
@@ -246,6 +255,46 @@ def test_a_dtype_of_a_format_is_honoured():
     loss = Watched(lambda model, batch: model(batch["x"].float()).square().mean(1))
     run(nn.Linear(1, 1), data, loss_fn=loss, num_draws=1)
     assert loss.given[0]["x"].dtype == torch.float64
+
+
+def test_an_array_in_a_store():
+    zarr = pytest.importorskip("zarr")
+    same_numbers(run(make(), zarr.array(ids().numpy())), run())
+
+
+def test_pictures():
+    image = pytest.importorskip("PIL.Image")
+    pictures = [image.fromarray(np.full((4, 4), n, np.uint8)) for n in range(24)]
+    columns = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
+    data = datasets.Dataset.from_dict({"image": pictures, "label": [n % 3 for n in range(24)]}, features=columns)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+    def classified(model, batch):
+        return functional.cross_entropy(model(batch["image"].float().flatten(1) / 24), batch["label"], reduction="none")
+
+    expected = run(model, data, loss_fn=classified)
+    items = [{"image": picture, "label": n % 3} for n, picture in enumerate(pictures)]
+    for form in (data.with_format("torch"), items, Items(items.__getitem__)):
+        same_numbers(run(model, form, loss_fn=classified), expected)
+
+
+def test_collators_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({str(n): n for n in range(23)}, unk_token="0"))
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="0", eos_token="1", mask_token="2"
+    )
+    texts = [{"input_ids": (ids()[n, : 4 + n % 6]).tolist()} for n in range(24)]
+    causal = transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    tree = run(make(Masked), DataLoader(texts, collate_fn=causal), num_init_loss_batches=6)
+    rows = tree["trace/sequence_id"].to_numpy()
+    counts = np.isfinite(tree["trace/loss"][0].to_numpy()).sum(-1)
+    assert (counts <= 3 + rows % 6).all()
+    assert (counts > 0).any()
+    random_masks = transformers.DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=0.5)
+    with pytest.raises(InvalidInputError, match="collate_fn of `dataset` gives something else each time"):
+        run(make(Masked), DataLoader(texts, collate_fn=random_masks), loss_fn=per_token)
 
 
 def test_splits_are_asked_for():

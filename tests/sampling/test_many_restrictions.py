@@ -18,7 +18,7 @@ from devinterp.sampling.engines.weights import InPlaceWeights
 from devinterp.sampling.execution.tasks import read_plan
 from devinterp.store.run_store import RunStore
 from support.engines import paths_of, spec_of
-from support.many_restrictions import HEADS, both, compare, same_draws
+from support.many_restrictions import HEADS, both, compare
 from support.small_models import VOCABULARY, WIDTH, Deep, deep, ids, run, same_numbers
 
 

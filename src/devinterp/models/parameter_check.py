@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -82,13 +82,12 @@ def check_sampled(model: nn.Module, names: Iterable[str]) -> None:
                 f"parameter {name!r} is expanded, so that several of its elements are one number: make it "
                 "contiguous, or hold the smaller tensor and expand it in `forward`."
             )
-    for name, p in chosen.items():
-        for other, q in parameters.items():
-            if q is not p and _overlap(p, q):
-                raise InvalidInputError(
-                    f"parameters {name!r} and {other!r} share memory without being one parameter, so that moving one moves the "
-                    f"other: make them one (`module.weight = other.weight`), or copy one (`nn.Parameter(p.detach().clone())`)."
-                )
+    for name, other in _sharing(parameters):
+        if name in chosen or other in chosen:
+            raise InvalidInputError(
+                f"parameters {name!r} and {other!r} share memory without being one parameter, so that moving one moves the "
+                "other: make them one (`module.weight = other.weight`), or copy one (`nn.Parameter(p.detach().clone())`)."
+            )
 
 
 def why_not_sampled(parameter: Tensor) -> str | None:
@@ -176,20 +175,27 @@ def _is_finite(values: Tensor) -> bool:
     return math.isfinite(float(values.sum(dtype=torch.float32))) or bool(torch.isfinite(values).all())
 
 
+def _sharing(parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of different parameters that have an element in common, in the order of their names."""
+    order = {name: n for n, name in enumerate(parameters)}
+    distinct = {id(p): name for name, p in list(parameters.items())[::-1]}
+    plain = {name: p for name, p in parameters.items() if distinct[id(p)] == name and _has_memory(p)}
+    active: list[tuple[int, str]] = []  # where each ends that began before and is not over
+    for start, end, name in sorted((*_span(p), name) for name, p in plain.items()):
+        active = [(until, other) for until, other in active if until > start]
+        for _, other in active:
+            if plain[name].device == plain[other].device and _overlap(plain[name], plain[other]):
+                first, second = sorted((name, other), key=order.__getitem__)
+                yield first, second
+        active.append((end, name))
+
+
+def _has_memory(parameter: Tensor) -> bool:
+    return type(parameter.data) is Tensor and not parameter.is_meta and parameter.numel() > 0
+
+
 def _overlap(p: Tensor, q: Tensor) -> bool:
-    """Say whether two tensors have an element in common."""
-    if (
-        p.is_meta
-        or not p.numel()
-        or not q.numel()
-        or p.device != q.device
-        or type(p.data) is not Tensor
-        or type(q.data) is not Tensor
-    ):
-        return False
-    (first, last), (begin, end) = _span(p), _span(q)
-    if last <= begin or end <= first:
-        return False
+    """Say whether two tensors, the bytes of which intersect from first to last, have an element in common."""
     if p.is_contiguous() and q.is_contiguous():
         return True
     storage = p.untyped_storage()

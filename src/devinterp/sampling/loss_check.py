@@ -56,7 +56,7 @@ def check_loss(spec: RunSpec, loss_dims: Sequence[str] | None) -> RunSpec:
         expected = (tokens.shape[1] - 1,) if tokens is not None and only_tokens and loss_dims is None else None
         checked = check_losses(losses, num_samples=len(few), expected=expected, source=f"{source} on {name}")
         dims[name] = _name_dims(checked.shape[1:], tokens, loss_dims, f"{source} on {name}")
-        marked.append(counting(rows, checked.shape[1:]) if custom else rows)
+        marked.append(counting(rows, checked.shape[1:], dims[name]) if custom else rows)
     if len(set(dims.values())) > 1:
         described = ", ".join(f"({', '.join(each)}) on {name}" for name, each in dims.items())
         raise InvalidInputError(f"{source} gives losses with different dims: {described}.")

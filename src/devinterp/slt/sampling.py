@@ -189,7 +189,7 @@ def sample(
         label -100, are NaN and count nowhere. Default: cross-entropy of the next token.
     loss_dims : sequence of str, optional
         Names of the trailing dims of `loss_fn`'s losses. Default: ``("position",)`` where there is one for each predicted
-        token, ``("token",)`` for each token, else none.
+        token, ``("token",)`` for each token, else none. Losses under these two names are masked where tokens are.
     loss_id : str, optional
         What identifies `loss_fn` when a store is compared with a run, instead of its source and the variables that it depends
         on: for functions that change, though the loss they compute does not.

@@ -20,7 +20,7 @@ from devinterp.models.structure.head_supports import (
 )
 from devinterp.models.structure.module_kinds import is_projection
 from devinterp.models.structure.probing_run import ProbingRun, depends, probing_copy, probing_run, random_call
-from devinterp.models.structure.trace import Call
+from devinterp.models.structure.trace import Call, float_arguments
 
 
 def probe_heads(module: nn.Module, call: Call) -> Heads | None:
@@ -46,6 +46,7 @@ def probe_heads(module: nn.Module, call: Call) -> Heads | None:
         if output is None:
             continue
         given, labels = run.inputs[output], output_labels(twin, call, run, output)
+        candidates = _of_one_window(candidates, call, run.num_queries)
         rows = num_rows(given, run.num_queries)
         if given.ndim == 2 and rows != run.num_queries:
             # Experts that share a token have a row each.
@@ -66,6 +67,14 @@ def probe_heads(module: nn.Module, call: Call) -> Heads | None:
     if tried:
         raise ValueError(f"no division into {tried} heads gives each of them weights of its own")
     return None
+
+
+def _of_one_window(candidates: tuple[int, ...], call: Call, num_queries: int) -> tuple[int, ...]:
+    """Return possible numbers of heads where an image comes in windows, each a row of the batch: not heads times windows."""
+    hidden = next((x for x in float_arguments(call) if x.ndim == 3), None)
+    if hidden is None or hidden.shape[0] == 1 or hidden.shape[1] != num_queries:
+        return candidates
+    return tuple(dict.fromkeys(n // len(hidden) if n % len(hidden) == 0 else n for n in candidates))
 
 
 def _output_projection(run: ProbingRun, modules: dict[str, nn.Module], attended: Tensor) -> str | None:

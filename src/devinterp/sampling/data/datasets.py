@@ -19,7 +19,7 @@ from devinterp.sampling.data.items import all_items, items_source
 from devinterp.sampling.data.loaders import chosen_rows, collation
 from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.source import RowSource, Wanted
-from devinterp.sampling.data.tables import columns_source, frame_source, table_source, tuple_source
+from devinterp.sampling.data.tables import array_source, columns_source, frame_source, table_source, tuple_source
 
 
 def row_source(dataset: Any, *, name: str) -> RowSource:
@@ -50,6 +50,8 @@ def row_source(dataset: Any, *, name: str) -> RowSource:
         return tuple_source(dataset, name)
     if isinstance(dataset, IterableDataset) and isinstance(dataset, Sized):
         return items_source(all_items(dataset, name), name)
+    if not isinstance(dataset, Sized) and hasattr(dataset, "shape") and hasattr(dataset, "__getitem__"):
+        return array_source(dataset, name)
     if not isinstance(dataset, Sized) or isinstance(dataset, IterableDataset):
         raise InvalidInputError(
             f"{name} ({type(dataset).__name__}) has no length: pass a dataset of known length, for example "

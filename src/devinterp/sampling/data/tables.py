@@ -63,6 +63,16 @@ def _check_lengths(lengths: Mapping[str, int | None], columns: Mapping[Any, Any]
         raise InvalidInputError(f"{name} must hold columns with one entry for each row; lengths are: {described}.")
 
 
+def array_source(array: Any, name: str) -> RowSource:
+    """Return the rows of an array in a file or store (zarr, say), read one by one."""
+    shape = tuple(array.shape)
+
+    def stack(ids: np.ndarray, _: Wanted) -> Batch:
+        return stacked([np.asarray(array[int(i)]) for i in ids], name)
+
+    return RowSource(name, int(shape[0]) if shape else 0, stack)
+
+
 def frame_source(frame: Any, name: str) -> RowSource:
     """Return the rows of a data frame: of pandas, or what converts itself to one (polars, pyarrow)."""
     frame = frame if hasattr(frame, "iloc") else frame.to_pandas()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.data.rows import ATTENTION_MASK, IGNORED, INPUT_IDS, LABELS, Rows, unless_all
+from devinterp.schema import POSITION, TOKEN
 
 
 def as_tokens(rows: Rows, *, name: str) -> Rows:
@@ -41,7 +42,7 @@ def as_tokens(rows: Rows, *, name: str) -> Rows:
     return Rows(tokens, rows.ids, attention_mask, _counted(attention_mask, labels, shifted=True))
 
 
-def counting(rows: Rows, loss_shape: tuple[int, ...]) -> Rows:
+def counting(rows: Rows, loss_shape: tuple[int, ...], loss_dims: tuple[str, ...]) -> Rows:
     """Return rows of columns with the losses of a user's function that count, if there is one for each token.
 
     Parameters
@@ -49,7 +50,10 @@ def counting(rows: Rows, loss_shape: tuple[int, ...]) -> Rows:
     rows : Rows
         Columns, with or without token ids.
     loss_shape : tuple of int
-        Trailing shape of the losses: one for each token, or one for each token but the first, which nothing predicts.
+        Trailing shape of the losses.
+    loss_dims : tuple of str
+        Names of these dims: ``("token",)`` for a loss of each token, ``("position",)`` for one of each but the first,
+        which nothing predicts.
 
     Returns
     -------
@@ -57,15 +61,15 @@ def counting(rows: Rows, loss_shape: tuple[int, ...]) -> Rows:
         The same where losses are not per token, or nothing is masked.
     """
     tokens = rows.token_ids
-    if not isinstance(rows.data, dict) or tokens is None or len(loss_shape) != 1:
+    if not isinstance(rows.data, dict) or tokens is None or loss_dims not in ((POSITION,), (TOKEN,)):
         return rows
     mask, labels = (rows.data.get(key) for key in (ATTENTION_MASK, LABELS))
     fitting = [part if isinstance(part, Tensor) and part.shape == tokens.shape else None for part in (mask, labels)]
-    missing = tokens.shape[1] - loss_shape[0]
-    if missing not in (0, 1):
+    shifted = loss_dims == (POSITION,)
+    if loss_shape[0] != tokens.shape[1] - shifted:
         return rows
     attention_mask = None if fitting[0] is None else fitting[0].bool()
-    return replace(rows, counted=_counted(attention_mask, fitting[1], shifted=missing == 1))
+    return replace(rows, counted=_counted(attention_mask, fitting[1], shifted=shifted))
 
 
 def _counted(attention_mask: Tensor | None, labels: Tensor | None, *, shifted: bool) -> Tensor | None:
