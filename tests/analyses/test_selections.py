@@ -192,6 +192,35 @@ def test_what_is_selected_twice_is_refused(dim):
         WHOLE.isel({dim: [1, 1]}).slt.llc()
 
 
+@pytest.mark.parametrize("dim", [RESTRICTION, CHAIN, STEP, DRAW, BATCH, POSITION, SEQUENCE])
+def test_an_empty_selection_is_refused(dim):
+    empty = WHOLE.isel({dim: []})
+    for analysis in (
+        empty.slt.llc,
+        lambda: empty.slt.token_llc("code"),
+        empty.slt.bif,
+        lambda: empty.slt.susceptibilities("train"),
+    ):
+        with pytest.raises(InvalidInputError, match=f"nothing is left along `{dim}`: select at least one"):
+            analysis()
+
+
+def test_points_of_several_dims_at_once_are_refused():
+    points = xr.DataArray([0, 1], dims="point")
+    with pytest.raises(InvalidInputError, match="have the dimension 'point'"):
+        WHOLE.isel(chain=points, restriction=points).slt.llc()
+    with pytest.raises(InvalidInputError, match="have the dimension 'point'"):
+        WHOLE.isel(chain=points).slt.llc()
+
+
+def test_other_ways_of_saying_the_same():
+    want = WHOLE.isel(chain=[1]).slt.llc()["llc_mean"]
+    for index in (slice(1, 2), np.array([False, True, False]), xr.DataArray([1], dims=CHAIN), np.int64(1)):
+        np.testing.assert_allclose(WHOLE.isel(chain=index).slt.llc()["llc_mean"], want)
+    later = WHOLE.sel(step=slice(10, None)).slt.llc()["llc_mean"]
+    np.testing.assert_allclose(WHOLE.sel(step=[10.2, *range(11, 24)], method="nearest").slt.llc()["llc_mean"], later)
+
+
 def test_labels_that_were_dropped():
     kept = WHOLE.isel(chain=[1]).slt.llc()["llc_mean"]
     xr.testing.assert_allclose(
