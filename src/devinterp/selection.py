@@ -92,6 +92,12 @@ def _wanted(path: str, name: str, node: xr.DataTree, settings: Mapping[str, Any]
     """Return the dims that a variable of a group has to have."""
     variable = node.to_dataset(inherit=False).variables[name]
     if name in _LABELLED and not path.startswith(schema.METRICS):
+        others = [dim for dim in variable.dims if dim != name]
+        if others:
+            raise InvalidInputError(
+                f"`{path or '/'}`: the labels `{name}` have the dimension {others[0]!r}: select with a list of labels or "
+                "places."
+            )
         return (name,)
     pattern = _pattern(path, name)
     if pattern is None:
@@ -176,6 +182,10 @@ def _root_labels(
 def _in_order(run: xr.DataTree) -> xr.DataTree:
     """Return a run whose steps and draws stand in the order in which they were taken."""
     trace = run[TRACE] if TRACE in run.children else run
+    for _, node in _nodes(run):
+        empty = [dim for dim, size in node.sizes.items() if size == 0 and (dim in _KNOWN or dim == POSITION)]
+        if empty:
+            raise InvalidInputError(f"nothing is left along `{empty[0]}`: select at least one.")
     for dim, holder in ((RESTRICTION, run), (CHAIN, run), (DRAW, run), (STEP, trace)):
         if dim not in holder.coords or holder.coords[dim].ndim != 1:
             continue

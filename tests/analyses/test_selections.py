@@ -192,6 +192,35 @@ def test_what_is_selected_twice_is_refused(dim):
         WHOLE.isel({dim: [1, 1]}).slt.llc()
 
 
+@pytest.mark.parametrize("dim", [RESTRICTION, CHAIN, STEP, DRAW, BATCH, POSITION, SEQUENCE])
+def test_an_empty_selection_is_refused(dim):
+    empty = WHOLE.isel({dim: []})
+    for analysis in (
+        empty.slt.llc,
+        lambda: empty.slt.token_llc("code"),
+        empty.slt.bif,
+        lambda: empty.slt.susceptibilities("train"),
+    ):
+        with pytest.raises(InvalidInputError, match=f"nothing is left along `{dim}`: select at least one"):
+            analysis()
+
+
+def test_points_of_several_dims_at_once_are_refused():
+    points = xr.DataArray([0, 1], dims="point")
+    with pytest.raises(InvalidInputError, match="have the dimension 'point'"):
+        WHOLE.isel(chain=points, restriction=points).slt.llc()
+    with pytest.raises(InvalidInputError, match="have the dimension 'point'"):
+        WHOLE.isel(chain=points).slt.llc()
+
+
+def test_other_ways_of_saying_the_same():
+    want = WHOLE.isel(chain=[1]).slt.llc()["llc_mean"]
+    for index in (slice(1, 2), np.array([False, True, False]), xr.DataArray([1], dims=CHAIN), np.int64(1)):
+        np.testing.assert_allclose(WHOLE.isel(chain=index).slt.llc()["llc_mean"], want)
+    later = WHOLE.sel(step=slice(10, None)).slt.llc()["llc_mean"]
+    np.testing.assert_allclose(WHOLE.sel(step=[10.2, *range(11, 24)], method="nearest").slt.llc()["llc_mean"], later)
+
+
 def test_labels_that_were_dropped():
     kept = WHOLE.isel(chain=[1]).slt.llc()["llc_mean"]
     xr.testing.assert_allclose(
@@ -253,13 +282,9 @@ def test_parts_that_are_joined_again():
     twice = each_group(join, left, left)
     with pytest.raises(InvalidInputError, match="labels of `chain` are not unique"):
         twice.slt.llc()
-    everything = each_group(
-        lambda *parts: xr.concat(parts, DRAW, data_vars="all", coords="minimal", compat="override", join="outer"),
-        left,
-        left,
-    )
-    with pytest.raises(InvalidInputError, match="has the dimension 'draw', which it cannot have"):
-        everything.slt.llc()
+    stacked = each_group(lambda group: group if "state" not in group else group.expand_dims(draw=9), WHOLE)
+    with pytest.raises(InvalidInputError, match="`status/.*` has the dimension 'draw', which it cannot have"):
+        stacked.slt.llc()
 
 
 def test_dims_in_another_order():

@@ -243,3 +243,28 @@ def test_masks_made_by_hand_from_those_of_a_restriction(data):
 def test_models_of_one_module(data):
     flat = nn.Sequential(nn.Embedding(23, 4), nn.Linear(4, 23))
     assert np.isfinite(llc(flat, data["train"], {"train": data["train"]}, **R)["llc_mean"])
+
+
+def test_no_device_finds_the_gpu_and_says_so(monkeypatch, caplog):
+    from devinterp import notes
+    from devinterp.sampling.prepare import choose_device
+
+    monkeypatch.setattr(notes, "_SAID", set())
+    model = make()
+    assert choose_device(model, "cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(model, None) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with caplog.at_level("WARNING", logger="devinterp"):
+        assert choose_device(model, None) == choose_device(model, None) == "cuda"
+    [record] = caplog.records
+    assert "sampled on the GPU, on a copy (device=None). device='cpu' samples it where it is" in record.message
+    assert choose_device(nn.Linear(2, 2, device="meta"), None) is None
+
+
+@pytest.mark.gpu
+def test_no_device_on_a_machine_with_a_gpu(data):
+    model = make()
+    tree = sample(model, data["train"], {"train": data["train"]}, **R)
+    assert '"device": "cuda:0"' in tree.attrs["provenance"]
+    assert all(parameter.device.type == "cpu" for parameter in model.parameters())

@@ -52,7 +52,7 @@ class RowLosses:
         return cls(xr.DataArray(trace["row_id"].variable), totals)
 
     def at(self, rows: xr.DataArray) -> xr.DataArray:
-        """Return sum and number of the losses of rows ``(..., batch)``, with a further dim ``moment``."""
+        """Return sum and number of the losses of rows ``(..., batch)``, with a further dim ``moment``; NaN of unknown rows."""
         if rows.chunks is not None:
             rows = rows.chunk({BATCH: -1})
         totals: xr.DataArray = xr.apply_ufunc(
@@ -153,10 +153,9 @@ def _look_up(rows: np.ndarray, ids: np.ndarray, totals: np.ndarray) -> np.ndarra
     order = np.argsort(ids)
     place = order[np.minimum(np.searchsorted(ids, rows, sorter=order), len(ids) - 1)]
     unknown = ids[place] != rows
-    if unknown.any():
+    if unknown.any() and len(ids) < len(np.unique(rows)):
         raise MissingDataError(
-            f"steps use {len(np.unique(rows[unknown]))} rows whose losses at the initial weights this tree lacks: "
-            f"select no part "
-            f"of `{ROW}`."
+            f"steps use {len(np.unique(rows[unknown]))} rows whose losses at the initial weights this tree lacks: select no "
+            f"part of `{ROW}`."
         )
-    return np.asarray(totals[place])
+    return np.where(unknown[..., None], np.nan, totals[place])

@@ -69,6 +69,11 @@ def one_run(trees: Mapping[str, xr.DataTree], *, needed_by: str) -> xr.DataTree:
 
 def _of_one_restriction(tree: Any, name: str, needed_by: str) -> xr.DataTree:
     """Return the only run of a tree; of several restrictions the one of this name."""
+    if not isinstance(tree, xr.DataTree):
+        raise InvalidInputError(
+            f"`{needed_by}` takes the trees of runs; {name!r} is a {type(tree).__name__}: open stores with "
+            "`devinterp.open(path)`."
+        )
     run = runs.only(tree, name=needed_by)
     labels = [str(label) for label in run[RESTRICTION].to_numpy()]
     if len(labels) > 1:
