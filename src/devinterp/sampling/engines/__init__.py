@@ -3,7 +3,8 @@
 `plan` says which chains advance together, and gives each batch its `engine`: of one chain inside the model (`in_place`, with
 the layers below the sampled parameters computed once: `prefix_cache`), or of several as one computation (`vectorized`). Both
 keep the sampled parameters as `weights`. A fast path is used only where `equivalence` has found that it gives the same
-numbers: `chunked_check`, `prefix_check` and `vectorization` ask it. `malloc_trim` and `out_of_memory` look after memory.
+numbers: `chunked_check`, `prefix_check` and `vectorization` ask it. `position_check` tries whether losses depend on where
+padding stands. `malloc_trim` and `out_of_memory` look after memory.
 """
 
 from devinterp.sampling.engines.engine import Engine
