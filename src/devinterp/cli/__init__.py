@@ -3,7 +3,7 @@
 `program` runs one command and turns what goes wrong into a sentence and an exit code; `app` gathers the commands, from
 `devinterp.plugins`. Each command is a module of its own (`sampling`, `resume`, `info`, `check`, `masks`, `quickstart`),
 imported when it is used; `analysis` makes a command of any analysis, with `options` for its parameters and `render` for
-its result.
+its result (`llc_summary` for learning coefficients).
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ _ESTIMATES = {name: f"llc_{name}" for name in ("mean", "std", "per_chain", "mcse
 
 
 def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains = "all") -> xr.Dataset:
-    r"""Compute the local learning coefficient [1]_ of a run, and that of each of its observables.
+    r"""Compute the local learning coefficient [1]_ of a run, paired with its loss at w0 where stored, and of its observables.
 
     .. math:: \hat\lambda = n\beta \left( \mathbb{E}[L(w)] - L(w_0) \right)
 
