@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,17 @@ from typing import Any
 import xarray as xr
 
 import devinterp
-from conftest import write
 from devinterp.testing import synthetic_tree
 
 Run = Callable[..., tuple[int, str, str]]
 LONG: dict[str, Any] = {"num_draws": 300, "num_burnin_steps": 700, "num_tokens": 3, "batch_size": 2}
+
+
+def write(tree: xr.DataTree, path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata|.*does not have a Zarr V3 specification")
+        tree.to_zarr(path)
+    return path
 
 
 def test_a_run_that_can_be_used(run: Run, tmp_path: Path) -> None:

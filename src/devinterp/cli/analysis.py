@@ -48,12 +48,11 @@ def command(analysis: Analysis) -> Callable[..., None]:
         check_output(_output)
         tree = open_store(_store, group=_group)
         result = getattr(tree.slt, analysis.name)(**given)
-        if _output is not None:
-            result = save(result, _output, name=analysis.name)
+        written = result if _output is None else save(result, _output, name=analysis.name)
         if is_diagnosis(result):
             show_findings(result)
             raise SystemExit(exit_status(result))
-        show(result, title=analysis.name)
+        show(written, title=analysis.name)
 
     store = inspect.Parameter(
         "_store", inspect.Parameter.POSITIONAL_ONLY, annotation=Annotated[STORE, Parameter(name="STORE")]

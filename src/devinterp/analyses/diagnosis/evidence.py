@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from devinterp import plugins
 from devinterp.analyses.common.limits import Limit
 from devinterp.analyses.common.mean_losses import share_minibatches
 from devinterp.analyses.common.run_data import restriction_names
@@ -19,6 +21,15 @@ from devinterp.errors import MissingDataError
 from devinterp.runs import settings
 from devinterp.schema import CHAIN, RESTRICTION, check
 from devinterp.types import Finding
+
+#: What multiplies lr s^2 / 4 in the stationary variance, of the friction of the kernel (`devinterp.kernels`).
+_NOISE_FACTORS: dict[str, Callable[[Any], float]] = {
+    "sgld": lambda friction: 1.0,
+    "sgmcmc_sgld": lambda friction: 1.0,
+    "leimkuhler_matthews": lambda friction: 1.0,
+    "sghmc": lambda friction: 1 / float(friction),
+    "baoab": lambda friction: (2 - float(friction)) / float(friction),
+}
 
 
 class Evidence:
@@ -93,6 +104,28 @@ class Evidence:
         if self.settings.get("sampling_method", "sgld") not in ("sgld", "sgmcmc_sgld") or "lr" not in self.settings:
             raise MissingDataError("it is known for the kernel 'sgld' only")
         return float(self.settings["lr"])
+
+    @property
+    def noise_factor(self) -> float:
+        r"""Return by how much more than SGLD of the same step size the kernel is heated by the noise of minibatches.
+
+        Raises
+        ------
+        MissingDataError
+            For a kernel of which it is not known, or one that subtracts that noise.
+        """
+        name, options = (
+            str(self.settings.get("sampling_method", "sgld")),
+            self.settings.get("sampling_method_kwargs") or {},
+        )
+        if "lr" not in self.settings or name not in _NOISE_FACTORS or options.get("gradient_noise"):
+            raise MissingDataError(
+                f"what the noise of minibatches does is not known for the kernel {name!r} and {options}"
+            )
+        friction = options.get("friction")
+        if friction is None and name in ("sghmc", "baoab"):
+            friction = inspect.signature(plugins.kernel(name).build).parameters["friction"].default
+        return _NOISE_FACTORS[name](friction)
 
     def flag(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from devinterp.analyses.common.limits import LIMITS
+from devinterp.analyses.common.limits import LIMITS, Limit
 from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.analyses.sensitivity import SENSITIVITY_REQUIRES
 from devinterp.errors import MissingDataError
@@ -20,8 +20,14 @@ def prior_dominated(evidence: Evidence) -> Iterator[Finding]:
         "the coefficient falls like localization to the power {value} (limit {limit}): it measures that, not the loss"
     )
     advice = "lower `localization`, or raise `n_beta`"
-    slope, error = -result["s_gamma"], result["s_gamma_se"]
-    yield from evidence.flag(slope.where(slope > 2 * error), LIMITS["prior"], "prior_dominated", message, advice)
+    slope, error, limit = -result["s_gamma"], result["s_gamma_se"], LIMITS["prior"]
+    yield from evidence.flag(slope.where(slope > 2 * error), limit, "prior_dominated", message, advice)
+    # Where its error hides whether localization decides all, that is worth a warning and no more.
+    unclear = Limit(warning=limit.reject, source=limit.source)
+    message = (
+        "the coefficient may fall like localization to the power {value} (limit {limit}), but the error is as large"
+    )
+    yield from evidence.flag(slope.where(slope <= 2 * error), unclear, "prior_dominated", message, advice)
 
 
 CHECKS = [

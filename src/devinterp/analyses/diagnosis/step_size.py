@@ -87,7 +87,7 @@ def minibatch_noise(evidence: Evidence) -> Iterator[Finding]:
     minibatch and nothing else where the loss is homogeneous of degree 2k; its variance over :math:`|d|^2` is that of a
     coordinate of the gradient.
     """
-    lr = evidence.step_of_sgld
+    lr = float(evidence.settings.get("lr", np.nan)) * evidence.noise_factor
     steps = evidence.run["draw_step"].to_numpy()
     kept = np.flatnonzero(steps >= evidence.burnin)
     at_draws = DrawRise.of(evidence.run, steps[kept])
