@@ -28,7 +28,7 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
             [
                 each.kernel,
                 f"{each.best.step:g}",
-                f"{each.bias:+.1%} ± {each.bias_error:.1%}",
+                f"{each.bias:+.1%} {f'± {each.bias_error:.1%}' if each.bias_error else '(exact)'}",
                 f"{each.best.draws_per_gradient:.4f} ± {each.best.draws_error:.4f}",
                 f"{number(each.per_gradient, '.1f')} ± {number(each.per_gradient_error, '.1f')}",
                 number(each.per_second, ".1f"),

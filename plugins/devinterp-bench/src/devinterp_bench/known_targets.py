@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ PRECONDITIONED = (
 )
 
 
+@runtime_checkable
 class KnownTarget(Protocol):
     """A loss whose tempered mean is known."""
 
@@ -162,6 +163,7 @@ class ReducedRank:
 
     def __init__(self, precision: float, localization: float) -> None:
         self.n_beta, self.localization = 10 * precision, localization
+        self.llc = self.llc_error = math.nan  # until the long run has been made
         self.stiffness = self.n_beta * 2 / 10 + localization
         A, B = torch.zeros(3, 4, dtype=torch.float64), torch.zeros(4, 3, dtype=torch.float64)
         A[0, 0] = B[0, 0] = 1

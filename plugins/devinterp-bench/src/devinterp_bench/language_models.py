@@ -128,7 +128,7 @@ SMALL = LanguageProblem(
     restriction=None,
     num_burnin_steps=100,
     num_draws=1000,
-    reference=Case("baoab", {"friction": 0.2}, (5e-5,), num_burnin_steps=200, num_draws=5000),
+    reference=Case("baoab", {"friction": 0.2}, (1e-4,), num_burnin_steps=150, num_draws=1200),
     cases=(
         Case("sgld", {}, (1e-4, 1.5e-4, 2e-4), num_burnin_steps=300, num_draws=500, spacing=5),
         Case("leimkuhler_matthews", {}, (5e-4, 1e-3)),
