@@ -64,7 +64,7 @@ class SGMCMC(torch.optim.Optimizer):
         prior: Prior | Literal["initial"] | Iterable[Tensor] | float | None = None,
         prior_kwargs: dict[str, Any] | None = None,
         localization: float | None = None,
-        preconditioner: Preconditioner | Literal["identity", "rmsprop"] | None = "identity",
+        preconditioner: Preconditioner | str | None = "identity",
         preconditioner_kwargs: dict[str, Any] | None = None,
         bounding_box_size: float | None = None,
         optimize_over: Any = None,
