@@ -21,6 +21,7 @@ from devinterp.slt.lm_loss import (
     make_evaluate_fn,
 )
 from devinterp.slt.observables import DeterministicShuffledSampler, Observable, to_obs_id
+from devinterp.slt.one_call import of_each_run
 from devinterp.slt.sampling import sample
 from devinterp.slt.susceptibilities import compute_susceptibilities, susceptibilities
 from support.small_models import SHORT, ids, make
@@ -131,7 +132,7 @@ def test_llcs_of_several_runs(tree, head):
     want = [float(compute_llc(each)["llc_mean"]) for each in (tree, head)]
     np.testing.assert_allclose(both["llc_mean"], want)
     with pytest.raises(InvalidInputError, match="got Dataset"):
-        compute_llc(tree.to_dataset())
+        of_each_run(compute_llc, tree.to_dataset())
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,6 @@ from devinterp.optim.preconditioner import NHTPreconditioning, Preconditioner, R
 from devinterp.optim.prior import CompositePrior, GaussianPrior, Prior, UniformPrior
 from devinterp.optim.steps import GroupSteps, preconditioner_called
 
-Method = Literal["sgld", "rmsprop_sgld", "sgnht"]
-
 
 class SGMCMC(torch.optim.Optimizer):
     r"""Samples :math:`e^{-n\beta L(w)}` times a prior, one step for each call of `step`.
@@ -66,7 +64,7 @@ class SGMCMC(torch.optim.Optimizer):
         prior: Prior | Literal["initial"] | Iterable[Tensor] | float | None = None,
         prior_kwargs: dict[str, Any] | None = None,
         localization: float | None = None,
-        preconditioner: Preconditioner | Literal["identity", "rmsprop"] | None = "identity",
+        preconditioner: Preconditioner | str | None = "identity",
         preconditioner_kwargs: dict[str, Any] | None = None,
         bounding_box_size: float | None = None,
         optimize_over: Any = None,
@@ -213,7 +211,7 @@ class SGMCMC(torch.optim.Optimizer):
         return SGMCMC(params, lr, preconditioner=NHTPreconditioning(diffusion_factor), **options)
 
     @classmethod
-    def get_method(cls, method: Method) -> Callable[..., SGMCMC]:
+    def get_method(cls, method: str) -> Callable[..., SGMCMC]:
         """Return one of the forms by its name."""
         forms = {"sgld": cls.sgld, "rmsprop_sgld": cls.rmsprop_sgld, "sgnht": cls.sgnht}
         if method not in forms:

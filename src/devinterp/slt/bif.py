@@ -39,7 +39,8 @@ def compute_bif(
     xarray.Dataset
         As `devinterp.analyses.bif.compute_bif`.
     """
-    return of_each_run(analysis.compute_bif, samples, method, **options)
+    result: xr.Dataset = of_each_run(analysis.compute_bif, samples, method, **options)
+    return result
 
 
 bif = sample_then(compute_bif, "bif", renamed={"bif_batch_size": "batch_size", "bif_device": "device"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ class SamplerCallback:
         raise NotImplementedError
 
 
-def validate_callbacks(callbacks: list[Callable[..., Any]]) -> bool:
+def validate_callbacks(callbacks: Sequence[Any]) -> bool:
     """Raise unless all of them can be called."""
     for callback in callbacks:
         if not callable(callback):

@@ -38,7 +38,7 @@ _SEED = 100
 def sample(
     model: nn.Module,
     loader: DataLoader[Any],
-    callbacks: Sequence[Callable[..., Any]] = (),
+    callbacks: Sequence[Any] = (),
     evaluate: Callable[[nn.Module, Any], Any] | None = None,
     sampling_method: Any = SGLD,
     optimizer_kwargs: Mapping[str, Any] | None = None,
@@ -168,7 +168,7 @@ def _run(
 def estimate_learning_coeff_with_summary(
     model: nn.Module,
     loader: DataLoader[Any],
-    callbacks: Sequence[Callable[..., Any]] = (),
+    callbacks: Sequence[Any] = (),
     evaluate: Callable[[nn.Module, Any], Any] | None = None,
     sampling_method: Any = SGLD,
     optimizer_kwargs: Mapping[str, Any] | None = None,
@@ -240,7 +240,7 @@ def estimate_learning_coeff_with_summary(
 
 
 def estimate_learning_coeff(
-    model: nn.Module, loader: DataLoader[Any], callbacks: Sequence[Callable[..., Any]] = (), *args: Any, **options: Any
+    model: nn.Module, loader: DataLoader[Any], callbacks: Sequence[Any] = (), *args: Any, **options: Any
 ) -> float:
     """Return the mean learning coefficient; arguments as `estimate_learning_coeff_with_summary`'s."""
     return float(estimate_learning_coeff_with_summary(model, loader, callbacks, *args, **options)["llc/mean"])

@@ -30,7 +30,7 @@ def compute_llc(samples: xr.DataTree, **options: Any) -> xr.Dataset:
     xarray.Dataset
         As `devinterp.analyses.llc.compute_llc`, and ``llc_scalar``, DevInterp 2's second name of ``llc_mean``.
     """
-    result = of_each_run(analysis.compute_llc, samples, **options)
+    result: xr.Dataset = of_each_run(analysis.compute_llc, samples, **options)
     return result.assign(llc_scalar=result["llc_mean"])
 
 

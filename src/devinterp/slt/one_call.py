@@ -39,15 +39,14 @@ _DOC = """Sample around a model's weights, then call `{module}.{name}`.
     """
 
 
-def of_each_run(compute: Callable[..., _Result], tree: Any, *args: Any, **options: Any) -> _Result:
+def of_each_run(compute: Callable[..., Any], tree: Any, *args: Any, **options: Any) -> Any:
     """Return an analysis of a run, or those of several runs in one tree, joined as `devinterp.runs.join` says."""
     if not isinstance(tree, xr.DataTree):
         raise InvalidInputError(
             f"expected the xarray.DataTree of a run, as `sample` returns it; got {type(tree).__name__}."
         )
     name = compute.__name__.removeprefix("compute_")
-    result: Any = runs.compute_each(tree, lambda run: compute(run, *args, **options), name=name)
-    return result  # type: ignore[no-any-return]
+    return runs.compute_each(tree, lambda run: compute(run, *args, **options), name=name)
 
 
 def with_options_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ EpochMode = Literal["once", "cycle"]
 Evaluate = Callable[[nn.Module, Batch], tuple[Tensor, Any]]
 
 
+@runtime_checkable
 class StepCallback(Protocol):
     """What is called after every step."""
 
@@ -61,6 +62,7 @@ class StepCallback(Protocol):
         """Take in a step."""
 
 
+@runtime_checkable
 class MicroCallback(Protocol):
     """What is called after the loss of every minibatch."""
 

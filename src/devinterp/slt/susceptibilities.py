@@ -51,7 +51,8 @@ def compute_susceptibilities(
     """
     options |= {"observable_names": observable_names, "include_sampling_task": include_sampling_task}
     if isinstance(wr_map, xr.DataTree) and not _holds_restriction_runs(wr_map):
-        return of_each_run(analysis.compute_susceptibilities, wr_map, sampling_task, **options)
+        result: xr.DataTree = of_each_run(analysis.compute_susceptibilities, wr_map, sampling_task, **options)
+        return result
     if not isinstance(wr_map, xr.DataTree | Mapping):
         raise InvalidInputError(f"expected the tree of a run, or a dict of trees; got {type(wr_map).__name__}.")
     trees = schema.runs(wr_map) if isinstance(wr_map, xr.DataTree) else wr_map
