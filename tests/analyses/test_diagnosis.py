@@ -316,3 +316,36 @@ def test_runs_of_any_kind_are_judged(changes: dict[str, Any]) -> None:
     assert result.attrs["verdict"] != "ok", "they have four draws"
     assert {"few_draws"} <= findings(result)
     assert tree.slt.llc().attrs["verdict"] in SEVERITIES
+
+
+def test_a_slope_that_is_not_known_well_enough_is_a_warning() -> None:
+    tree = with_metrics(tree_of(num_draws=40), slope=1.5)
+    for seed in range(40):
+        noise = 3 * np.random.default_rng(seed).normal(size=tree["metrics/virial_square"].shape)
+        noisy = changed(tree, "metrics/virial_square", lambda square, noise=noise: square + noise)
+        slopes = noisy.slt.sensitivity()
+        if 0.75 < -float(slopes["s_gamma"]) < 2 * float(slopes["s_gamma_se"]):
+            break
+    else:
+        raise AssertionError("no slope was as uncertain as it is large")
+    result = diagnose(noisy)
+    assert "prior_dominated" in findings(result, "warning")
+    assert "prior_dominated" not in findings(result, "reject")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options", "factor"),
+    [("sgld", {}, 1.0), ("sghmc", {"friction": 0.5}, 2.0), ("baoab", {}, 9.0), ("leimkuhler_matthews", {}, 1.0)],
+)
+def test_kernels_with_momentum_are_heated_more(kernel: str, options: dict[str, float], factor: float) -> None:
+    def heat(name: str, given: dict[str, float], lr: float) -> float:
+        tree = settings_of(with_metrics(tree_of()), sampling_method=name, sampling_method_kwargs=given, lr=lr)
+        metrics = tree["metrics"].to_dataset(inherit=False)
+        noise = np.random.default_rng(2).normal(size=metrics["virial_gradient"].shape)
+        metrics["virial_gradient"] = metrics["virial_gradient"] + noise
+        tree["metrics"].dataset = metrics
+        result = diagnose(tree)
+        values = zip(result["code"].to_numpy(), result["message"].to_numpy(), result["value"].to_numpy(), strict=True)
+        return float(next(value for code, message, value in values if code == "too_much_noise" and "adds" in message))
+
+    assert heat(kernel, options, 0.01) == pytest.approx(factor * heat("sgld", {}, 0.01))

@@ -94,12 +94,12 @@ def test_they_are_derivatives_of_the_coefficient(exponent: int) -> None:
 def assert_slopes(result: xr.Dataset, expected: tuple[float, float], prefix: str = "", errors: float = 4.0) -> None:
     for name, value in zip((f"{prefix}s_gamma", f"{prefix}s_beta"), expected, strict=True):
         error = float(result[f"{name}_se"].squeeze())
-        assert error < 0.05
+        assert error < 0.1
         assert abs(float(result[name].squeeze()) - value) < errors * error, name
 
 
 @pytest.mark.parametrize("exponent", [2, 4, 6])
-@pytest.mark.parametrize("gamma", [1.0, GAMMA, 40.0])
+@pytest.mark.parametrize("gamma", [1.0, GAMMA, 25.0])
 def test_of_homogeneous_losses(exponent: int, gamma: float) -> None:
     lr = min(5e-3, 0.3 / gamma)
     burnin = int(12 / np.sqrt(lr * gamma)) + 60

@@ -38,17 +38,19 @@ def _separate(tree: xr.DataTree) -> xr.DataTree:
 def test_in_a_store(tmp_path: Path, as_object: bool, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.zarr"
     place = LocalStore(path) if as_object else path
-    tree = run(null=True, output_path=place)
-    same_numbers(tree.load(), run(null=True))
+    tree = run(paired=False, null=True, output_path=place)
+    same_numbers(tree.load(), run(paired=False, null=True))
     same_numbers(devinterp.open(path).load(), tree)
     for plain in (xr.open_datatree(path, engine="zarr"), devinterp.open(path)):
         assert "null" in plain.children
     # More draws of both, and the very same again.
-    longer = run(null=True, output_path=place, num_draws=7)
-    same_numbers(longer.load(), run(null=True, num_draws=7))
-    same_numbers(run(null=True, output_path=place, num_draws=7).load(), longer)
-    # Without it the run is the same run, and keeps what it has.
-    assert "null" in run(output_path=place, num_draws=7).children
+    longer = run(paired=False, null=True, output_path=place, num_draws=7)
+    same_numbers(longer.load(), run(paired=False, null=True, num_draws=7))
+    same_numbers(run(paired=False, null=True, output_path=place, num_draws=7).load(), longer)
+    # Without it the run is the same run, and keeps what it has; one of fewer draws would not fit below it.
+    assert "null" in run(paired=False, output_path=place, num_draws=7).children
+    assert "null" not in run(paired=False, output_path=place, num_draws=8).children
+    assert "null" in run(paired=False, output_path=place, num_draws=8, null=True).children
     assert cli.run(["check", str(path)]) == 0
     capsys.readouterr()
     (path / "null" / "trace" / "loss" / "c" / "0" / "0" / "0" / "0" / "0").unlink()

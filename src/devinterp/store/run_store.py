@@ -143,8 +143,8 @@ class RunStore:
         grow_run(self.store, layout, attrs)
 
     def consolidate(self) -> None:
-        """Write consolidated metadata again, after groups were added; see `devinterp.store.arrays.create.consolidate`."""
-        consolidate(self.store)
+        """Write consolidated metadata again, with the null run; see `devinterp.store.arrays.create.consolidate`."""
+        consolidate(self.store, with_null=True)
 
     def reopen(self, chains: Iterable[ChainKey], *, from_start: bool) -> None:
         """Mark chains as not at their end; from their start, or from the steps that they have."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -146,23 +146,27 @@ def stored_size(values: np.ndarray, dtype: Any) -> int:
     return sum(size for key, size in keys.sizes(store).items() if not key.endswith(keys.METADATA))
 
 
-def consolidate(store: Store, group: str = "", *, attrs: Mapping[str, Any] | None = None) -> None:
+def consolidate(
+    store: Store, group: str = "", *, attrs: Mapping[str, Any] | None = None, with_null: bool = False
+) -> None:
     """Write consolidated metadata, which make opening fast, and attributes of the root, in one write.
 
-    Call it whenever arrays, groups or their attributes change. The lock and checkpoints are left out.
+    Call it whenever arrays, groups or their attributes change. The lock and checkpoints are left out, and so is the null run
+    but for `with_null`: one of fewer draws than the run would not fit below it in a tree.
     """
     root = keys.get_json(store, keys.metadata_key(group)) or {"zarr_format": 3, "node_type": "group"}
     root = {**root, "attributes": {**root.get("attributes", {}), **(attrs or {})}}
     if store.supports_consolidated_metadata:
-        nodes = dict(_nodes(store, group))
+        outside = _OUTSIDE_TREE if with_null else (*_OUTSIDE_TREE, schema.NULL)
+        nodes = dict(_nodes(store, group, outside=outside))
         root["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": nodes}
     keys.put_json(store, keys.metadata_key(group), root)
 
 
-def _nodes(store: Store, root: str, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def _nodes(store: Store, root: str, path: str = "", *, outside: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the metadata of everything below a node, by its path below the root."""
     for name in sorted(keys.children(store, _join(root, path))):
-        if path in ("", schema.NULL) and name in _OUTSIDE_TREE:
+        if path in ("", schema.NULL) and name in outside:
             continue
         below = _join(path, name)
         metadata = keys.get_json(store, keys.metadata_key(_join(root, below)))
@@ -171,7 +175,7 @@ def _nodes(store: Store, root: str, path: str = "") -> Iterator[tuple[str, dict[
         if metadata.get("node_type") == "group":
             metadata.pop("consolidated_metadata", None)
             yield below, metadata
-            yield from _nodes(store, root, below)
+            yield from _nodes(store, root, below, outside=outside)
         else:
             yield below, metadata
 
