@@ -87,8 +87,8 @@ def run_chains(
         block.add_step(losses, finite, stepper.step(losses, partial(_losses_again, engine, batch)))
         index = settings.draw_after(step) if spec.observables else None  # else a draw holds nothing
         if index is not None:
-            for name in spec.observables:
-                block.add_observable(name, *engine.evaluate(name))
+            for name, evaluated in engine.evaluate_all().items():
+                block.add_observable(name, *evaluated)
         is_last = step == settings.num_steps - 1
         is_due = checkpoints.is_due(last=is_last)
         if index is not None or block.is_full or is_last or is_due:

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from devinterp.sampling.data.datasets import Batch, Rows, map_tensors
-from devinterp.sampling.engines.engine import DATASET, Engine, observable_key
+from devinterp.sampling.engines.engine import DATASET, Engine
+from devinterp.sampling.engines.evaluated_together import Piece, pieces_of
 from devinterp.sampling.engines.folded_attention import FoldedAttention
 from devinterp.sampling.engines.prefix_cache import PrefixCache
 from devinterp.sampling.engines.stacked_weights import StackedWeights
-from devinterp.sampling.losses.loss import ChunkedNextTokenLoss, Loss, masked
+from devinterp.sampling.engines.vmapped_modules import HiddenModule, LossModule, chunks_for
+from devinterp.sampling.losses.loss import masked
 from devinterp.sampling.spec import RunSpec
 
 
@@ -40,11 +42,11 @@ class VectorizedEngine(Engine):
         self.weights: StackedWeights = weights
         self.prefix = prefix
         self.num_chains = weights.num_chains
-        self._chunked = _usable_chunks(spec.loss, weights)
+        self._chunked = chunks_for(spec.loss, weights.parameters)
         self._module: nn.Module = (
-            _LossModule(spec.model, spec.loss.functional())
+            LossModule(spec.model, spec.loss.functional())
             if self._chunked is None
-            else _HiddenModule(spec.model, self._chunked)
+            else HiddenModule(spec.model, self._chunked)
         )
 
         # By itself, `functional_call` would look for names of tied parameters at every call.
@@ -59,7 +61,7 @@ class VectorizedEngine(Engine):
         num = self.spec.settings.batches_per_step
         all_losses, finite = [], []
         for parts in self._minibatches(sequence_ids):
-            total, losses, attention_mask = self._run(DATASET, self.spec.rows, parts)
+            total, losses, attention_mask = self._run_step(parts)
             if total.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
                 (total / num).backward()  # type: ignore[no-untyped-call]
             losses, are_finite = self._mark(losses.detach(), attention_mask)
@@ -67,48 +69,83 @@ class VectorizedEngine(Engine):
             finite.append(are_finite)
         return torch.cat(all_losses, 1), torch.stack(finite).all(0)
 
-    @torch.no_grad()
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:
         """Return the losses of an observable for all chains; see `Engine.evaluate`."""
-        data = self.spec.observables[observable]
-        all_losses, finite = [], []
-        for part in self.spec.batches_of(data.sequence_id):
-            _, losses, attention_mask = self._run(observable_key(observable), data.rows, [part])
-            losses, are_finite = self._mark(losses, attention_mask)
-            all_losses.append(losses)
-            finite.append(are_finite)
-        return torch.cat(all_losses, 1), torch.stack(finite).all(0)
+        return self._evaluate([observable])[observable]
 
-    def _run(self, key: str, rows: Rows, parts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the sum of the mean losses of all chains, their losses ``(chain, batch, *loss_dims)``, and the mask.
+    def evaluate_all(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the losses of all observables for all chains, those of alike data computed together."""
+        return self._evaluate(list(self.spec.observables))
+
+    @torch.no_grad()
+    def _evaluate(self, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+        all_losses: dict[str, list[Tensor]] = {name: [] for name in names}
+        finite: dict[str, list[Tensor]] = {name: [] for name in names}
+        for pieces in pieces_of(self.spec, names):
+            _, losses, attention_mask = self._run(pieces)
+            start = 0
+            for name, piece in pieces:
+                part = slice(start, start + len(piece.ids))
+                mask = None if attention_mask is None else attention_mask[part]
+                marked, are_finite = self._mark(losses[:, part], mask)
+                all_losses[name].append(marked)
+                finite[name].append(are_finite)
+                start = part.stop
+        return {name: (torch.cat(all_losses[name], 1), torch.stack(finite[name]).all(0)) for name in names}
+
+    def _run(self, pieces: Sequence[tuple[str, Piece]]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what `_losses` does for batches that all chains share, along one dimension, and their mask."""
+        parts = [piece.rows.batch(piece.ids) for _, piece in pieces]
+        kept = [self._kept(piece.key, piece.rows, [piece.ids]) for _, piece in pieces]
+        batch, attention_mask = parts[0]
+        joined = kept[0]
+        if len(parts) > 1:
+            batch = torch.cat([data for data, _ in parts if isinstance(data, Tensor)])
+            masks = [mask for _, mask in parts if mask is not None]
+            attention_mask = torch.cat(masks) if masks else None
+            known = [each for each in kept if each is not None]
+            joined = [torch.cat(each) for each in zip(*known, strict=True)] if len(known) == len(kept) else None
+        return *self._losses(batch, attention_mask, joined, along=None), attention_mask
+
+    def _run_step(self, parts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what `_losses` does for a minibatch, and its mask.
 
         Parameters
         ----------
-        key : str
-            Key of the data among cached activations.
-        rows : Rows
-            All of the data.
         parts : sequence of numpy.ndarray
             Which rows: the same for all chains, or of each chain of a restriction.
         """
-        own = len(parts) > 1
+        rows = self.spec.rows
+        if len(parts) == 1:
+            return self._run([("", Piece(DATASET, rows, parts[0]))])
         batch, attention_mask = rows.batch(np.concatenate(parts))
-        kept = self._kept(key, rows, parts)
-        if own:
-            per_chain = partial(_per_chain, num=len(parts), times=len(self.weights.values[0]) // len(parts))
-            batch = map_tensors(batch, per_chain)
-            attention_mask = None if attention_mask is None else per_chain(attention_mask)
-            kept = None if kept is None else [per_chain(tensor) for tensor in kept]
-        outputs = self._vmapped(batch, attention_mask, kept, along=0 if own else None)
+        kept = self._kept(DATASET, rows, parts)
+        per_chain = partial(_per_chain, num=len(parts), times=len(self.weights.values[0]) // len(parts))
+        batch = map_tensors(batch, per_chain)
+        attention_mask = None if attention_mask is None else per_chain(attention_mask)
+        kept = None if kept is None else [per_chain(tensor) for tensor in kept]
+        return *self._losses(batch, attention_mask, kept, along=0), attention_mask
+
+    def _losses(
+        self, batch: Batch, attention_mask: Tensor | None, kept: list[Tensor] | None, *, along: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum of the mean losses of all chains, and their losses ``(chain, batch, *loss_dims)``.
+
+        Parameters
+        ----------
+        batch, attention_mask, kept
+            Data, and what the constant layers gave for them, if that is known.
+        along : int or None
+            Dimension of the chains in these; None where chains share them.
+        """
+        outputs = self._vmapped(batch, attention_mask, kept, along=along)
         if self._chunked is None or isinstance(outputs, tuple):
             mean, losses = outputs
-            return mean.sum(), losses, attention_mask
+            return mean.sum(), losses
         if torch.is_grad_enabled():
-            total, losses = self._chunked.sum_of_means(outputs, batch, attention_mask)
-        else:
-            losses = self._chunked.losses_of(outputs, batch)
-            total = losses.new_zeros(())
-        return total, losses, attention_mask
+            return self._chunked.sum_of_means(outputs, batch, attention_mask)
+        losses = self._chunked.losses_of(outputs, batch)
+        return losses.new_zeros(()), losses
 
     def _vmapped(
         self, batch: Batch, attention_mask: Tensor | None, kept: list[Tensor] | None, *, along: int | None
@@ -188,36 +225,6 @@ class VectorizedEngine(Engine):
         assert valid is not None
         valid = valid.view(-1, *losses.shape[1:])
         return masked(losses, valid), torch.isfinite(torch.where(valid, losses, 0)).flatten(1).all(1)
-
-
-class _LossModule(nn.Module):
-    """A model and its loss as one module, so that both see the values that are put in."""
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, batch: Batch, attention_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.loss.mean(self.model, batch, attention_mask)
-
-
-class _HiddenModule(nn.Module):
-    """A model without its unembedding, whose losses are computed of all chains together."""
-
-    def __init__(self, model: nn.Module, loss: ChunkedNextTokenLoss) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, batch: Batch, attention_mask: Tensor | None) -> Tensor:
-        return self.loss.hidden(self.model, batch, attention_mask)
-
-
-def _usable_chunks(loss: Loss, weights: StackedWeights) -> ChunkedNextTokenLoss | None:
-    """Return the loss in chunks where all chains share the unembedding; None where it is sampled or there is no such loss."""
-    if not isinstance(loss, ChunkedNextTokenLoss):
-        return None
-    unembedding = {id(p) for p in loss.unembedding.module.parameters()}
-    return None if any(id(p) in unembedding for p in weights.parameters) else loss
 
 
 def _per_chain(data: Tensor, *, num: int, times: int) -> Tensor:
