@@ -115,6 +115,8 @@ def _go_on(engine: Engine, stepper: Stepper, start: Start, rows: Sequence[Sequen
     for step in range(first, start.steps_done):
         engine.add_gradient([rows_of_chain[step] for rows_of_chain in rows])
         stepper.step()
+        if engine.weights.in_training and engine.spec.settings.draw_after(step) is not None:
+            engine.evaluate_all()  # which draws random numbers, and may change buffers, as it did the first time
     return max(first, start.steps_done)
 
 
