@@ -112,3 +112,13 @@ def test_states_are_used(tmp_path: Path) -> None:
     again = counting()
     run(tmp_path / "run.zarr", again, num_draws=20)
     assert again.taken == 4 * 43 - saved
+
+
+@pytest.mark.parametrize("record", ["token", "moments"])
+def test_restrictions_side_by_side(tmp_path: Path, record: str) -> None:
+    """Their chains have one state together."""
+    rows = torch.arange(6)[:, None].expand(6, 6) // 2
+    heads = {f"h{n}": {"mix.weight": rows == n} for n in range(3)}
+    settings = {"weight_restrictions": heads, "chains": "vectorized", "num_draws": 8, "record": record}
+    assert interrupted_often(tmp_path / "run.zarr", lambda after: counting(after, crash), **settings) >= 2
+    same_numbers(run(**settings), devinterp.open(tmp_path / "run.zarr").load())

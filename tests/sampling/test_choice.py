@@ -11,7 +11,7 @@ from devinterp.models.restrictions import as_param_masks
 from devinterp.sampling.engines import vectorization
 from devinterp.sampling.engines.plan import plan
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
-from devinterp.sampling.engines.vectorization import Candidates
+from devinterp.sampling.engines.side_by_side import Candidates
 from devinterp.sampling.prepare import prepare
 from devinterp.sampling.settings import Settings
 from support.small_models import SHORT, ids, make, run, same_numbers

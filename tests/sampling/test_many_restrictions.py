@@ -12,8 +12,8 @@ from devinterp.models.masks.mask import Mask
 from devinterp.sampling.engines import vectorization
 from devinterp.sampling.engines.plan import plan
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
+from devinterp.sampling.engines.side_by_side import Candidates, bytes_of_chain
 from devinterp.sampling.engines.stacked_weights import StackedWeights, alike
-from devinterp.sampling.engines.vectorization import Candidates, bytes_of_chain
 from devinterp.sampling.engines.weights import InPlaceWeights
 from devinterp.sampling.execution.tasks import read_plan
 from devinterp.store.run_store import RunStore

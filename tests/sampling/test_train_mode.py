@@ -183,3 +183,12 @@ def torch_dropping() -> nn.Module:
 def test_bars_show_it(capsys):
     run(deep(DroppingABit).train(), ids(), param_masks=LAST, progress=True)
     assert "are computed anew at every step" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("kind", [DroppingABit, Averaging])
+def test_steps_that_are_taken_again_are_the_same(kind, tmp_path):
+    """Without a saved state: what evaluations drew at random, or changed, is part of what came after."""
+    options = {"observables": {"code": ids("code")}, "paired": False}
+    run(deep(kind).train(), **options, num_draws=3, output_path=tmp_path / "run.zarr")
+    longer = run(deep(kind).train(), **options, num_draws=6, output_path=tmp_path / "run.zarr")
+    same_numbers(longer.load(), run(deep(kind).train(), **options, num_draws=6))

@@ -128,7 +128,11 @@ class Replica:
             }
         )
         root = xr.Dataset(
-            coords={RESTRICTION: np.array(["full"], dtype=object), CHAIN: np.arange(shape[0]), DRAW: np.arange(cell.num_draws)},
+            coords={
+                RESTRICTION: np.array(["full"], dtype=object),
+                CHAIN: np.arange(shape[0]),
+                DRAW: np.arange(cell.num_draws),
+            },
             attrs={"schema_version": schema.SCHEMA_VERSION, "config": json.dumps(settings)},
         )
         state = np.full((1, shape[0]), schema.FINISHED, dtype=object)

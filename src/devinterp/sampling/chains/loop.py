@@ -98,8 +98,8 @@ def run_chains(
             engine.prefetch([rows_of_chain[step + 1] for rows_of_chain in rows])
         index = due if spec.observables else None  # else a draw holds no losses
         if index is not None:
-            for name in spec.observables:
-                block.add_observable(name, *engine.evaluate(name))
+            for name, evaluated in engine.evaluate_all().items():
+                block.add_observable(name, *evaluated)
         is_last = step == settings.num_steps - 1
         is_due = checkpoints.is_due(last=is_last)
         if index is not None or block.is_full or is_last or is_due:
@@ -126,6 +126,8 @@ def _go_on(engine: Engine, stepper: Stepper, start: Start, rows: Sequence[Sequen
     for step in range(first, start.steps_done):
         engine.add_gradient([rows_of_chain[step] for rows_of_chain in rows])
         stepper.step()
+        if engine.weights.in_training and engine.spec.settings.draw_after(step) is not None:
+            engine.evaluate_all()  # which draws random numbers, and may change buffers, as it did the first time
     return max(first, start.steps_done)
 
 

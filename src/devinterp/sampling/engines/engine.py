@@ -88,3 +88,7 @@ class Engine(ABC):
     @abstractmethod
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:
         """Return the losses of an observable now, ``(chain, sequence, *loss_dims)``, and whether they are finite."""
+
+    def evaluate_all(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what `evaluate` does for every observable, by name."""
+        return {name: self.evaluate(name) for name in self.spec.observables}

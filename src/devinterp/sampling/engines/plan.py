@@ -15,7 +15,8 @@ from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.malloc_trim import trimmed
 from devinterp.sampling.engines.prefix_cache import PrefixCache, SharedPrefix
 from devinterp.sampling.engines.prefix_check import in_place_engine
-from devinterp.sampling.engines.vectorization import Candidates, num_together, vectorized_engine
+from devinterp.sampling.engines.side_by_side import Candidates, vectorized_engine
+from devinterp.sampling.engines.vectorization import num_together
 from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.model_guard import unchanged
 from devinterp.sampling.spec import RunSpec

@@ -9,24 +9,27 @@ the decision. Only ``chains="fastest"`` uses a stopwatch.
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
-from devinterp.errors import InvalidInputError, first_line
+from devinterp.errors import InvalidInputError
 from devinterp.models.kept_attributes import attributes_kept
 from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.equivalence import Computed, tolerance_of, why_refused
-from devinterp.sampling.engines.prefix_cache import PrefixCache, SharedPrefix
-from devinterp.sampling.engines.prefix_check import decide_reuse, in_place_engine
-from devinterp.sampling.engines.stacked_weights import StackedWeights
+from devinterp.sampling.engines.prefix_cache import SharedPrefix
+from devinterp.sampling.engines.prefix_check import in_place_engine
+from devinterp.sampling.engines.side_by_side import (
+    Candidates,
+    CannotVectorize,
+    bytes_of_chain,
+    no_loops,
+    vectorized_engine,
+)
 from devinterp.sampling.engines.vectorized import VectorizedEngine
 from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.engines.work import Cost, Work, cost_on, counted
@@ -44,37 +47,6 @@ _MIN_OVERHEAD = 0.1
 #: Chains that would need more memory than this side by side, in bytes, run in several batches.
 _HOST_BUDGET = 2 * 2**30
 _TIMED_REPEATS = 3
-
-
-class CannotVectorize(Exception):  # noqa: N818  # an answer, not an error
-    """Why chains of a model cannot run as one computation."""
-
-
-@final
-@dataclass(frozen=True)
-class Candidates:
-    """Chains that might run as one computation: `chains` of each of some restrictions that sample alike elements.
-
-    Parameters
-    ----------
-    restrictions : tuple of str
-        Names of the restrictions.
-    chains : tuple of int
-        Chains of each.
-    """
-
-    restrictions: tuple[str, ...]
-    chains: tuple[int, ...]
-
-    @property
-    def num(self) -> int:
-        """Return how many chains these are in all."""
-        return len(self.restrictions) * len(self.chains)
-
-    def first(self, num: int) -> Candidates:
-        """Return at most so many of them: whole restrictions, or some chains of one."""
-        whole = num // len(self.chains)
-        return Candidates(self.restrictions[: max(1, whole)], self.chains if whole else self.chains[:num])
 
 
 def num_together(spec: RunSpec, candidates: Candidates, mode: str, shared: SharedPrefix) -> tuple[int, str]:
@@ -132,27 +104,6 @@ def num_together(spec: RunSpec, candidates: Candidates, mode: str, shared: Share
     return together, f"vectorized: {trial.why}{memory}"
 
 
-def vectorized_engine(spec: RunSpec, candidates: Candidates, shared: SharedPrefix) -> VectorizedEngine:
-    """Return an engine of some chains as one computation, after the layers that are constant under their restrictions.
-
-    Call it, and run it, while the model is at w0 and its parameters require no gradients.
-    """
-    restrictions = [spec.restrictions[name] for name in candidates.restrictions]
-    decided = [decide_reuse(spec, masks, shared) for masks in restrictions]
-    reuse = next((each for each in decided if each.prefix is None), decided[0])
-    prefix = None
-    if reuse.prefix is not None:
-        prefix = shared.of(reuse.prefix)
-        if not spec.settings.match_sampling_input_ids_across_chains:
-            # Other minibatches: a chain must not depend on which chains ran before it, not even in the last bits.
-            prefix = PrefixCache(reuse.prefix)
-    engine = VectorizedEngine(spec, StackedWeights(spec.model, restrictions, len(candidates.chains)), prefix)
-    engine.note = reuse.note
-    if spec.compile_backend:
-        engine.compile_note = "not compiled: chains run side by side"
-    return engine
-
-
 def _why_not_tried(spec: RunSpec, candidates: Candidates) -> str | None:
     """Return why chains are not tried side by side, as far as that is known beforehand."""
     if candidates.num < 2:
@@ -183,40 +134,6 @@ def _work_of_one(spec: RunSpec, candidates: Candidates, shared: SharedPrefix) ->
 def _budget(device: torch.device) -> int:
     """Return how many bytes chains side by side may take."""
     return torch.cuda.get_device_properties(device).total_memory // 4 if device.type == "cuda" else _HOST_BUDGET
-
-
-def bytes_of_chain(spec: RunSpec, candidates: Candidates, shared: SharedPrefix) -> int:
-    """Return about how many bytes one more chain takes in a step: what backward needs, and gradients of the same size."""
-    storages: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with unchanged(spec.model):
-        alone = vectorized_engine(spec, candidates.first(1), shared)
-        with _failures_named(), saved_tensors_hooks(count, lambda tensor: tensor):
-            alone.add_gradient([spec.schedule.steps(candidates.chains[0])[0]])
-    return max(1, 2 * sum(storages.values()))
-
-
-@contextmanager
-def _failures_named() -> Iterator[None]:
-    """Turn what torch raises where a model cannot run under vmap into `CannotVectorize`."""
-    try:
-        with _no_loops():
-            yield
-    except (RuntimeError, NotImplementedError, TypeError, ValueError, AttributeError, UserWarning) as error:
-        raise CannotVectorize(f"the model does not run under vmap ({first_line(error)})") from error
-
-
-@contextmanager
-def _no_loops() -> Iterator[None]:
-    """Raise where torch warns that it must loop over the chains after all: then nothing is gained."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        yield
 
 
 @final
@@ -256,20 +173,30 @@ def _try(spec: RunSpec, candidates: Candidates, shared: SharedPrefix, alone: Wor
         _nudge(stacked)
 
         def fast() -> Computed:
-            with attributes_kept(spec.model), _no_loops():
+            with attributes_kept(spec.model), no_loops():
                 # Twice, and constant layers anew between: what a module keeps of the first time, and uses again, is a tensor
                 # of all chains at once.
                 _computed(stacked, rows, compared)
                 stacked.remember(rows, anew=True)
                 if alone is None:
-                    return _computed(stacked, rows, compared)
-                computed, together = counted(lambda: _computed(stacked, rows, compared))
-            work.append(together)
-            return computed
+                    computed = _computed(stacked, rows, compared)
+                else:
+                    computed, together = counted(lambda: _computed(stacked, rows, compared))
+                    work.append(together)
+                return Computed([*computed.losses, *_evaluated(stacked)], computed.gradients)
 
         def plain() -> Computed:
-            alone = [_alone(spec, name, rows[0], shared) for name in candidates.restrictions]
-            return _joined([_repeated(each, len(rows) if shared_rows else 1) for each in alone])
+            num = len(rows) if shared_rows else 1
+            parts, evaluated = [], []
+            for name in candidates.restrictions:
+                with borrowed(spec.model, spec.restrictions[name]) as weights:
+                    single = in_place_engine(spec, weights, shared)
+                    _nudge(single)
+                    parts.append(_repeated(_computed(single, rows[:1], slice(None)), num))
+                    if len(parts) == 1:
+                        evaluated = _evaluated(single)
+            joined = _joined(parts)
+            return Computed([*joined.losses, *evaluated], joined.gradients)
 
         reason = why_refused(fast, plain, how="under vmap", tolerance=tolerance_of(spec.model))
         if reason is not None:
@@ -283,12 +210,9 @@ def _try(spec: RunSpec, candidates: Candidates, shared: SharedPrefix, alone: Wor
     return Trial(cost.of(work[0]) < cost.of(alone) * num, why)
 
 
-def _alone(spec: RunSpec, restriction: str, rows: np.ndarray, shared: SharedPrefix) -> Computed:
-    """Return what one chain of a restriction gives in the model, after the nudge."""
-    with borrowed(spec.model, spec.restrictions[restriction]) as weights:
-        single = in_place_engine(spec, weights, shared)
-        _nudge(single)
-        return _computed(single, [rows], slice(None))
+def _evaluated(engine: Engine) -> list[Tensor]:
+    """Return the losses of observables of the first chain."""
+    return [losses[:1] for losses, _ in engine.evaluate_all().values()]
 
 
 def _timed(

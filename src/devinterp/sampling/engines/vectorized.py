@@ -14,11 +14,13 @@ from torch.func import functional_call, vmap
 
 from devinterp.sampling.data.columns import map_tensors
 from devinterp.sampling.data.rows import Minibatch, Rows
-from devinterp.sampling.engines.engine import DATASET, Engine, observable_key
+from devinterp.sampling.engines.engine import DATASET, Engine
+from devinterp.sampling.engines.evaluated_together import Piece, joined_minibatch, pieces_of
 from devinterp.sampling.engines.folded_attention import FoldedAttention
 from devinterp.sampling.engines.prefix_cache import PrefixCache
 from devinterp.sampling.engines.stacked_weights import StackedWeights
-from devinterp.sampling.losses.loss import ChunkedNextTokenLoss, Loss, masked
+from devinterp.sampling.engines.vmapped_modules import HiddenModule, LossModule, chunks_for
+from devinterp.sampling.losses.loss import masked
 from devinterp.sampling.spec import RunSpec
 
 
@@ -41,11 +43,11 @@ class VectorizedEngine(Engine):
         self.weights: StackedWeights = weights
         self.prefix = prefix
         self.num_chains = weights.num_chains
-        self._chunked = _usable_chunks(spec.loss, weights)
+        self._chunked = chunks_for(spec.loss, weights.parameters)
         self._module: nn.Module = (
-            _LossModule(spec.model, spec.loss.functional())
+            LossModule(spec.model, spec.loss.functional())
             if self._chunked is None
-            else _HiddenModule(spec.model, self._chunked)
+            else HiddenModule(spec.model, self._chunked)
         )
 
         # By itself, `functional_call` would look for names of tied parameters at every call.
@@ -60,7 +62,7 @@ class VectorizedEngine(Engine):
         minibatches, following = self._parts_of_minibatches(sequence_ids), self._minibatches(sequence_ids)[1:]
         all_losses, finite = [], []
         for n, parts in enumerate(minibatches):
-            total, losses, counted = self._run(DATASET, self.spec.rows, parts)
+            total, losses, counted = self._run_step(parts)
             if total.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
                 (total / len(minibatches)).backward()  # type: ignore[no-untyped-call]
             if n < len(following):
@@ -70,38 +72,72 @@ class VectorizedEngine(Engine):
             finite.append(are_finite)
         return torch.cat(all_losses, 1), torch.stack(finite).all(0)
 
-    @torch.no_grad()
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:
         """Return the losses of an observable for all chains; see `Engine.evaluate`."""
-        data = self.spec.observables[observable]
-        all_losses, finite = [], []
-        for part, following in self.spec.batches_in_turn(data.sequence_id):
-            _, losses, counted = self._run(observable_key(observable), data.rows, [part])
-            losses, are_finite = _mark(losses, counted)
-            data.rows.prefetch(following)
-            all_losses.append(losses)
-            finite.append(are_finite)
-        return torch.cat(all_losses, 1), torch.stack(finite).all(0)
+        return self._evaluate([observable])[observable]
 
-    def _run(self, key: str, rows: Rows, parts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor | None]:
+    def evaluate_all(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the losses of all observables for all chains, those of alike data computed together."""
+        return self._evaluate(list(self.spec.observables))
+
+    @torch.no_grad()
+    def _evaluate(self, names: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+        all_losses: dict[str, list[Tensor]] = {name: [] for name in names}
+        finite: dict[str, list[Tensor]] = {name: [] for name in names}
+        groups = list(pieces_of(self.spec, names))
+        for pieces, following in zip(groups, [*groups[1:], []], strict=True):
+            _, losses, counted = self._run(pieces)
+            for _, piece in following[:1]:
+                piece.rows.prefetch(piece.ids)
+            start = 0
+            for name, piece in pieces:
+                part = slice(start, start + len(piece.ids))
+                marked, are_finite = _mark(losses[:, part], None if counted is None else counted[part])
+                all_losses[name].append(marked)
+                finite[name].append(are_finite)
+                start = part.stop
+        return {name: (torch.cat(all_losses[name], 1), torch.stack(finite[name]).all(0)) for name in names}
+
+    def _run(self, pieces: Sequence[tuple[str, Piece]]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what `_losses` does for batches that all chains share, one behind the other."""
+        batch = joined_minibatch([piece.rows.batch(piece.ids) for _, piece in pieces])
+        kept = [self._kept(piece.key, piece.rows, [piece.ids]) for _, piece in pieces]
+        known = [each for each in kept if each is not None]
+        joined = None
+        if len(known) == len(kept):
+            joined = known[0] if len(known) == 1 else [torch.cat(each) for each in zip(*known, strict=True)]
+        return self._losses(batch, joined, along=None)
+
+    def _run_step(self, parts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what `_losses` does for a minibatch.
+
+        Parameters
+        ----------
+        parts : sequence of numpy.ndarray
+            Which rows: the same for all chains, or of each chain of a restriction.
+        """
+        rows = self.spec.rows
+        if len(parts) == 1:
+            return self._run([("", Piece(DATASET, rows, parts[0]))])
+        batch, kept = rows.batch(np.concatenate(parts)), self._kept(DATASET, rows, parts)
+        cut = partial(_per_chain, num=len(parts), times=len(self.weights.values[0]) // len(parts))
+        masks = (None if mask is None else cut(mask) for mask in batch[1:])
+        batch = Minibatch(map_tensors(batch.data, cut, _refuse), *masks)
+        return self._losses(batch, None if kept is None else [cut(tensor) for tensor in kept], along=0)
+
+    def _losses(
+        self, batch: Minibatch, kept: list[Tensor] | None, *, along: int | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the sum of the mean losses of all chains, their losses ``(chain, batch, *loss_dims)``, and which count.
 
         Parameters
         ----------
-        key : str
-            Key of the data among cached activations.
-        rows : Rows
-            All of the data.
-        parts : sequence of numpy.ndarray
-            Which rows: the same for all chains, or of each chain of a restriction.
+        batch, kept
+            Data, and what the constant layers gave for them, if that is known.
+        along : int or None
+            Dimension of the chains in these; None where chains share them.
         """
-        batch, kept = rows.batch(np.concatenate(parts)), self._kept(key, rows, parts)
-        if len(parts) > 1:
-            cut = partial(_per_chain, num=len(parts), times=len(self.weights.values[0]) // len(parts))
-            masks = (None if mask is None else cut(mask) for mask in batch[1:])
-            batch = Minibatch(map_tensors(batch.data, cut, _refuse), *masks)
-            kept = None if kept is None else [cut(tensor) for tensor in kept]
-        outputs = self._vmapped(batch, kept, along=0 if len(parts) > 1 else None)
+        outputs = self._vmapped(batch, kept, along=along)
         if self._chunked is None or isinstance(outputs, tuple):
             mean, losses = outputs
             return mean.sum(), losses, batch.counted
@@ -187,36 +223,6 @@ class VectorizedEngine(Engine):
                 self.spec.loss.losses(self.spec.model, batch, attention_mask)
             kept = prefix.kept(key, index)
         return kept
-
-
-class _LossModule(nn.Module):
-    """A model and its loss as one module, so that both see the values that are put in."""
-
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, batch: Minibatch) -> tuple[Tensor, Tensor]:
-        return self.loss.mean(self.model, *batch)
-
-
-class _HiddenModule(nn.Module):
-    """A model without its unembedding, whose losses are computed of all chains together."""
-
-    def __init__(self, model: nn.Module, loss: ChunkedNextTokenLoss) -> None:
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, batch: Minibatch) -> Tensor:
-        return self.loss.hidden(self.model, batch.data, batch.attention_mask)
-
-
-def _usable_chunks(loss: Loss, weights: StackedWeights) -> ChunkedNextTokenLoss | None:
-    """Return the loss in chunks where all chains share the unembedding; None where it is sampled or there is no such loss."""
-    if not isinstance(loss, ChunkedNextTokenLoss):
-        return None
-    unembedding = {id(p) for p in loss.unembedding.module.parameters()}
-    return None if any(id(p) in unembedding for p in weights.parameters) else loss
 
 
 def _per_chain(data: Tensor, *, num: int, times: int) -> Tensor:
