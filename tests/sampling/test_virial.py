@@ -16,6 +16,7 @@ from devinterp import sample
 from devinterp.analyses.common.uncertainty import confidence_interval
 from devinterp.analyses.temperature import temperature
 from devinterp.errors import InvalidInputError, MissingDataError
+from support.layouts import IN_BOX, paths_of_schema
 from support.small_models import ids, make, run, same_numbers
 
 H = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -213,6 +214,7 @@ def test_in_a_box(size: float) -> None:
     tree = sample(
         Zero(), DATA, loss_fn=quadratic, batch_size=2, lr=lr, bounding_box_size=size, chains="vectorized", **settings
     )
+    assert paths_of_schema(tree) >= IN_BOX
     virials, volumes = np.array([law_in_a_box(float(a), lr, size) for a in curvature()]).T
     exact = virials.sum() / volumes.sum()
     result = temperature(tree)
