@@ -214,7 +214,6 @@ def test_in_a_box(size: float) -> None:
     tree = sample(
         Zero(), DATA, loss_fn=quadratic, batch_size=2, lr=lr, bounding_box_size=size, chains="vectorized", **settings
     )
-    assert paths_of_schema(tree) >= IN_BOX
     virials, volumes = np.array([law_in_a_box(float(a), lr, size) for a in curvature()]).T
     exact = virials.sum() / volumes.sum()
     result = temperature(tree)
@@ -223,6 +222,11 @@ def test_in_a_box(size: float) -> None:
     # Of a field that does not vanish on the walls it would not be one.
     plain = N_BETA * tree["metrics/virial_gradient"] + GAMMA * tree["metrics/virial_square"]
     assert float(plain.mean()) / 6 < 0.85
+
+
+def test_a_run_in_a_box_has_more_paths() -> None:
+    assert paths_of_schema(run(bounding_box_size=0.1)) >= IN_BOX
+    assert not paths_of_schema(run()) & IN_BOX
 
 
 def test_noise_of_another_level_has_another_temperature() -> None:
