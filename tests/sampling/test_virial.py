@@ -16,6 +16,7 @@ from devinterp import sample
 from devinterp.analyses.common.uncertainty import confidence_interval
 from devinterp.analyses.temperature import temperature
 from devinterp.errors import InvalidInputError, MissingDataError
+from support.layouts import IN_BOX, paths_of_schema
 from support.small_models import ids, make, run, same_numbers
 
 H = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -221,6 +222,11 @@ def test_in_a_box(size: float) -> None:
     # Of a field that does not vanish on the walls it would not be one.
     plain = N_BETA * tree["metrics/virial_gradient"] + GAMMA * tree["metrics/virial_square"]
     assert float(plain.mean()) / 6 < 0.85
+
+
+def test_a_run_in_a_box_has_more_paths() -> None:
+    assert paths_of_schema(run(bounding_box_size=0.1)) >= IN_BOX
+    assert not paths_of_schema(run()) & IN_BOX
 
 
 def test_noise_of_another_level_has_another_temperature() -> None:
