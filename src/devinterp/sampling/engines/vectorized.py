@@ -85,10 +85,11 @@ class VectorizedEngine(Engine):
         all_losses: dict[str, list[Tensor]] = {name: [] for name in names}
         finite: dict[str, list[Tensor]] = {name: [] for name in names}
         groups = list(pieces_of(self.spec, names))
-        for pieces, following in zip(groups, [*groups[1:], []], strict=True):
+        for n, pieces in enumerate(groups):
             _, losses, counted = self._run(pieces)
-            for _, piece in following[:1]:
-                piece.rows.prefetch(piece.ids)
+            if n + 1 < len(groups):
+                _, following = groups[n + 1][0]
+                following.rows.prefetch(following.ids)
             start = 0
             for name, piece in pieces:
                 part = slice(start, start + len(piece.ids))
