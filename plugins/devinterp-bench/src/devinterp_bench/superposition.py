@@ -90,8 +90,10 @@ def radius_and_bias(num_corners: int) -> tuple[Tensor, Tensor]:
         return squared_errors(slopes, bias.expand_as(slopes), features).mean()
 
     both = torch.tensor([1.2, -0.4], dtype=torch.float64)
+    gradient = torch.func.grad(loss)
+    hessian = torch.func.jacrev(gradient)  # `torch.func.hessian` warns of what it imports
     for _ in range(20):  # Newton's method
-        both = both - torch.linalg.solve(torch.func.hessian(loss)(both), torch.func.grad(loss)(both))
+        both = both - torch.linalg.solve(hessian(both), gradient(both))
     return both[0], both[1]
 
 
