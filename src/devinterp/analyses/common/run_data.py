@@ -152,12 +152,18 @@ def losses(run: xr.DataTree, path: str, variable: str = "loss") -> xr.DataArray:
     return array
 
 
-def unlabelled_losses(run: xr.DataTree, path: str) -> xr.Variable:
+def unlabelled_losses(run: xr.DataTree, path: str, variable: str = "loss") -> xr.Variable:
     """Return what `losses` returns, without coordinates, whose upkeep takes longer than the arithmetic on a small run."""
-    variable: xr.Variable = run[path].variables["loss"]
-    if variable.dtype == np.float16 or _sample_dims(variable) != [POSITION]:
-        return losses(run, path).variable
-    return variable
+    values: xr.Variable = run[path].variables[variable]
+    if values.dtype == np.float16 or _sample_dims(values) != [POSITION]:
+        return losses(run, path, variable).variable
+    return values
+
+
+def labels(node: xr.DataTree, *dims: str) -> dict[str, xr.Variable]:
+    """Return the coordinates that label dims at a node, of those dims that have labels."""
+    coords = node.coords
+    return {dim: coords[dim].variable for dim in dims if dim in coords}
 
 
 def _sample_dims(array: xr.DataArray | xr.Variable) -> list[Any]:

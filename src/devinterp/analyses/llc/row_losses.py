@@ -13,7 +13,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses.common.mean_losses import MOMENT, sums, trace_means
-from devinterp.analyses.common.run_data import losses
+from devinterp.analyses.common.run_data import unlabelled_losses
 from devinterp.runs import settings
 from devinterp.schema import BATCH, POSITION, ROW, TRACE
 
@@ -24,14 +24,14 @@ class RowLosses:
 
     Parameters
     ----------
-    ids : xarray.DataArray
+    ids : xarray.Variable
         Which rows of the dataset, ``(row)``.
-    totals : xarray.DataArray
+    totals : xarray.Variable
         Sum and number of each row's unmasked losses, ``(row, moment)``, float64.
     """
 
-    ids: xr.DataArray
-    totals: xr.DataArray
+    ids: xr.Variable
+    totals: xr.Variable
 
     @classmethod
     def of(cls, run: xr.DataTree) -> RowLosses | None:
@@ -43,38 +43,39 @@ class RowLosses:
         if "row_count" in trace:
             count = trace["row_count"].variable.astype(np.float64)
             total = (loss * count).where(count > 0, 0)
-            totals = xr.concat([xr.DataArray(total), xr.DataArray(count)], MOMENT).transpose(ROW, MOMENT)
+            totals = xr.Variable.concat([total, count], MOMENT).transpose(ROW, MOMENT)  # type: ignore[no-untyped-call]
         else:
-            totals = sums(xr.DataArray(loss.data.reshape(loss.shape[0], -1), dims=(ROW, POSITION)))
+            totals = sums(xr.Variable((ROW, POSITION), loss.data.reshape(loss.shape[0], -1)))
         if totals.chunks is not None:
             totals = totals.chunk({ROW: -1, MOMENT: -1})
-        return cls(xr.DataArray(trace["row_id"].variable), totals)
+        return cls(trace["row_id"].variable, totals)
 
-    def at(self, rows: xr.DataArray) -> xr.DataArray:
-        """Return sum and number of the losses of rows ``(..., batch)``, with a further dim ``moment``; NaN of unknown rows."""
-        if rows.chunks is not None:
-            rows = rows.chunk({BATCH: -1})
-        totals: xr.DataArray = xr.apply_ufunc(
-            _look_up,
-            rows,
-            self.ids.chunk({ROW: -1}) if self.ids.chunks is not None else self.ids,
-            self.totals,
+    def whole(self) -> tuple[xr.Variable, xr.Variable]:
+        """Return `ids` and `totals`, each in one block if they are lazy."""
+        return self.ids.chunk({ROW: -1}) if self.ids.chunks is not None else self.ids, self.totals
+
+    def mean_at_start(self, rows: xr.Variable) -> xr.Variable:
+        """Return the mean over all unmasked losses of rows ``(..., batch)`` at w0; NaN of unknown rows."""
+        means: xr.Variable = xr.apply_ufunc(
+            _means_of_rows,
+            rows.chunk({BATCH: -1}) if rows.chunks is not None else rows,
+            *self.whole(),
             input_core_dims=[[BATCH], [ROW], [ROW, MOMENT]],
-            output_core_dims=[[BATCH, MOMENT]],
             dask="parallelized",
             output_dtypes=[np.float64],
         )
-        return totals
+        return means
 
-    def variance(self) -> xr.DataArray:
+    def variance(self) -> xr.Variable:
         r"""Return the variance over rows of what a row adds to the mean loss of a minibatch, times the rows in it.
 
         In a mean over minibatches with different numbers of unmasked losses a row with :math:`n_i` of them, of mean
         :math:`m_i`, counts as :math:`n_i (m_i - \mu) / \bar n`.
         """
-        total, count = self.totals.isel({MOMENT: 0}), self.totals.isel({MOMENT: 1})
-        residuals = (total - count * (total.sum() / count.sum())) / count.mean()
-        return (residuals**2).sum(ROW) / max(residuals.sizes[ROW] - 1, 1)
+        variance: xr.Variable = xr.apply_ufunc(
+            _variance, self.totals, input_core_dims=[[ROW, MOMENT]], dask="parallelized", output_dtypes=[np.float64]
+        )
+        return variance
 
 
 @dataclass(frozen=True)
@@ -83,34 +84,48 @@ class StepLosses:
 
     Parameters
     ----------
-    rise : xarray.DataArray
+    recorded : xarray.Variable
+        The mean over the unmasked losses of each step that the run recorded, ``(restriction, chain, step)``.
+    rise : xarray.Variable
         L_B(w) - L_B(w0), ``(restriction, chain, step)``: L_B is what a chain descends, the mean over a step's minibatches of
         each one's mean over its unmasked losses; where a run recorded only the mean over all unmasked losses of a step, that.
-    pooled : xarray.DataArray
-        The mean over all unmasked losses of a step at w, ``(restriction, chain, step)``.
-    start, pooled_start : xarray.DataArray
+    pooled : xarray.Variable
+        The same, NaN where L_B(w0) is not known of all rows.
+    start, pooled_start : xarray.Variable
         L_B(w0), and the mean over all unmasked losses of a step at w0, ``(chain, step)``.
     """
 
-    rise: xr.DataArray
-    pooled: xr.DataArray
-    start: xr.DataArray
-    pooled_start: xr.DataArray
+    recorded: xr.Variable
+    rise: xr.Variable
+    pooled: xr.Variable
+    start: xr.Variable
+    pooled_start: xr.Variable
 
     @classmethod
     def of(cls, run: xr.DataTree, rows: RowLosses) -> StepLosses:
         """Return the mean losses of a run's steps."""
-        at_start = rows.at(run[TRACE]["sequence_id"].reset_coords(drop=True))
-        total, count = at_start.isel({MOMENT: 0}), at_start.isel({MOMENT: 1})
-        pooled_start = mean_of_minibatches(total, count, 1)
-        if schema.MEAN_LOSS in run[TRACE]:
-            pooled = trace_means(run)
-            return cls(pooled - pooled_start, pooled, pooled_start, pooled_start)
-        sampled = _totals(run, count)
-        num_minibatches = minibatches_per_step(run)
-        start = mean_of_minibatches(total, count, num_minibatches)
-        rise = mean_of_minibatches(sampled, count, num_minibatches) - start
-        return cls(rise, mean_of_minibatches(sampled, count, 1), start, pooled_start)
+        trace = run[TRACE].variables
+        if schema.MEAN_LOSS in trace:
+            start = rows.mean_at_start(trace["sequence_id"])
+            recorded = trace_means(run)
+            return cls(recorded, recorded - start, recorded, start, start)
+        loss = unlabelled_losses(run, TRACE)
+        # Means of sequences have to be weighted by their lengths, which are stored with the rows.
+        by_sequence = "row_count" in trace
+        sampled = loss.isel({POSITION: 0}) if by_sequence else sums(loss)
+        core = [BATCH] if by_sequence else [BATCH, MOMENT]
+        columns: xr.Variable = xr.apply_ufunc(
+            _of_steps,
+            *(one.chunk({BATCH: -1}) if one.chunks is not None else one for one in (sampled, trace["sequence_id"])),
+            *rows.whole(),
+            input_core_dims=[core, [BATCH], [ROW], [ROW, MOMENT]],
+            output_core_dims=[["quantity"]],
+            kwargs={"num_minibatches": minibatches_per_step(run), "by_sequence": by_sequence},
+            dask="parallelized",
+            output_dtypes=[np.float64],
+            dask_gufunc_kwargs={"output_sizes": {"quantity": 5}},
+        )
+        return cls(*(columns.isel(quantity=n) for n in range(5)))
 
 
 def minibatches_per_step(run: xr.DataTree) -> int:
@@ -118,37 +133,57 @@ def minibatches_per_step(run: xr.DataTree) -> int:
     return int(settings(run).get("gradient_accumulation_steps") or 1)
 
 
-def _totals(run: xr.DataTree, count: xr.DataArray) -> xr.DataArray:
-    """Return the sum of the unmasked losses of each row of a minibatch, of which there must be as many as at w0."""
-    loss = losses(run, TRACE)
-    if "row_count" in run[TRACE]:  # the run recorded means of sequences
-        return (loss.isel({POSITION: 0}) * count).where(count > 0, 0)
-    sampled = sums(loss)
-    return sampled.isel({MOMENT: 0}).where(sampled.isel({MOMENT: 1}) == count)
+def _of_steps(
+    sampled: np.ndarray,
+    rows: np.ndarray,
+    ids: np.ndarray,
+    row_totals: np.ndarray,
+    *,
+    num_minibatches: int,
+    by_sequence: bool,
+) -> np.ndarray:
+    """Return what `StepLosses` holds, ``(..., quantity)``, in its order."""
+    total, count = np.moveaxis(_look_up(rows, ids, row_totals), -1, 0)
+    if by_sequence:
+        sampled_total = np.where(count > 0, sampled * count, 0)
+    else:
+        # At w there must be as many losses as at w0.
+        sampled_total = np.where(sampled[..., 1] == count, sampled[..., 0], np.nan)
+    result = np.empty((*sampled_total.shape[:-1], 5))
+    result[..., 2] = _means(sampled_total, count, num_minibatches=1)
+    result[..., 0] = result[..., 2] if by_sequence else _means(*np.moveaxis(sampled, -1, 0), num_minibatches=1)
+    result[..., 4] = _means(total, count, num_minibatches=1)
+    if num_minibatches == 1:
+        result[..., 3], result[..., 1] = result[..., 4], result[..., 2] - result[..., 4]
+    else:
+        result[..., 3] = _means(total, count, num_minibatches=num_minibatches)
+        result[..., 1] = _means(sampled_total, count, num_minibatches=num_minibatches) - result[..., 3]
+    return result
 
 
-def mean_of_minibatches(total: xr.DataArray, count: xr.DataArray, num_minibatches: int) -> xr.DataArray:
-    """Return the mean over a step's minibatches of each one's mean loss, from sums and numbers of losses of its rows."""
-    total, count = (one.chunk({BATCH: -1}) if one.chunks is not None else one for one in (total, count))
-    means: xr.DataArray = xr.apply_ufunc(
-        _means,
-        total,
-        count,
-        input_core_dims=[[BATCH], [BATCH]],
-        kwargs={"num_minibatches": num_minibatches},
-        dask="parallelized",
-        output_dtypes=[np.float64],
-    )
-    return means
+def _variance(totals: np.ndarray) -> np.ndarray:
+    total, count = totals[..., 0], totals[..., 1]
+    residuals = (total - count * (total.sum(-1) / count.sum(-1))[..., None]) / count.mean(-1)[..., None]
+    return np.asarray((residuals**2).sum(-1) / max(residuals.shape[-1] - 1, 1))
+
+
+def _means_of_rows(rows: np.ndarray, ids: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    return _means(*np.moveaxis(_look_up(rows, ids, totals), -1, 0), num_minibatches=1)
 
 
 def _means(total: np.ndarray, count: np.ndarray, *, num_minibatches: int) -> np.ndarray:
+    """Return the mean over a step's minibatches of each one's mean loss, from sums and numbers of losses of its rows."""
     total, count = (one.reshape(*one.shape[:-1], num_minibatches, -1).sum(-1) for one in (total, count))
     with np.errstate(invalid="ignore"):
         return np.asarray((total / count).mean(-1))
 
 
 def _look_up(rows: np.ndarray, ids: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Return sum and number of the losses of rows ``(..., batch)``, ``(..., batch, moment)``; NaN of unknown rows."""
     order = np.argsort(ids)
     place = order[np.minimum(np.searchsorted(ids, rows, sorter=order), len(ids) - 1)]
-    return np.where((ids[place] == rows)[..., None], totals[place], np.nan)
+    unknown = ids[place] != rows
+    result = totals[place]
+    if unknown.any():
+        result[unknown] = np.nan
+    return result
