@@ -1,5 +1,5 @@
 # Needs Python >= 3.11, git and make; everything else is installed into $(VENV).
-#   make quickstart   the learning coefficient of a real language model, from nothing
+#   make quickstart   learning coefficients of parts of a real language model, from nothing; SEED=1 for other chains
 #   make test         every check, from nothing, but for those that take minutes each
 #   make test-all     these too
 PYTHON ?= python3
@@ -15,6 +15,9 @@ PLUGINS := $(filter-out $(HEAVY_PLUGINS),$(patsubst %/pyproject.toml,%,$(wildcar
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
 INSTALL := $(PIP) install -qq -c constraints.txt --build-constraint constraints.txt
 EDITABLE := $(foreach plugin,$(PLUGINS),-e $(plugin))
+
+# Of the quickstart: two seeds have no noise in common.
+SEED ?= 0
 
 # Processes that run the tests; each keeps torch to one thread (tests/conftest.py).
 PYTEST_WORKERS ?= 2
@@ -48,7 +51,7 @@ install: $(VENV)/.stamp-install
 install-dev: $(VENV)/.stamp-dev
 
 quickstart: install
-	$(BIN)/devinterp quickstart $(ARGS)
+	$(BIN)/devinterp quickstart --seed $(SEED) $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check

@@ -11,6 +11,7 @@ import math
 import numpy as np
 import xarray as xr
 
+from devinterp.analyses.common.convergence import Series
 from devinterp.analyses.common.mean_error import half_width, mean_error
 from devinterp.analyses.common.mean_losses import ratio, share_minibatches, sums, trace_start, trace_start_error
 from devinterp.analyses.common.run_data import unlabelled_losses
@@ -65,7 +66,7 @@ def error_without_rows(run: xr.DataTree, trace: xr.Variable, burnin: int) -> xr.
     return result
 
 
-def widened(error: xr.Variable) -> xr.Variable:
+def widened(error: Series) -> Series:
     """Return a standard error so large that 1.96 of it are the 95 % interval that Student's distribution gives."""
     factor = half_width(error.attrs["degrees_of_freedom"]) / half_width(math.inf)
     result = error * factor
