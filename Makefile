@@ -24,11 +24,11 @@ PYTEST_WORKERS ?= 2
 FAST := not slow and not gpu and not benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install install-dev quickstart lint test test-all bench docs format clean
+.PHONY: help venv install install-dev quickstart lint test test-all bench bench-peers docs format clean
 
 help:
 	@sed -n 's/^#   make/make/p' $(firstword $(MAKEFILE_LIST))
-	@echo "also: install install-dev lint bench docs format clean"
+	@echo "also: install install-dev lint bench bench-peers docs format clean"
 
 $(VENV)/.stamp-venv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=python3.12 ...")'
@@ -72,6 +72,21 @@ test-all: lint
 bench: install-dev
 	DEVINTERP_TYPECHECK=0 $(BIN)/python -m pytest -m benchmark -s -p no:xdist $(ARGS) tests/benchmarks
 
+# Other packages, each in an environment of its own beside $(VENV), with our torch. DevInterp 2 cannot be imported with later
+# releases of zarr; canonical-interp asks for Python 3.12, of which it uses one function (peers/canonical.py).
+PEERS := .venv-peers
+$(PEERS)/.stamp: constraints.txt $(VENV)/.stamp-venv
+	mkdir -p $(PEERS)
+	grep '^torch==' constraints.txt > $(PEERS)/torch.txt
+	$(PYTHON) -m venv $(PEERS)/devinterp
+	$(PEERS)/devinterp/bin/python -m pip install -qq -c $(PEERS)/torch.txt 'devinterp==2.0.1' 'zarr<3.2'
+	$(PYTHON) -m venv $(PEERS)/canonical
+	$(PEERS)/canonical/bin/python -m pip install -qq -c $(PEERS)/torch.txt --ignore-requires-python canonical-interp
+	touch $@
+
+bench-peers: install-dev $(PEERS)/.stamp
+	$(BIN)/python tests/benchmarks/peers/compare.py $(PEERS)/devinterp/bin/python $(PEERS)/canonical/bin/python
+
 docs: install-dev
 	$(BIN)/python -m pytest $(ARGS) tests/test_docs.py
 
@@ -80,6 +95,6 @@ format: install-dev
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis quickstart-output
+	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis quickstart-output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
