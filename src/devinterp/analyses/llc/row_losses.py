@@ -55,7 +55,7 @@ class RowLosses:
         return self.ids.chunk({ROW: -1}) if self.ids.chunks is not None else self.ids, self.totals
 
     def mean_at_start(self, rows: xr.Variable) -> xr.Variable:
-        """Return the mean over all unmasked losses of rows ``(..., batch)`` at w0; NaN of unknown rows."""
+        """Return the mean over all unmasked losses of rows ``(chain, step, batch)`` at w0; NaN of unknown rows."""
         means: xr.Variable = xr.apply_ufunc(
             _means_of_rows,
             rows.chunk({BATCH: -1}) if rows.chunks is not None else rows,
@@ -168,7 +168,8 @@ def _variance(totals: np.ndarray) -> np.ndarray:
 
 
 def _means_of_rows(rows: np.ndarray, ids: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    return _means(*np.moveaxis(_look_up(rows, ids, totals), -1, 0), num_minibatches=1)
+    means = _means(*np.moveaxis(_look_up(rows, ids, totals), -1, 0), num_minibatches=1)
+    return np.broadcast_to(means, rows.shape[:-1])
 
 
 def _means(total: np.ndarray, count: np.ndarray, *, num_minibatches: int) -> np.ndarray:
@@ -179,7 +180,12 @@ def _means(total: np.ndarray, count: np.ndarray, *, num_minibatches: int) -> np.
 
 
 def _look_up(rows: np.ndarray, ids: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """Return sum and number of the losses of rows ``(..., batch)``, ``(..., batch, moment)``; NaN of unknown rows."""
+    """Return sum and number of the losses of rows ``(chain, step, batch)``, along a further axis ``moment``; NaN of unknown rows.
+
+    Of one chain only, where all have the same rows, as they mostly do.
+    """
+    if (rows == rows[:1]).all():
+        rows = rows[:1]
     order = np.argsort(ids)
     place = order[np.minimum(np.searchsorted(ids, rows, sorter=order), len(ids) - 1)]
     unknown = ids[place] != rows
