@@ -31,7 +31,7 @@ def run_attrs(run: xr.DataTree) -> dict[str, Any]:
     return attrs
 
 
-def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.DataArray | float, xr.DataArray | float]:
+def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.Variable | float, xr.Variable | float]:
     r"""Return which shares of the variance of minibatches and of rows remain in means over the steps after burn-in.
 
     With :math:`u_i` the weight of row i of N in such a mean of minibatches of B rows, and :math:`v_i` its weight in L(w0)
@@ -39,19 +39,20 @@ def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.DataArray | float, xr
 
     Returns
     -------
-    steps : xarray.DataArray or float
+    steps : xarray.Variable or float
         :math:`B (\sum_i u_i^2 - 1/N)`, times the variance of a step's mean loss: what is left in the mean over steps.
-    difference : xarray.DataArray or float
+    difference : xarray.Variable or float
         :math:`\sum_i (u_i - v_i)^2`, times the variance of `RowLosses.variance`: what is left in that mean less L(w0).
     """
-    if "sequence_id" not in run[TRACE]:
+    trace = run[TRACE].variables
+    if "sequence_id" not in trace:
         return 1 / len(range(run[TRACE].sizes[STEP])[steps_after(run, burnin)]), math.nan
-    rows = run[TRACE]["sequence_id"].reset_coords(drop=True)
-    population = run[TRACE]["row_id"].attrs.get("num_rows") if "row_id" in run[TRACE] else None
+    rows = trace["sequence_id"]
+    population = trace["row_id"].attrs.get("num_rows") if "row_id" in trace else None
     if rows.chunks is not None:
         rows = rows.chunk(-1)
     slots = slots_of(settings(run))
-    shares: xr.DataArray = xr.apply_ufunc(
+    shares: xr.Variable = xr.apply_ufunc(
         shares_of_rows,
         rows,
         input_core_dims=[[CHAIN, STEP, BATCH]],
@@ -92,6 +93,8 @@ def shares_of_rows(
     Where some slots of the minibatches or some steps were selected, the size of a minibatch and whether steps follow each other
     have to be given.
     """
+    if (rows == rows[:1]).all():
+        rows = rows[:1]  # chains share them: what holds of one holds of all
     num_chains, _, num_rows = rows.shape
     size = minibatch_size or num_rows // num_minibatches
     ids, index = np.unique(rows, return_inverse=True)
@@ -107,8 +110,7 @@ def shares_of_rows(
     order = np.arange(wanted) % period if period else np.arange(min(wanted, known))
     initial = _weights(minibatches[:, order], len(ids)) * len(order) / wanted
     # Minibatches beyond those of the steps hold rows that no step used.
-    streams = 1 if (rows == rows[:1]).all() else num_chains
-    beyond = (wanted - len(order)) / (wanted**2 * size * streams)
+    beyond = (wanted - len(order)) / (wanted**2 * size * num_chains)
     return np.array([steps, float(((weights - initial) ** 2).sum()) + beyond])
 
 
