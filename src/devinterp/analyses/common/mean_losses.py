@@ -65,7 +65,7 @@ def _sums(loss: np.ndarray, *, num_axes: int = 1) -> np.ndarray:
 
 def trace_means(run: xr.DataTree) -> xr.Variable:
     """Return the mean over all unmasked losses of each step, as recorded or from the losses that are."""
-    if schema.MEAN_LOSS in run[TRACE]:
+    if schema.MEAN_LOSS in run.children[TRACE]:
         return _recorded_means(run, TRACE)
     return minibatch_mean(unlabelled_losses(run, TRACE), BATCH)
 
@@ -92,7 +92,7 @@ def trace_start(run: xr.DataTree, *, init_noise: bool = False) -> xr.Variable:
         For a run with initial noise, return the loss at the noisy weights instead, as DevInterp 2 does. A run that records no
         other loss gives this one in any case.
     """
-    trace = run[TRACE].variables
+    trace = run.children[TRACE].variables
     prefix = "w0_loss" if "w0_loss" in trace and not init_noise else "init_loss"
     is_whole = whole_losses(trace["init_loss"])
     if f"{prefix}_mean" in trace and is_whole:
@@ -113,7 +113,7 @@ def share_minibatches(run: xr.DataTree) -> bool:
 
 def trace_start_error(run: xr.DataTree) -> xr.Variable:
     """Return the standard error of `trace_start`; NaN where the run does not record it."""
-    trace = run[TRACE].variables
+    trace = run.children[TRACE].variables
     name = "w0_loss_mean_se" if "w0_loss_mean_se" in trace else "init_loss_mean_se"
     if name not in trace or not whole_losses(trace["init_loss"]):
         return xr.Variable((), math.nan)

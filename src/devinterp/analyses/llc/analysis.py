@@ -145,7 +145,7 @@ def _run_llcs(run: xr.DataTree, burnin: int, n_beta: float) -> dict[str, xr.Vari
     # What is shown first is the more precise one.
     result = paired | {_ESTIMATES.get(name, name): variable for name, variable in estimates.items()}
     result |= {"loss_trace": loss_trace, "init_loss": start}
-    if "w0_loss" in run[TRACE]:
+    if "w0_loss" in run.children[TRACE]:
         result |= {"init_loss": trace_start(run, init_noise=True), "w0_loss": start}
     return result
 

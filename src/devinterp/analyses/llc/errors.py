@@ -67,13 +67,13 @@ def error_without_rows(run: xr.DataTree, trace: xr.Variable, burnin: int) -> xr.
     error = mean_error(kept, shared=share_minibatches(run), draw=STEP, data_share=share)
     bias, unknown = _ratio_bias(run, kept, burnin)
     result = _joined(error, trace_start_error(run) ** 2 + bias**2)
-    if not whole_losses(run[TRACE].variables["init_loss"]):
+    if not whole_losses(run.children[TRACE].variables["init_loss"]):
         result.attrs.setdefault(
             "reason", "the error of L(w0) is recorded for all positions, of which some were selected"
         )
     elif _rows_of_start(run) == 1:
         result.attrs.setdefault("reason", "L(w0) was measured on a single row, which gives no error of it")
-    elif "init_loss_mean_se" not in run[TRACE]:
+    elif "init_loss_mean_se" not in run.children[TRACE]:
         result.attrs.setdefault("reason", "the error of L(w0) is not recorded in this run")
     elif unknown:
         result.attrs.setdefault("reason", "NaN where text is padded: means were recorded, without numbers of losses")

@@ -117,7 +117,7 @@ class StepLosses:
     @classmethod
     def of(cls, run: xr.DataTree, rows: RowLosses) -> StepLosses:
         """Return the mean losses of a run's steps."""
-        trace = run[TRACE].variables
+        trace = run.children[TRACE].variables
         if schema.MEAN_LOSS in trace:
             start = rows.mean_at_start(trace["sequence_id"])
             recorded = trace_means(run)

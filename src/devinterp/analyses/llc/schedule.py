@@ -44,9 +44,9 @@ def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.Variable | float, xr.
     difference : xarray.Variable or float
         :math:`\sum_i (u_i - v_i)^2`, times the variance of `RowLosses.variance`: what is left in that mean less L(w0).
     """
-    trace = run[TRACE].variables
+    trace = run.children[TRACE].variables
     if "sequence_id" not in trace:
-        return 1 / len(range(run[TRACE].sizes[STEP])[steps_after(run, burnin)]), math.nan
+        return 1 / len(range(run.children[TRACE].sizes[STEP])[steps_after(run, burnin)]), math.nan
     rows = trace["sequence_id"]
     population = trace["row_id"].attrs.get("num_rows") if "row_id" in trace else None
     if rows.chunks is not None:
