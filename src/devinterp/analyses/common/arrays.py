@@ -43,7 +43,7 @@ def apply(
         The results.
     """
     first, *others = variables
-    if all(_is_array(each) for each in variables) and all(
+    if all(isinstance(each, xr.Variable) and not is_lazy(each) for each in variables) and all(
         set(other.dims) == set(dims) for other, dims in zip(others, core[1:], strict=True)
     ):
         lead = [dim for dim in first.dims if dim not in core[0]]
@@ -65,8 +65,9 @@ def apply(
     )
 
 
-def _is_array(variable: xr.DataArray | xr.Variable) -> bool:
-    return isinstance(variable, xr.Variable) and isinstance(variable.data, np.ndarray)
+def is_lazy(variable: xr.DataArray | xr.Variable) -> bool:
+    """Say whether an array is computed only later; what is stored, and not in Dask arrays, is read."""
+    return not isinstance(variable.data, np.ndarray)
 
 
 def _in_order(variable: Any, dims: tuple[Any, ...]) -> np.ndarray:

@@ -31,7 +31,7 @@ from functools import lru_cache
 import numpy as np
 import xarray as xr
 
-from devinterp.analyses.common.arrays import apply
+from devinterp.analyses.common.arrays import apply, is_lazy
 from devinterp.analyses.common.convergence import MIN_DRAWS, Series, in_blocks
 from devinterp.analyses.common.prewhitening import draw_correlation, kept_power
 from devinterp.analyses.common.uncertainty import student_quantile
@@ -115,7 +115,7 @@ def mean_error(
         Float64 over the other dims, with the attribute ``degrees_of_freedom`` for `confidence_interval`. It is NaN, and the
         attribute ``reason`` says why, with fewer than 4 draws and for a single chain of fewer than 10.
     """
-    if series.chunks is not None:
+    if is_lazy(series):
         series = series.chunk({CHAIN: -1, draw: -1})
     share = xr.as_variable(np.nan if data_share is None else data_share)
     error: Series = apply(_mean_errors, series, share, core=[[CHAIN, draw], []], shared=shared)

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.analyses.common.arrays import apply
+from devinterp.analyses.common.arrays import apply, is_lazy
 from devinterp.analyses.common.run_data import unlabelled_losses
 from devinterp.runs import settings
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, SEQUENCE, TRACE
@@ -33,7 +33,7 @@ def sums(loss: xr.Variable, dim: str | None = None) -> xr.Variable:
     dim : str, optional
         Another dim over which is summed, too.
     """
-    if loss.chunks is not None:
+    if is_lazy(loss):
         totals = _over(loss.chunk({POSITION: -1}), POSITION)
         return totals if dim is None else totals.sum(dim, skipna=False)
     return _over(loss, *([] if dim is None else [dim]), POSITION)
@@ -145,10 +145,17 @@ def paired_mean(loss: xr.Variable, dim: str, draw_dims: tuple[str, ...]) -> xr.V
     not the mean of the rest.
     """
     total = sums(loss, dim)
-    count = total.isel({MOMENT: 1})
-    complete = count == count.max([d for d in draw_dims if d in count.dims])
-    mean: xr.Variable = xr.where(complete, ratio(total), np.nan)  # type: ignore[no-untyped-call]
-    return mean
+    along = [each for each in draw_dims if each in total.dims]
+    if is_lazy(total):
+        total = total.chunk(dict.fromkeys([*along, MOMENT], -1))
+    means: xr.Variable = apply(_paired_means, total, core=[[*along, MOMENT]], out=[along], num_axes=len(along))
+    return means.transpose(*(each for each in total.dims if each != MOMENT))
+
+
+def _paired_means(total: np.ndarray, *, num_axes: int) -> np.ndarray:
+    count = total[..., 1]
+    most = count.max(tuple(range(-num_axes, 0)), keepdims=True)
+    return np.where(count == most, _ratio(total), np.nan)
 
 
 def ratio(total: xr.Variable) -> xr.Variable:

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.analyses.common.arrays import apply
+from devinterp.analyses.common.arrays import apply, is_lazy
 from devinterp.analyses.common.blockwise import storable
 from devinterp.analyses.common.convergence import summaries
 from devinterp.analyses.common.mean_error import mean_error
@@ -152,7 +152,7 @@ def _run_llcs(run: xr.DataTree, burnin: int, n_beta: float) -> dict[str, xr.Vari
 
 def _llc(rise: xr.Variable, n_beta: float, draw: str, error: xr.Variable) -> dict[str, xr.Variable]:
     """Return the estimates from the rise of the loss over L(w0) with dims `chain` and `draw`, and the error of its mean."""
-    if rise.chunks is not None:
+    if is_lazy(rise):
         rise = rise.chunk({CHAIN: -1, draw: -1})
     out: list[list[str]] = [[], [], [CHAIN], [], [], []]
     mean, std, per_chain, mcse, rhat, ess = apply(_estimates, rise, core=[[CHAIN, draw]], out=out, n_beta=n_beta)

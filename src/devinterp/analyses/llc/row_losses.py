@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.analyses.common.arrays import apply
+from devinterp.analyses.common.arrays import apply, is_lazy
 from devinterp.analyses.common.mean_losses import MOMENT, sums, trace_means
 from devinterp.analyses.common.run_data import unlabelled_losses
 from devinterp.errors import MissingDataError
@@ -38,29 +38,29 @@ class RowLosses:
     @classmethod
     def of(cls, run: xr.DataTree) -> RowLosses | None:
         """Return those that a run stores, None if it stores none."""
-        trace = run[TRACE]
+        trace = run.children[TRACE].variables
         if "row_loss" not in trace:
             return None
-        loss = trace["row_loss"].variable
+        loss = trace["row_loss"]
         if "row_count" in trace:
-            count = trace["row_count"].variable.astype(np.float64)
+            count = trace["row_count"].astype(np.float64)
             total = (loss * count).where(count > 0, 0)
             totals = xr.Variable.concat([total, count], MOMENT).transpose(ROW, MOMENT)  # type: ignore[no-untyped-call]
         else:
             totals = sums(xr.Variable((ROW, POSITION), loss.data.reshape(loss.shape[0], -1)))
-        if totals.chunks is not None:
+        if is_lazy(totals):
             totals = totals.chunk({ROW: -1, MOMENT: -1})
-        return cls(trace["row_id"].variable, totals)
+        return cls(trace["row_id"], totals)
 
     def whole(self) -> tuple[xr.Variable, xr.Variable]:
         """Return `ids` and `totals`, each in one block if they are lazy."""
-        return self.ids.chunk({ROW: -1}) if self.ids.chunks is not None else self.ids, self.totals
+        return self.ids.chunk({ROW: -1}) if is_lazy(self.ids) else self.ids, self.totals
 
     def mean_at_start(self, rows: xr.Variable) -> xr.Variable:
         """Return the mean over all unmasked losses of rows ``(chain, step, batch)`` at w0; NaN of unknown rows."""
         means: xr.Variable = xr.apply_ufunc(
             _means_of_rows,
-            rows.chunk({BATCH: -1}) if rows.chunks is not None else rows,
+            rows.chunk({BATCH: -1}) if is_lazy(rows) else rows,
             *self.whole(),
             input_core_dims=[[BATCH], [ROW], [ROW, MOMENT]],
             dask="parallelized",
@@ -72,7 +72,7 @@ class RowLosses:
         """Return sum and number of the losses of rows ``(chain, step, batch)``, with a further dim ``moment``."""
         totals: xr.Variable = xr.apply_ufunc(
             _totals_of_rows,
-            rows.chunk({BATCH: -1}) if rows.chunks is not None else rows,
+            rows.chunk({BATCH: -1}) if is_lazy(rows) else rows,
             *self.whole(),
             input_core_dims=[[BATCH], [ROW], [ROW, MOMENT]],
             output_core_dims=[[BATCH, MOMENT]],
@@ -129,7 +129,7 @@ class StepLosses:
         core = [BATCH] if by_sequence else [BATCH, MOMENT]
         means = apply(
             _of_steps,
-            *(one.chunk({BATCH: -1}) if one.chunks is not None else one for one in (sampled, trace["sequence_id"])),
+            *(one.chunk({BATCH: -1}) if is_lazy(one) else one for one in (sampled, trace["sequence_id"])),
             *rows.whole(),
             core=[core, [BATCH], [ROW], [ROW, MOMENT]],
             out=[[]] * 5,
@@ -146,7 +146,7 @@ def minibatches_per_step(run: xr.DataTree) -> int:
 
 def mean_of_minibatches(total: xr.Variable, count: xr.Variable, num_minibatches: int) -> xr.Variable:
     """Return the mean over a step's minibatches of each one's mean loss, from sums and numbers of losses of its rows."""
-    total, count = (one.chunk({BATCH: -1}) if one.chunks is not None else one for one in (total, count))
+    total, count = (one.chunk({BATCH: -1}) if is_lazy(one) else one for one in (total, count))
     means: xr.Variable = xr.apply_ufunc(
         _means,
         total,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from devinterp.analyses.common.arrays import apply, is_lazy
 from devinterp.analyses.common.mean_losses import share_minibatches
 from devinterp.analyses.common.run_data import noise_attrs, steps_after
 from devinterp.analyses.llc.row_losses import minibatches_per_step
@@ -49,25 +50,21 @@ def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.Variable | float, xr.
         return 1 / len(range(run.children[TRACE].sizes[STEP])[steps_after(run, burnin)]), math.nan
     rows = trace["sequence_id"]
     population = trace["row_id"].attrs.get("num_rows") if "row_id" in trace else None
-    if rows.chunks is not None:
+    if is_lazy(rows):
         rows = rows.chunk(-1)
     slots = slots_of(settings(run))
-    shares: xr.Variable = xr.apply_ufunc(
+    shares: xr.Variable = apply(
         shares_of_rows,
         rows,
-        input_core_dims=[[CHAIN, STEP, BATCH]],
-        output_core_dims=[["share"]],
-        kwargs={
-            "burnin": steps_after(run, burnin).start,
-            "num_minibatches": minibatches_per_step(run),
-            "num_initial": settings(run).get("num_init_loss_batches") if holds_first_steps(run) else None,
-            "population": population,
-            "minibatch_size": None if slots is None else slots // minibatches_per_step(run),
-            "contiguous": bool((np.diff(step_labels(run)) == 1).all()),
-        },
-        dask="parallelized",
-        output_dtypes=[np.float64],
-        dask_gufunc_kwargs={"output_sizes": {"share": 2}},
+        core=[[CHAIN, STEP, BATCH]],
+        out=[["share"]],
+        sizes={"share": 2},
+        burnin=steps_after(run, burnin).start,
+        num_minibatches=minibatches_per_step(run),
+        num_initial=settings(run).get("num_init_loss_batches") if holds_first_steps(run) else None,
+        population=population,
+        minibatch_size=None if slots is None else slots // minibatches_per_step(run),
+        contiguous=bool((np.diff(step_labels(run)) == 1).all()),
     )
     return shares.isel(share=0), shares.isel(share=1)
 

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
+from devinterp.analyses.common.arrays import is_lazy
 from devinterp.analyses.common.limits import LIMITS
 from devinterp.analyses.common.run_data import draws_after
 from devinterp.analyses.common.virial import expected_temperature, mean_temperature
@@ -30,7 +31,7 @@ def verdict_attrs(result: Mapping[str, xr.Variable], run: xr.DataTree, burnin: i
     burnin : int
         Steps that were left out.
     """
-    if not all(isinstance(variable.data, np.ndarray) for variable in result.values()):
+    if any(map(is_lazy, result.values())):
         return {"verdict": "not judged, because it is lazy: call `tree.slt.diagnose()`"}
     found: dict[str, str] = {}
     for code, name, values in _figures(result, run, burnin):
