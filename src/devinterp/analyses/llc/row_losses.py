@@ -44,7 +44,7 @@ class RowLosses:
         loss = trace["row_loss"]
         if "row_count" in trace:
             count = trace["row_count"].astype(np.float64)
-            total = (loss * count).where(count > 0, 0)
+            total = (loss * count).where(count > 0, 0)  # type: ignore[no-untyped-call]
             totals = xr.Variable.concat([total, count], MOMENT).transpose(ROW, MOMENT)  # type: ignore[no-untyped-call]
         else:
             totals = sums(xr.Variable((ROW, POSITION), loss.data.reshape(loss.shape[0], -1)))
