@@ -1,5 +1,5 @@
 # Needs Python >= 3.11, git and make; everything else is installed into $(VENV).
-#   make quickstart   the learning coefficient of a real language model, from nothing
+#   make quickstart   learning coefficients of parts of a real language model, from nothing; SEED=1 for other chains
 #   make test         every check, from nothing, but for those that take minutes each
 #   make test-all     these too
 PYTHON ?= python3
@@ -16,16 +16,19 @@ MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGIN
 INSTALL := $(PIP) install -qq -c constraints.txt --build-constraint constraints.txt
 EDITABLE := $(foreach plugin,$(PLUGINS),-e $(plugin))
 
+# Of the quickstart: two seeds have no noise in common.
+SEED ?= 0
+
 # Processes that run the tests; each keeps torch to one thread (tests/conftest.py).
 PYTEST_WORKERS ?= 2
 FAST := not slow and not gpu and not benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install install-dev quickstart lint test test-all bench docs format clean
+.PHONY: help venv install install-dev quickstart lint test test-all bench bench-peers docs format clean
 
 help:
 	@sed -n 's/^#   make/make/p' $(firstword $(MAKEFILE_LIST))
-	@echo "also: install install-dev lint bench docs format clean"
+	@echo "also: install install-dev lint bench bench-peers docs format clean"
 
 $(VENV)/.stamp-venv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=python3.12 ...")'
@@ -48,7 +51,7 @@ install: $(VENV)/.stamp-install
 install-dev: $(VENV)/.stamp-dev
 
 quickstart: install
-	$(BIN)/devinterp quickstart $(ARGS)
+	$(BIN)/devinterp quickstart --seed $(SEED) $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check
@@ -69,6 +72,21 @@ test-all: lint
 bench: install-dev
 	DEVINTERP_TYPECHECK=0 $(BIN)/python -m pytest -m benchmark -s -p no:xdist $(ARGS) tests/benchmarks
 
+# Other packages, each in an environment of its own beside $(VENV), with our torch. DevInterp 2 cannot be imported with later
+# releases of zarr; canonical-interp asks for Python 3.12, of which it uses one function (peers/canonical.py).
+PEERS := .venv-peers
+$(PEERS)/.stamp: constraints.txt $(VENV)/.stamp-venv
+	mkdir -p $(PEERS)
+	grep '^torch==' constraints.txt > $(PEERS)/torch.txt
+	$(PYTHON) -m venv $(PEERS)/devinterp
+	$(PEERS)/devinterp/bin/python -m pip install -qq -c $(PEERS)/torch.txt 'devinterp==2.0.1' 'zarr<3.2'
+	$(PYTHON) -m venv $(PEERS)/canonical
+	$(PEERS)/canonical/bin/python -m pip install -qq -c $(PEERS)/torch.txt --ignore-requires-python canonical-interp
+	touch $@
+
+bench-peers: install-dev $(PEERS)/.stamp
+	$(BIN)/python tests/benchmarks/peers/compare.py $(PEERS)/devinterp/bin/python $(PEERS)/canonical/bin/python
+
 docs: install-dev
 	$(BIN)/python -m pytest $(ARGS) tests/test_docs.py
 
@@ -77,6 +95,6 @@ format: install-dev
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis quickstart-output
+	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis quickstart-output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +

@@ -145,7 +145,16 @@ def _tables(tree: xr.DataTree, kinds: Sequence[str]) -> list[tuple[str, list[Ent
     return tables
 
 
+#: What a tree with Dask arrays says: its analyses return arrays that are not computed yet.
+_LAZY = "; too large to be read at once: call .compute() on a result for its numbers, or .to_zarr(path) to write it"
+
+
 def _heading(tree: xr.DataTree) -> str:
+    lazy = any(variable.chunks is not None for node in tree.subtree for variable in node.variables.values())
+    return _runs_of(tree) + (_LAZY if lazy else "")
+
+
+def _runs_of(tree: xr.DataTree) -> str:
     runs = schema.runs(tree)
     if list(runs) == ["."]:
         return f"Sampling run at {tree.path!r}"

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 import xarray as xr
 
@@ -113,11 +114,16 @@ def runs(tree: xr.DataTree) -> dict[str, xr.DataTree]:
 
 def variable_paths(tree: xr.DataTree) -> Iterator[str]:
     """Yield the path of every variable of a run, relative to it."""
-    root = tree.path.rstrip("/")
-    for node in tree.subtree:
-        group = node.path[len(root) :].strip("/")
+    for group, node in groups_of(tree):
         for name in node.to_dataset(inherit=False).variables:
             yield f"{group}/{name}" if group else str(name)
+
+
+def groups_of(tree: xr.DataTree) -> Iterator[tuple[str, xr.DataTree]]:
+    """Yield the path of every group of a run, relative to it (``""`` for the run itself), and the group."""
+    root = tree.path.rstrip("/")
+    for node in tree.subtree:
+        yield node.path[len(root) :].strip("/"), node
 
 
 def missing(tree: xr.DataTree, requires: Iterable[str]) -> list[str]:
@@ -128,11 +134,15 @@ def missing(tree: xr.DataTree, requires: Iterable[str]) -> list[str]:
 
 def in_required_groups(tree: xr.DataTree, requires: Iterable[str]) -> list[xr.Variable]:
     """Return the variables of the groups of a run in which the required paths lie."""
-    groups = [each.rpartition("/")[0] for pattern in requires for each in pattern.strip("/").split("|")]
-    wanted = [f"{group}/*" if group else "*" for group in groups]
-    return [tree[path].variable for path in variable_paths(tree) if any(_matches(path, each) for each in wanted)]
+    groups = {each.strip("/").rpartition("/")[0] for pattern in requires for each in pattern.split("|")}
+    variables: list[xr.Variable] = []
+    for group, node in groups_of(tree):
+        if any(_matches(group, wanted) for wanted in groups):
+            variables += node.to_dataset(inherit=False).variables.values()
+    return variables
 
 
+@lru_cache(maxsize=2048)
 def _matches(path: str, pattern: str) -> bool:
     parts = path.split("/")
     return any(

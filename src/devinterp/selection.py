@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,19 +44,20 @@ def restored(run: xr.DataTree, settings: Mapping[str, Any]) -> xr.DataTree:
         If a variable has a dimension that it cannot have, labels are not unique, or a part was selected of what the run
         recorded means over.
     """
-    paths = dict(_nodes(run))
+    paths = _datasets(run)
     if any(
-        _wanted(path, name, node, settings) != variable.dims
-        for path, node in paths.items()
-        for name, variable in _variables(node)
+        _wanted(path, str(name), dataset, settings) != variable.dims
+        for path, dataset in paths.items()
+        for name, variable in dataset.variables.items()
     ):
-        run = _with_all_dims(run, paths, settings)
-    run = _in_order(run)
+        run = _with_all_dims(paths, settings)
+        paths = _datasets(run)
+    run = _in_order(run, paths)
     _check_parts(run, settings)
     return run
 
 
-def whole_losses(start: xr.DataArray | xr.DataTree) -> bool:
+def whole_losses(start: xr.DataArray | xr.DataTree | xr.Variable) -> bool:
     """Say whether a loss at the initial weights has all losses of its samples, as far as that was recorded."""
     num = start.attrs.get(NUM_LOSSES)
     return num is None or num == math.prod(size for dim, size in start.sizes.items() if dim not in _KNOWN)
@@ -65,32 +67,29 @@ def step_labels(run: xr.DataTree) -> np.ndarray:
     """Return which steps of its chains a run holds."""
     trace = run[TRACE]
     if STEP in trace.coords:
-        return np.asarray(trace[STEP].to_numpy())
+        return np.asarray(trace.coords.variables[STEP].values)
     return np.arange(trace.sizes.get(STEP, 0))
 
 
-def _nodes(run: xr.DataTree) -> list[tuple[str, xr.DataTree]]:
-    root = run.path.rstrip("/")
-    return [(node.path[len(root) :].strip("/"), node) for node in run.subtree]
+def _datasets(run: xr.DataTree) -> dict[str, xr.Dataset]:
+    return {path: node.to_dataset(inherit=False) for path, node in schema.groups_of(run)}
 
 
-def _variables(node: xr.DataTree) -> list[tuple[str, xr.Variable]]:
-    return [(str(name), variable) for name, variable in node.to_dataset(inherit=False).variables.items()]
-
-
+@lru_cache(maxsize=512)
 def _pattern(path: str, name: str) -> str | None:
     whole = f"{path}/{name}" if path else name
     return next((pattern for pattern in schema.DIMS if _matches(whole, pattern)), None)
 
 
+@lru_cache(maxsize=512)
 def _matches(path: str, pattern: str) -> bool:
     parts, wanted = path.split("/"), pattern.split("/")
     return len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted))
 
 
-def _wanted(path: str, name: str, node: xr.DataTree, settings: Mapping[str, Any]) -> tuple[Any, ...]:
+def _wanted(path: str, name: str, dataset: xr.Dataset, settings: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the dims that a variable of a group has to have."""
-    variable = node.to_dataset(inherit=False).variables[name]
+    variable = dataset.variables[name]
     if name in _LABELLED and not path.startswith(schema.METRICS):
         others = [dim for dim in variable.dims if dim != name]
         if others:
@@ -114,14 +113,13 @@ def _wanted(path: str, name: str, node: xr.DataTree, settings: Mapping[str, Any]
             f"{', '.join(dims)}): concatenate "
             "only variables that have the dimension, for example with data_vars='minimal'."
         )
-    if POSITION in dims and POSITION not in rest and _position_was_selected(path, name, node, settings):
+    if POSITION in dims and POSITION not in rest and _position_was_selected(path, name, dataset, settings):
         rest.append(POSITION)
     return (*lead, *rest)
 
 
-def _position_was_selected(path: str, name: str, node: xr.DataTree, settings: Mapping[str, Any]) -> bool:
+def _position_was_selected(path: str, name: str, dataset: xr.Dataset, settings: Mapping[str, Any]) -> bool:
     """Say whether a variable without `position` had it before one was selected."""
-    dataset = node.to_dataset(inherit=False)
     if name in ("loss", "row_loss") and (settings.get("record") == "sequence" or "row_count" in dataset):
         return False
     if POSITION in dataset.coords:
@@ -133,12 +131,11 @@ def _position_was_selected(path: str, name: str, node: xr.DataTree, settings: Ma
     return False
 
 
-def _with_all_dims(run: xr.DataTree, paths: Mapping[str, xr.DataTree], settings: Mapping[str, Any]) -> xr.DataTree:
+def _with_all_dims(paths: Mapping[str, xr.Dataset], settings: Mapping[str, Any]) -> xr.DataTree:
     groups, root_dims = {}, (RESTRICTION, CHAIN, DRAW)
-    for path, node in paths.items():
-        dataset = node.to_dataset(inherit=False)
+    for path, dataset in paths.items():
         variables = {
-            str(name): _as_wanted(variable, _wanted(path, str(name), node, settings))
+            str(name): _as_wanted(variable, _wanted(path, str(name), dataset, settings))
             for name, variable in dataset.variables.items()
             if not path or name not in root_dims
         }
@@ -179,17 +176,17 @@ def _root_labels(
     return labels
 
 
-def _in_order(run: xr.DataTree) -> xr.DataTree:
+def _in_order(run: xr.DataTree, paths: Mapping[str, xr.Dataset]) -> xr.DataTree:
     """Return a run whose steps and draws stand in the order in which they were taken."""
-    trace = run[TRACE] if TRACE in run.children else run
-    for _, node in _nodes(run):
-        empty = [dim for dim, size in node.sizes.items() if size == 0 and (dim in _KNOWN or dim == POSITION)]
+    for dataset in paths.values():
+        empty = [dim for dim, size in dataset.sizes.items() if size == 0 and (dim in _KNOWN or dim == POSITION)]
         if empty:
             raise InvalidInputError(f"nothing is left along `{empty[0]}`: select at least one.")
-    for dim, holder in ((RESTRICTION, run), (CHAIN, run), (DRAW, run), (STEP, trace)):
-        if dim not in holder.coords or holder.coords[dim].ndim != 1:
+    for dim, path in ((RESTRICTION, ""), (CHAIN, ""), (DRAW, ""), (STEP, TRACE)):
+        variable = paths[path].variables.get(dim) if path in paths else None
+        if variable is None or variable.ndim != 1:
             continue
-        labels = holder.coords[dim].to_numpy()
+        labels = variable.values
         if len(set(labels.tolist())) < len(labels):
             raise InvalidInputError(
                 f"labels of `{dim}` are not unique: {labels.tolist()[:8]}. Select each only once; to join runs give "

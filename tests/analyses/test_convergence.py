@@ -141,7 +141,7 @@ def test_summary_is_lazy_and_does_not_depend_on_chunks():
 
 def test_many_series_in_blocks():
     series = np.random.default_rng(2).normal(size=(2000, 4, 50))
-    found = convergence._summary(series)
+    found = convergence.summaries(series)
     np.testing.assert_allclose(
         found[-1], [convergence.rhat(series[-1]), convergence.ess(series[-1]), convergence.mcse(series[-1])]
     )

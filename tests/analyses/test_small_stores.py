@@ -33,6 +33,8 @@ def test_the_second_call_reads_nothing(name, tmp_path):
     assert not _is_lazy(first)
     lazy = CALLS[name](devinterp.open(path, eager_bytes=0))
     assert _is_lazy(lazy)
+    assert ".compute()" in repr(devinterp.open(path, eager_bytes=0).slt)
+    assert ".compute()" not in repr(tree.slt)
     xr.testing.assert_allclose(lazy.compute(), first, atol=1e-6)
     shutil.rmtree(path)
     xr.testing.assert_identical(CALLS[name](tree), first)

@@ -18,7 +18,7 @@ import xarray as xr
 from devinterp.analyses.bif import compute_bif
 from devinterp.analyses.bif.averaged import averaged_rows
 from devinterp.analyses.bif.traces import Centring
-from devinterp.analyses.common.convergence import _summary
+from devinterp.analyses.common.convergence import summaries
 from devinterp.analyses.susceptibilities import compute_susceptibilities
 from devinterp.testing import synthetic_tree
 
@@ -130,7 +130,7 @@ def convergence() -> dict[str, float]:
             array_stats.ess(one, method="mean", **axes)
             array_stats.mcse(one, method="mean", **axes)
 
-    found = in_turns(3, ours=lambda: _summary(series), arviz=one_by_one)
+    found = in_turns(3, ours=lambda: summaries(series), arviz=one_by_one)
     return {"ours": found["ours"] / len(series), "arviz": found["arviz"] / 100}
 
 

@@ -51,10 +51,14 @@ def test_token_bif():
 def test_on_the_tree_of_a_store():
     """A small store is read once: later calls take as long as in memory, and the second is not slower than the first."""
     times = _run("from_store.py")
+    sums = times.pop("sums")["memory_later"]
+    print(f"\nsums of all losses in numpy: {1e3 * sums:.1f} ms", end="")
     for name, taken in times.items():
-        print(f"\n{name}: " + ", ".join(f"{kind} {1e3 * seconds:.0f} ms" for kind, seconds in taken.items()), end="")
+        print(f"\n{name}: " + ", ".join(f"{kind} {1e3 * seconds:.1f} ms" for kind, seconds in taken.items()), end="")
         assert taken["store_later"] <= 1.2 * taken["memory_later"] + 2e-3
         assert taken["store_later"] <= 1.1 * taken["store_first"]
+    # xarray's upkeep of labels took eight times as long as the arithmetic.
+    assert times["llc"]["store_later"] <= 5 * sums
     assert times["averaged"]["store_later"] <= 0.5 * times["averaged"]["dask_later"]
 
 

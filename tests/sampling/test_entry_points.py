@@ -11,11 +11,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from devinterp import quickstart as quick
 from devinterp import sample, sources
 from devinterp.errors import InvalidInputError
+from devinterp.quickstart import quickstart, report
+from devinterp.quickstart import run as quick_run
+from devinterp.quickstart.recipes import COMPONENTS, TINY, WHOLE
 from devinterp.slt.llc import compute_llc, llc
 from devinterp.slt.sampler import sample_single_chain
+from devinterp.testing import synthetic_tree
 from devinterp.tiny_model import byte_tokenizer
 from devinterp.utils import default_nbeta, pack_texts, tokenize_and_concatenate
 from support.small_models import SHORT, WithLogits, ids, make, run, snapshot
@@ -302,8 +305,8 @@ def test_the_byte_tokenizer_loses_nothing():
 
 
 def test_quickstart(tmp_path, monkeypatch, capsys):
-    original, threads = quick.tiny_model, torch.get_num_threads()
-    monkeypatch.setattr(quick, "tiny_model", lambda *, length: original(length=length, num_steps=3))
+    original, threads = quick_run.tiny_model, torch.get_num_threads()
+    monkeypatch.setattr(quick_run, "tiny_model", lambda *, length: original(length=length, num_steps=3))
     pytest.importorskip("devinterp_plots")
     options = {
         "tiny": True,
@@ -314,18 +317,47 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
         "progress": False,
     }
     try:
-        tree = quick.quickstart(**options)
+        tree = quickstart(**options)
         shown = capsys.readouterr().out
-        again = quick.quickstart(**options)
+        again = quickstart(**options)
+        other = quickstart(**options | {"seed": 1, "output": tmp_path / "other"})
     finally:
         torch.set_num_threads(threads)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["run.zarr", "tokens.png", "trace.png"]
-    for word in ("local learning coefficient", "minibatches", "prose", "code", "R-hat", "devinterp.open", "Done in"):
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["llc.png", "run.zarr", "tokens.png", "trace.png"]
+    for word in ("local learning coefficient", "l1 attn", "prose", "code", "R-hat", "devinterp.open", "Done in"):
         assert word in shown
+    assert "Not to be believed yet" in shown  # of three draws
     np.testing.assert_array_equal(tree["trace/loss"], again["trace/loss"])
+    assert not (tree["trace/loss"] == other["trace/loss"]).all()
     code = shown[shown.index("import devinterp") :].strip().replace("\n    ", "\n")
     assert len(code.splitlines()) == 3
     exec(compile(code, "<next steps>", "exec"), {})  # what a newcomer pastes
+
+
+def test_seeds_of_the_quickstart_have_no_noise_in_common():
+    starts = [
+        recipe.changed(components=(), length=None, seed=seed).sampling["init_seed"]
+        for recipe in (COMPONENTS, WHOLE, TINY)
+        for seed in range(3)
+    ]
+    num_chains = max(recipe.sampling["num_chains"] for recipe in (COMPONENTS, WHOLE, TINY))
+    assert min(np.diff(sorted(set(starts)))) >= num_chains
+
+
+def test_which_of_two_observables_a_component_is_more_sensitive_to():
+    tree = synthetic_tree(num_restrictions=2, num_draws=400, observables={"code": (3, 9), "prose": (4, 9)})
+    llc = tree.slt.llc()["observable_llc_mean"]
+    difference = report.second_less_first(tree, "prose", "code")
+    expected = llc.sel(observable="code") - llc.sel(observable="prose")
+    np.testing.assert_allclose(difference["difference"], expected, rtol=1e-6)
+    assert (report.second_less_first(tree, "code", "code") == 0)[["difference", "difference_se"]].all()
+    difference = difference.assign(difference=("restriction", [-3.0, 0.1]), difference_se=difference["difference_se"])
+    difference["difference_se"].values[:] = 1.0
+    names = [str(name) for name in tree["restriction"].values]
+    assert report.comparison(difference, "prose", "code").splitlines() == [
+        f"More sensitive to prose than to code: {names[0]}.",
+        f"No difference beyond the 95 % interval: {names[1]}.",
+    ]
 
 
 def test_quickstart_refuses_labels_that_collide(tmp_path):
@@ -334,4 +366,4 @@ def test_quickstart_refuses_labels_that_collide(tmp_path):
         (tmp_path / folder / "text").write_text("word " * 200)
     given = (str(tmp_path / "a" / "text"), str(tmp_path / "b" / "text"))
     with pytest.raises(InvalidInputError, match="would both be called by their last part"):
-        quick._sample(None, dict.fromkeys(given), given[0], given, {}, tmp_path, False)
+        quick_run._sample(None, dict.fromkeys(given), given[0], given, COMPONENTS, tmp_path, False)

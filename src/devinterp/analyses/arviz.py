@@ -15,13 +15,14 @@ from devinterp.analyses.common.run_data import (
     burnin_steps,
     draws_after,
     drop_single_restriction,
+    labelled,
     setting,
     use_chains,
 )
 from devinterp.analyses.llc.draw_rise import DrawRise
 from devinterp.hookspecs import hookimpl
 from devinterp.runs import only, settings
-from devinterp.schema import CHAIN, DRAW, METRICS, OBSERVABLES, STEP
+from devinterp.schema import CHAIN, DRAW, METRICS, OBSERVABLES, STEP, TRACE
 from devinterp.types import Analysis
 
 ARVIZ_REQUIRES = ("trace/loss|trace/mean_loss", "trace/init_loss", *STATUS_REQUIRED)
@@ -73,11 +74,11 @@ def to_arviz(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains = "
     burnin = burnin_steps(run, burnin)
     draws, n_beta = draws_after(run, burnin), float(setting(run, "n_beta", needed_by="to_arviz"))
     steps = run["draw_step"].to_numpy()[draws]
-    loss = trace_means(run)
+    loss = labelled(trace_means(run), run[TRACE])
     posterior = xr.Dataset({"loss": _at_draws(loss, steps)})
     at_draws = DrawRise.of(run, steps)
     posterior["llc"] = n_beta * (posterior["loss"] - trace_start(run) if at_draws is None else at_draws.rise)
-    constant = xr.Dataset({"init_loss": trace_start(run)})
+    constant = xr.Dataset({"init_loss": labelled(trace_start(run), run[TRACE])})
     observables, starts = _observables(run, draws)
     if observables is not None:
         posterior[f"{OBSERVABLE}_loss"] = observables
@@ -112,11 +113,12 @@ def _observables(run: xr.DataTree, draws: slice) -> tuple[xr.DataArray | None, x
         return None, None
     label = xr.Variable((OBSERVABLE,), np.array(names, dtype=object))
     options: dict[str, Any] = {"coords": "minimal", "compat": "override", "join": "exact"}
-    each = [draw_means(run, f"{OBSERVABLES}/{name}").isel({DRAW: draws}) for name in names]
+    groups = [f"{OBSERVABLES}/{name}" for name in names]
+    each = [labelled(draw_means(run, group), run[group]).isel({DRAW: draws}) for group in groups]
     losses = xr.concat([_numbered(one) for one in each], label, **options)
-    if not all("init_loss" in run[f"{OBSERVABLES}/{name}"] for name in names):
+    if not all("init_loss" in run[group] for group in groups):
         return losses, None
-    starts = [start_mean(run, f"{OBSERVABLES}/{name}").reset_coords(drop=True) for name in names]
+    starts = [labelled(start_mean(run, group), run[group]) for group in groups]
     return losses, xr.concat(starts, label, **options)
 
 

@@ -17,6 +17,7 @@ from devinterp.analyses.common.run_data import (
     burnin_steps,
     draws_after,
     drop_single_restriction,
+    labels,
     setting,
     use_chains,
 )
@@ -24,7 +25,7 @@ from devinterp.analyses.llc.draw_rise import DrawRise
 from devinterp.errors import MissingDataError
 from devinterp.hookspecs import hookimpl
 from devinterp.runs import only, settings
-from devinterp.schema import CHAIN, DRAW, METRICS, OBSERVABLES, STEP, TRACE
+from devinterp.schema import CHAIN, DRAW, METRICS, OBSERVABLES, RESTRICTION, STEP, TRACE
 from devinterp.types import Analysis
 
 SENSITIVITY_REQUIRES = (f"{METRICS}/{schema.VIRIAL_SQUARE}", *STATUS_REQUIRED)
@@ -130,7 +131,8 @@ def _observable_slopes(run: xr.DataTree, draws: slice, gamma: float, n_beta: flo
     each: dict[str, list[xr.DataArray]] = {}
     for name in names:
         group = f"{OBSERVABLES}/{name}"
-        rise = (draw_means(run, group) - start_mean(run, group)).isel({DRAW: draws}).drop_vars(DRAW, errors="ignore")
+        variable = (draw_means(run, group) - start_mean(run, group)).isel({DRAW: draws})
+        rise = xr.DataArray(variable, labels(run[group], RESTRICTION, CHAIN))
         ratio, error = ratio_of_means(_product(rise, square), rise, shared=shared)
         each.setdefault("s_gamma", []).append(-gamma / 2 * ratio)
         each.setdefault("s_gamma_se", []).append(_scaled(error, gamma / 2))

@@ -14,24 +14,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from statistics import NormalDist
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
 
 from devinterp.schema import CHAIN, DRAW
 
+#: Series with or without coordinates.
+Series = TypeVar("Series", xr.DataArray, xr.Variable)
 #: Chains with fewer draws have no effective sample size: of so few, Geyer's estimate does not depend on the data.
 MIN_DRAWS = 10
 #: Series are handled in groups of about this many numbers, so that intermediate results stay in the processor's cache.
 _BLOCK = 2**18
 
 
-def summary(series: xr.DataArray, *, draw: str = DRAW) -> xr.Dataset:
+def summary(series: Series, *, draw: str = DRAW) -> xr.Dataset:
     """Compute R-hat, effective sample size and Monte Carlo standard error of the mean, lazily if the series are lazy.
 
     Parameters
     ----------
-    series : xarray.DataArray
+    series : xarray.DataArray or xarray.Variable
         With dims `chain` and `draw`, and any others.
     draw : str, default: "draw"
         Name of the dimension along which a chain moves. With fewer than 10 draws ``ess`` and ``mcse`` are NaN, with fewer
@@ -45,7 +48,7 @@ def summary(series: xr.DataArray, *, draw: str = DRAW) -> xr.Dataset:
     if series.chunks is not None:
         series = series.chunk({CHAIN: -1, draw: -1})
     stacked = xr.apply_ufunc(
-        _summary,
+        summaries,
         series,
         input_core_dims=[[CHAIN, draw]],
         output_core_dims=[["quantity"]],
@@ -56,11 +59,12 @@ def summary(series: xr.DataArray, *, draw: str = DRAW) -> xr.Dataset:
     return xr.Dataset({name: stacked.isel(quantity=n) for n, name in enumerate(("rhat", "ess", "mcse"))})
 
 
-def _summary(series: np.ndarray) -> np.ndarray:
-    return in_blocks(_summary_of_block, series)
+def summaries(series: np.ndarray) -> np.ndarray:
+    """Return R-hat, effective sample size and Monte Carlo error of series ``(..., chain, draw)``, along a last axis."""
+    return in_blocks(_summaries_of_block, series)
 
 
-def _summary_of_block(series: np.ndarray) -> np.ndarray:
+def _summaries_of_block(series: np.ndarray) -> np.ndarray:
     size = ess(series)
     return np.stack([rhat(series), size, _std(series) / np.sqrt(size)], axis=-1)
 

@@ -31,7 +31,8 @@ from functools import lru_cache
 import numpy as np
 import xarray as xr
 
-from devinterp.analyses.common.convergence import MIN_DRAWS, in_blocks
+from devinterp.analyses.common.arrays import apply, is_lazy
+from devinterp.analyses.common.convergence import MIN_DRAWS, Series, in_blocks
 from devinterp.analyses.common.prewhitening import draw_correlation, kept_power
 from devinterp.analyses.common.uncertainty import student_quantile
 from devinterp.schema import CHAIN, DRAW
@@ -91,41 +92,33 @@ def half_width(degrees_of_freedom: float) -> float:
 
 
 def mean_error(
-    series: xr.DataArray, *, shared: bool, draw: str = DRAW, data_share: xr.DataArray | float | None = None
-) -> xr.DataArray:
+    series: Series, *, shared: bool, draw: str = DRAW, data_share: xr.Variable | float | None = None
+) -> Series:
     """Compute the standard error of the mean over chains and draws, lazily if the series are lazy.
 
     Parameters
     ----------
-    series : xarray.DataArray
+    series : xarray.DataArray or xarray.Variable
         With dims `chain` and `draw`, and any others.
     shared : bool
         Whether all chains see the same minibatches at each step.
     draw : str, default: "draw"
         Name of the dimension along which a chain moves.
-    data_share : xarray.DataArray or float, optional
+    data_share : xarray.Variable or float, optional
         One number, for losses of minibatches that chains share: how much of their variance the mean over all steps keeps,
         from 0 (whole epochs) to 1 over the number of steps (fresh data at each step). Default: the losses are of the same data
         at every draw.
 
     Returns
     -------
-    xarray.DataArray
+    xarray.DataArray or xarray.Variable
         Float64 over the other dims, with the attribute ``degrees_of_freedom`` for `confidence_interval`. It is NaN, and the
         attribute ``reason`` says why, with fewer than 4 draws and for a single chain of fewer than 10.
     """
-    if series.chunks is not None:
+    if is_lazy(series):
         series = series.chunk({CHAIN: -1, draw: -1})
-    share = xr.DataArray(np.nan) if data_share is None else xr.DataArray(data_share)
-    error: xr.DataArray = xr.apply_ufunc(
-        _mean_errors,
-        series,
-        share,
-        input_core_dims=[[CHAIN, draw], []],
-        kwargs={"shared": shared},
-        dask="parallelized",
-        output_dtypes=[np.float64],
-    )
+    share = xr.as_variable(np.nan if data_share is None else data_share)
+    error: Series = apply(_mean_errors, series, share, core=[[CHAIN, draw], []], shared=shared)
     num_chains, num_draws = series.sizes[CHAIN], series.sizes[draw]
     error.attrs = {"degrees_of_freedom": contrasts(num_chains, num_draws, shared).degrees_of_freedom}
     if not error.attrs["degrees_of_freedom"]:

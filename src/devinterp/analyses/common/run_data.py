@@ -154,12 +154,23 @@ def losses(run: xr.DataTree, path: str, variable: str = "loss") -> xr.DataArray:
     return array
 
 
-def unlabelled_losses(run: xr.DataTree, path: str) -> xr.Variable:
+def unlabelled_losses(run: xr.DataTree, path: str, variable: str = "loss") -> xr.Variable:
     """Return what `losses` returns, without coordinates, whose upkeep takes longer than the arithmetic on a small run."""
-    variable: xr.Variable = run[path].variables["loss"]
-    if variable.dtype == np.float16 or _sample_dims(variable) != [POSITION]:
-        return losses(run, path).variable
-    return variable
+    values: xr.Variable = run[path].variables[variable]
+    if values.dtype == np.float16 or _sample_dims(values) != [POSITION]:
+        return losses(run, path, variable).variable
+    return values
+
+
+def labels(node: xr.DataTree | xr.DataArray, *dims: str) -> dict[str, xr.Variable]:
+    """Return the coordinates that label dims at a node, of those dims that have labels."""
+    coords = node.coords.variables
+    return {dim: coords[dim] for dim in dims if dim in coords}
+
+
+def labelled(variable: xr.Variable, node: xr.DataTree | xr.DataArray) -> xr.DataArray:
+    """Return an array with the coordinates that label its dims at a node."""
+    return xr.DataArray(variable, labels(node, *map(str, variable.dims)))
 
 
 def _sample_dims(array: xr.DataArray | xr.Variable) -> list[Any]:
@@ -214,7 +225,7 @@ def draws_after(run: xr.DataTree, burnin: int) -> slice:
     """Return the draws taken at step `burnin` or later, as an index."""
     if "draw_step" not in run.coords:
         return slice(None)
-    steps = run["draw_step"].to_numpy()  # a few numbers, read at once also from a lazy tree
+    steps = run.coords.variables["draw_step"].values  # a few numbers, read at once also from a lazy tree
     kept = np.flatnonzero(steps >= burnin)
     if not len(kept):
         raise InvalidInputError(

@@ -12,10 +12,10 @@ from devinterp import schema
 from devinterp.analyses.common.convergence import ess, summary
 from devinterp.analyses.common.mean_error import mean_error
 from devinterp.analyses.common.mean_losses import draw_means, share_minibatches, start_mean, trace_means, trace_start
-from devinterp.analyses.common.run_data import draws_after
+from devinterp.analyses.common.run_data import draws_after, labels
 from devinterp.analyses.llc.errors import widened
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses
-from devinterp.schema import CHAIN, DRAW, OBSERVABLES, STEP, TRACE
+from devinterp.schema import CHAIN, DRAW, OBSERVABLES, RESTRICTION, STEP, TRACE
 
 
 @dataclass(frozen=True)
@@ -84,22 +84,25 @@ def read_series(run: xr.DataTree, burnin: int) -> list[Series]:
     """
     rows, shared = RowLosses.of(run), share_minibatches(run)
     rise = trace_means(run) - trace_start(run) if rows is None else StepLosses.of(run, rows).rise
-    lazy = {"": (rise.isel({STEP: slice(burnin, None)}).rename({STEP: DRAW}), rows is not None)}
+    own = _unnumbered(rise.isel({STEP: slice(burnin, None)}), run[TRACE], STEP, 0)
+    lazy = {"": (own, rows is not None)}
     draws = draws_after(run, burnin)
     for name in schema.observable_names(run):
         group = f"{OBSERVABLES}/{name}"
         if "init_loss" in run[group]:
-            lazy[name] = ((draw_means(run, group) - start_mean(run, group)).isel({DRAW: draws}), True)
+            each = (draw_means(run, group) - start_mean(run, group)).isel({DRAW: draws})
+            lazy[name] = (_unnumbered(each, run[group], DRAW, len(lazy)), True)
     # One computation, so that what several need is read once.
-    loaded = xr.Dataset({f"series{n}": _renamed(each, n) for n, (each, _) in enumerate(lazy.values())}).compute()
+    loaded = xr.Dataset({f"series{n}": each for n, (each, _) in enumerate(lazy.values())}).compute()
     return [
         Series(name, loaded[f"series{n}"].rename({f"{DRAW}{n}": DRAW}), is_paired, shared)
         for n, (name, (_, is_paired)) in enumerate(lazy.items())
     ]
 
 
-def _renamed(series: xr.DataArray, number: int) -> xr.DataArray:
-    return series.reset_coords(drop=True).drop_vars(DRAW, errors="ignore").rename({DRAW: f"{DRAW}{number}"})
+def _unnumbered(series: xr.Variable, node: xr.DataTree | xr.DataArray, dim: str, number: int) -> xr.DataArray:
+    """Return a series with labels of restrictions and chains only, along a dimension of its own."""
+    return xr.DataArray(series, labels(node, RESTRICTION, CHAIN)).rename({dim: f"{DRAW}{number}"})
 
 
 def num_steps(run: xr.DataTree) -> int:

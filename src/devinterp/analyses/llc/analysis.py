@@ -5,12 +5,15 @@ r"""The local learning coefficient of a run and of its observables.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
 from devinterp import schema
+from devinterp.analyses.common.arrays import apply, is_lazy
 from devinterp.analyses.common.blockwise import storable
-from devinterp.analyses.common.convergence import summary
+from devinterp.analyses.common.convergence import summaries
 from devinterp.analyses.common.mean_error import mean_error
 from devinterp.analyses.common.mean_losses import draw_means, share_minibatches, start_mean, trace_means, trace_start
 from devinterp.analyses.common.run_data import (
@@ -19,6 +22,7 @@ from devinterp.analyses.common.run_data import (
     burnin_steps,
     draws_after,
     drop_single_restriction,
+    labels,
     setting,
     steps_after,
     use_chains,
@@ -29,8 +33,8 @@ from devinterp.analyses.llc.schedule import data_shares, run_attrs
 from devinterp.analyses.llc.tokens import TOKEN_REQUIRES, token_llc
 from devinterp.analyses.llc.verdict import verdict_attrs
 from devinterp.hookspecs import hookimpl
-from devinterp.runs import only, settings
-from devinterp.schema import CHAIN, DRAW, OBSERVABLES, STEP, TRACE
+from devinterp.runs import only
+from devinterp.schema import CHAIN, DRAW, OBSERVABLES, RESTRICTION, STEP, TRACE
 from devinterp.types import Analysis
 
 _REQUIRES = ("trace/loss|trace/mean_loss", "trace/init_loss", *STATUS_REQUIRED)
@@ -105,74 +109,88 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
     run, used = use_chains(run, chains, needed_by="llc")
     burnin = burnin_steps(run, burnin)
 
-    parts = [_run_llcs(run, burnin, n_beta), _observable_llcs(run, burnin, n_beta)]
-    result = xr.merge(parts, join="exact", compat="no_conflicts", combine_attrs="drop")
-    for name in (name for name in result.data_vars if str(name).endswith("_se")):
-        result[name].attrs = next(part[name].attrs for part in parts if name in part)  # `merge` dropped them
-    result.attrs = {"n_beta": n_beta, "burnin": burnin, **used, **run_attrs(run), **verdict_attrs(result, run, burnin)}
-    return storable(drop_single_restriction(result))
+    variables = _run_llcs(run, burnin, n_beta)
+    names = _paired_observables(run)
+    if names:
+        variables |= _observable_llcs(run, names, burnin, n_beta)
+    for variable in (each for name, each in variables.items() if not name.endswith("_se")):
+        variable.attrs = {}  # those of a loss, which lazy and loaded arrays do not keep alike
+    coords: dict[str, Any] = labels(run.children[TRACE], RESTRICTION, CHAIN, STEP)
+    if names:
+        coords[OBSERVABLE] = (OBSERVABLE, np.array(names, dtype=object))
+    attrs = {"n_beta": n_beta, "burnin": burnin, **used, **run_attrs(run), **verdict_attrs(variables, run, burnin)}
+    return storable(drop_single_restriction(xr.Dataset(variables, coords, attrs)))
 
 
-def _run_llcs(run: xr.DataTree, burnin: int, n_beta: float) -> xr.Dataset:
+def _run_llcs(run: xr.DataTree, burnin: int, n_beta: float) -> dict[str, xr.Variable]:
     """Return the paired estimate, where it can be had, and DevInterp 2's."""
-    rows, kept = RowLosses.of(run), steps_after(run, burnin)
+    rows, kept, start = RowLosses.of(run), steps_after(run, burnin), trace_start(run)
+    paired: dict[str, xr.Variable] = {}
     if rows is None:
-        loss_trace, paired = trace_means(run), xr.Dataset()
+        loss_trace = trace_means(run)
         error = error_without_rows(run, loss_trace, burnin)
     else:
         steps = StepLosses.of(run, rows)
-        # Means of sequences have to be weighted by their lengths, which are stored with the rows.
-        loss_trace = steps.pooled if settings(run).get("record") == "sequence" else trace_means(run)
-        share, _ = data_shares(run, burnin)
+        loss_trace = steps.recorded
+        share, difference = data_shares(run, burnin)
         rise = steps.rise.isel({STEP: kept})
         rise_error = mean_error(rise, shared=share_minibatches(run), draw=STEP, data_share=share)
-        paired = _llc(rise, n_beta, STEP, rise_error)[["mean", "per_chain", "se", "rhat", "ess"]]
-        error = error_with_rows(run, rows, steps, rise_error, burnin)
-    result = _llc(loss_trace.isel({STEP: kept}) - trace_start(run), n_beta, STEP, error).rename(_ESTIMATES)
-    paired = paired.rename({name: f"paired_{_ESTIMATES.get(str(name), name)}" for name in paired.data_vars})
-    result = paired.assign(result.data_vars)  # what is shown first is the more precise one
-    result["loss_trace"], result["init_loss"] = loss_trace, trace_start(run, init_noise=True)
-    if "w0_loss" in run[TRACE]:
-        result["w0_loss"] = trace_start(run)
+        estimates = _llc(rise, n_beta, STEP, rise_error)
+        paired = {
+            f"paired_{_ESTIMATES.get(name, name)}": estimates[name]
+            for name in ("mean", "per_chain", "se", "rhat", "ess")
+        }
+        error = error_with_rows(run, rows, steps, rise_error, burnin, difference, start)
+    estimates = _llc(loss_trace.isel({STEP: kept}) - start, n_beta, STEP, error)
+    # What is shown first is the more precise one.
+    result = paired | {_ESTIMATES.get(name, name): variable for name, variable in estimates.items()}
+    result |= {"loss_trace": loss_trace, "init_loss": start}
+    if "w0_loss" in run.children[TRACE]:
+        result |= {"init_loss": trace_start(run, init_noise=True), "w0_loss": start}
     return result
 
 
-def _llc(rise: xr.DataArray, n_beta: float, draw: str, error: xr.DataArray) -> xr.Dataset:
+def _llc(rise: xr.Variable, n_beta: float, draw: str, error: xr.Variable) -> dict[str, xr.Variable]:
     """Return the estimates from the rise of the loss over L(w0) with dims `chain` and `draw`, and the error of its mean."""
-    per_chain = n_beta * rise.mean(draw, skipna=False)
-    summarised = summary(rise, draw=draw)
-    return xr.Dataset(
-        {
-            "mean": per_chain.mean(CHAIN, skipna=False),
-            "std": per_chain.std(CHAIN, skipna=False),
-            "per_chain": per_chain,
-            "se": (n_beta * error).assign_attrs(error.attrs),
-            "mcse": n_beta * summarised["mcse"],
-            "rhat": summarised["rhat"],
-            "ess": summarised["ess"],
-        }
-    )
+    if is_lazy(rise):
+        rise = rise.chunk({CHAIN: -1, draw: -1})
+    out: list[list[str]] = [[], [], [CHAIN], [], [], []]
+    mean, std, per_chain, mcse, rhat, ess = apply(_estimates, rise, core=[[CHAIN, draw]], out=out, n_beta=n_beta)
+    scaled_error = n_beta * error
+    scaled_error.attrs = error.attrs
+    return {
+        "mean": mean,
+        "std": std,
+        "per_chain": per_chain,
+        "se": scaled_error,
+        "mcse": mcse,
+        "rhat": rhat,
+        "ess": ess,
+    }
 
 
-def _observable_llcs(run: xr.DataTree, burnin: int, n_beta: float) -> xr.Dataset:
+def _estimates(rise: np.ndarray, *, n_beta: float) -> tuple[np.ndarray, ...]:
+    """Return mean, spread and estimates of chains, Monte Carlo error, R-hat and effective draws."""
+    per_chain = n_beta * rise.mean(-1)
+    rhat, ess, mcse = np.moveaxis(summaries(rise), -1, 0)
+    return per_chain.mean(-1), per_chain.std(-1), per_chain, n_beta * mcse, rhat, ess
+
+
+def _paired_observables(run: xr.DataTree) -> list[str]:
+    """Return the observables whose loss at the initial weights is stored."""
     # In alphabetical order: that in which a store lists its groups is not always the same.
-    names = sorted(name for name in schema.observable_names(run) if "init_loss" in run[f"{OBSERVABLES}/{name}"])
-    if not names:
-        return xr.Dataset()
+    return sorted(name for name in schema.observable_names(run) if "init_loss" in run[f"{OBSERVABLES}/{name}"])
+
+
+def _observable_llcs(run: xr.DataTree, names: list[str], burnin: int, n_beta: float) -> dict[str, xr.Variable]:
     draws, shared = draws_after(run, burnin), share_minibatches(run)
     estimates = []
     for name in names:
         group = f"{OBSERVABLES}/{name}"
         rise = (draw_means(run, group) - start_mean(run, group)).isel({DRAW: draws})
         estimates.append(_llc(rise, n_beta, DRAW, mean_error(rise, shared=shared)))
-    joined = xr.concat(
-        estimates,
-        xr.Variable((OBSERVABLE,), np.array(names, dtype=object)),
-        join="exact",
-        coords="minimal",
-        compat="override",
-    )
-    return joined.rename({name: f"{OBSERVABLE}_{_ESTIMATES.get(str(name), name)}" for name in joined.data_vars})
+    joined = {key: xr.Variable.concat([each[key] for each in estimates], OBSERVABLE) for key in estimates[0]}  # type: ignore[no-untyped-call]
+    return {f"{OBSERVABLE}_{_ESTIMATES.get(key, key)}": variable for key, variable in joined.items()}
 
 
 @hookimpl

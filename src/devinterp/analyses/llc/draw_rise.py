@@ -12,9 +12,9 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses.common.mean_losses import MOMENT, share_minibatches, sums
-from devinterp.analyses.common.run_data import losses
+from devinterp.analyses.common.run_data import labels, unlabelled_losses
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses, minibatches_per_step
-from devinterp.schema import BATCH, DRAW, POSITION, STEP, TRACE
+from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, STEP, TRACE
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class DrawRise:
         selected = run.isel({STEP: steps}, missing_dims="ignore")
         rise = StepLosses.of(selected, rows).rise
         noise = _noise(run, selected, rows)
-        parts = [part.rename({STEP: DRAW}).drop_vars(DRAW, errors="ignore") for part in (rise, rise + noise)]
+        parts = [
+            xr.DataArray(part, labels(selected[TRACE], RESTRICTION, CHAIN)).rename({STEP: DRAW})
+            for part in (rise, rise + noise)
+        ]
         return cls(parts[0], parts[1] - parts[0], _replayed(selected, share_minibatches(run)))
 
 
@@ -55,23 +58,23 @@ def _replayed(selected: xr.DataTree, shared: bool) -> float:
     return float(1 / len(np.unique(steps.reshape(num, -1), axis=0)) - 1 / num)
 
 
-def _noise(run: xr.DataTree, selected: xr.DataTree, rows: RowLosses) -> xr.DataArray:
+def _noise(run: xr.DataTree, selected: xr.DataTree, rows: RowLosses) -> xr.Variable:
     """Return the variance over choices of rows of the rise at each step, from the spread of the rows of its minibatch."""
     trace = selected[TRACE]
     size = trace.sizes[BATCH] // minibatches_per_step(run)
     population = run[TRACE]["row_id"].attrs.get("num_rows")
     if population is not None and size >= int(population):
-        return xr.DataArray(0.0)
+        return xr.Variable((), 0.0)
     if schema.MEAN_LOSS in trace or size < 2:
-        return xr.DataArray(np.nan)
-    start = rows.at(trace["sequence_id"].reset_coords(drop=True))
+        return xr.Variable((), np.nan)
+    start = rows.at(trace["sequence_id"].variable)
     count = start.isel({MOMENT: 1})
-    loss = losses(selected, TRACE)
+    loss = unlabelled_losses(selected, TRACE)
     total = loss.isel({POSITION: 0}) * count if "row_count" in trace else sums(loss).isel({MOMENT: 0})
-    rise = (total - start.isel({MOMENT: 0})).where(count > 0, 0)
+    rise = (total - start.isel({MOMENT: 0})).where(count > 0, 0)  # type: ignore[no-untyped-call]
     rise, count = (one.chunk({BATCH: -1}) if one.chunks is not None else one for one in (rise, count))
     drawn = 1.0 if population is None else 1 - size / int(population)
-    noise: xr.DataArray = xr.apply_ufunc(
+    noise: xr.Variable = xr.apply_ufunc(
         _variance_of_mean,
         rise,
         count,

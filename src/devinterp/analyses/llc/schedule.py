@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from devinterp.analyses.common.arrays import apply, is_lazy
 from devinterp.analyses.common.mean_losses import share_minibatches
 from devinterp.analyses.common.run_data import noise_attrs, steps_after
 from devinterp.analyses.llc.row_losses import minibatches_per_step
@@ -31,7 +32,7 @@ def run_attrs(run: xr.DataTree) -> dict[str, Any]:
     return attrs
 
 
-def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.DataArray | float, xr.DataArray | float]:
+def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.Variable | float, xr.Variable | float]:
     r"""Return which shares of the variance of minibatches and of rows remain in means over the steps after burn-in.
 
     With :math:`u_i` the weight of row i of N in such a mean of minibatches of B rows, and :math:`v_i` its weight in L(w0)
@@ -39,34 +40,31 @@ def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.DataArray | float, xr
 
     Returns
     -------
-    steps : xarray.DataArray or float
+    steps : xarray.Variable or float
         :math:`B (\sum_i u_i^2 - 1/N)`, times the variance of a step's mean loss: what is left in the mean over steps.
-    difference : xarray.DataArray or float
+    difference : xarray.Variable or float
         :math:`\sum_i (u_i - v_i)^2`, times the variance of `RowLosses.variance`: what is left in that mean less L(w0).
     """
-    if "sequence_id" not in run[TRACE]:
-        return 1 / len(range(run[TRACE].sizes[STEP])[steps_after(run, burnin)]), math.nan
-    rows = run[TRACE]["sequence_id"].reset_coords(drop=True)
-    population = run[TRACE]["row_id"].attrs.get("num_rows") if "row_id" in run[TRACE] else None
-    if rows.chunks is not None:
+    trace = run.children[TRACE].variables
+    if "sequence_id" not in trace:
+        return 1 / len(range(run.children[TRACE].sizes[STEP])[steps_after(run, burnin)]), math.nan
+    rows = trace["sequence_id"]
+    population = trace["row_id"].attrs.get("num_rows") if "row_id" in trace else None
+    if is_lazy(rows):
         rows = rows.chunk(-1)
     slots = slots_of(settings(run))
-    shares: xr.DataArray = xr.apply_ufunc(
+    shares: xr.Variable = apply(
         shares_of_rows,
         rows,
-        input_core_dims=[[CHAIN, STEP, BATCH]],
-        output_core_dims=[["share"]],
-        kwargs={
-            "burnin": steps_after(run, burnin).start,
-            "num_minibatches": minibatches_per_step(run),
-            "num_initial": settings(run).get("num_init_loss_batches") if holds_first_steps(run) else None,
-            "population": population,
-            "minibatch_size": None if slots is None else slots // minibatches_per_step(run),
-            "contiguous": bool((np.diff(step_labels(run)) == 1).all()),
-        },
-        dask="parallelized",
-        output_dtypes=[np.float64],
-        dask_gufunc_kwargs={"output_sizes": {"share": 2}},
+        core=[[CHAIN, STEP, BATCH]],
+        out=[["share"]],
+        sizes={"share": 2},
+        burnin=steps_after(run, burnin).start,
+        num_minibatches=minibatches_per_step(run),
+        num_initial=settings(run).get("num_init_loss_batches") if holds_first_steps(run) else None,
+        population=population,
+        minibatch_size=None if slots is None else slots // minibatches_per_step(run),
+        contiguous=bool((np.diff(step_labels(run)) == 1).all()),
     )
     return shares.isel(share=0), shares.isel(share=1)
 
@@ -92,6 +90,8 @@ def shares_of_rows(
     Where some slots of the minibatches or some steps were selected, the size of a minibatch and whether steps follow each other
     have to be given.
     """
+    if (rows == rows[:1]).all():
+        rows = rows[:1]  # chains share them: what holds of one holds of all
     num_chains, _, num_rows = rows.shape
     size = minibatch_size or num_rows // num_minibatches
     ids, index = np.unique(rows, return_inverse=True)
@@ -107,8 +107,7 @@ def shares_of_rows(
     order = np.arange(wanted) % period if period else np.arange(min(wanted, known))
     initial = _weights(minibatches[:, order], len(ids)) * len(order) / wanted
     # Minibatches beyond those of the steps hold rows that no step used.
-    streams = 1 if (rows == rows[:1]).all() else num_chains
-    beyond = (wanted - len(order)) / (wanted**2 * size * streams)
+    beyond = (wanted - len(order)) / (wanted**2 * size * num_chains)
     return np.array([steps, float(((weights - initial) ** 2).sum()) + beyond])
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import xarray as xr
 
 from devinterp.analyses.common.mean_losses import trace_means, trace_start
+from devinterp.analyses.common.run_data import labels
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses
-from devinterp.runs import only, settings
+from devinterp.runs import only
+from devinterp.schema import CHAIN, RESTRICTION, STEP, TRACE
 
 TRACE_REQUIRES = ("trace/loss|trace/mean_loss", "trace/init_loss")
 
@@ -29,10 +31,8 @@ def loss_traces(tree: xr.DataTree) -> xr.Dataset:
         stores the losses of its rows there. NaN after a chain diverged. Lazy for a lazy tree.
     """
     run = only(tree, name="loss_traces", requires=TRACE_REQUIRES)
-    rows = RowLosses.of(run)
+    rows, coords = RowLosses.of(run), labels(run.children[TRACE], RESTRICTION, CHAIN, STEP)
     if rows is None:
-        return xr.Dataset({"loss": trace_means(run), "w0_loss": trace_start(run)})
+        return xr.Dataset({"loss": trace_means(run), "w0_loss": trace_start(run)}, coords)
     steps = StepLosses.of(run, rows)
-    # Means of sequences have to be weighted by their lengths, which are stored with the rows.
-    loss = steps.pooled if settings(run).get("record") == "sequence" else trace_means(run)
-    return xr.Dataset({"loss": loss, "w0_loss": trace_start(run), "rise": steps.rise})
+    return xr.Dataset({"loss": steps.recorded, "w0_loss": trace_start(run), "rise": steps.rise}, coords)

@@ -59,7 +59,8 @@ class TaskSeries:
         start = start_mean(run, group) if paired else trace_start(run)
         series = [loss, (loss - start).transpose(*loss.dims)]
         if not paired:
-            series.append(trace_start_error(run).broadcast_like(series[1].isel({CHAIN: [0], DRAW: [0]})))
+            sizes = {RESTRICTION: loss.sizes[RESTRICTION], CHAIN: 1, DRAW: 1}
+            series.append(trace_start_error(run).set_dims(sizes))  # type: ignore[no-untyped-call]
         if loss.chunks is not None:
             series = [each.transpose(*loss.dims).chunk({RESTRICTION: 1, CHAIN: -1, DRAW: -1}) for each in series]
         loss, rise, *error = (each.transpose(*loss.dims).data for each in series)

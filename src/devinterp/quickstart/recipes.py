@@ -1,0 +1,107 @@
+"""What the quickstart samples, and with which settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+#: Chains of one seed have the seeds of as many noise streams from here on; two seeds of the quickstart share none.
+_SEEDS_APART = 1000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Components to sample, settings that give a healthy trace of them, and the amount of data.
+
+    Parameters
+    ----------
+    components : tuple of str
+        Weight restrictions (docs/weight-restrictions.md), each sampled by itself; none for every weight at once.
+    length : int
+        Tokens of a sequence.
+    num_sequences : int
+        Sequences of each text, at most.
+    sampling : dict
+        Arguments of `devinterp.slt.sampling.sample`.
+    """
+
+    components: tuple[str, ...]
+    length: int
+    num_sequences: int
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def changed(self, *, components: tuple[str, ...], length: int | None, seed: int, **sampling: Any) -> Recipe:
+        """Return the recipe with another seed, and other components, length and arguments where these are given."""
+        changes = {name: value for name, value in sampling.items() if value is not None}
+        changes["init_seed"] = 100 + _SEEDS_APART * seed
+        return replace(
+            self,
+            components=components or self.components,
+            length=self.length if length is None else length,
+            sampling={**self.sampling, **changes},
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `sample`, with what is sampled."""
+        return {**self.sampling, "weight_restrictions": list(self.components)} if self.components else {**self.sampling}
+
+
+#: The last layer of SmolLM2-135M in parts: 29 of 30 layers are computed once, and chains mix within a few steps.
+COMPONENTS = Recipe(
+    components=("l29 mlp", "l29 attn", "l29h0"),
+    length=32,
+    num_sequences=512,
+    sampling={
+        "sampling_method": "baoab",
+        "lr": 1e-4,
+        "n_beta": 30.0,
+        "localization": 1000.0,
+        "num_chains": 2,
+        "num_burnin_steps": 30,
+        "num_draws": 150,
+        "num_steps_bw_draws": 2,
+        "batch_size": 2,
+        "batches_per_draw": 1,
+        "num_init_loss_batches": 16,
+    },
+)
+
+#: Every weight: from a grid of settings, one whose trace rises at once and levels off before the first draw. Few draws, because
+#: each step costs a hundred times as much.
+WHOLE = Recipe(
+    components=(),
+    length=128,
+    num_sequences=512,
+    sampling={
+        "sampling_method": "rmsprop_sgld",
+        "lr": 1e-5,
+        "n_beta": 30.0,
+        "localization": 6e3,
+        "num_chains": 3,
+        "num_burnin_steps": 7,
+        "num_draws": 7,
+        "batch_size": 4,
+        "batches_per_draw": 1,
+        "num_init_loss_batches": 8,
+    },
+)
+
+TINY = Recipe(
+    components=("l1 mlp", "l1 attn"),
+    length=64,
+    num_sequences=512,
+    sampling={
+        "sampling_method": "baoab",
+        "lr": 1e-3,
+        "n_beta": 100.0,
+        "localization": 300.0,
+        "num_chains": 2,
+        "num_burnin_steps": 50,
+        "num_draws": 120,
+        "num_steps_bw_draws": 2,
+        "batch_size": 4,
+        "batches_per_draw": 1,
+        "num_init_loss_batches": 16,
+    },
+)
