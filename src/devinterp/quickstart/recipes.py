@@ -49,18 +49,18 @@ class Recipe:
 
 #: The last layer of SmolLM2-135M in parts: 29 of 30 layers are computed once, and chains mix within a few steps.
 COMPONENTS = Recipe(
-    components=("l29 mlp", "l29 attn", "l29h0"),
+    components=("l29 mlp", "l29 attn"),
     length=32,
     num_sequences=512,
     sampling={
         "sampling_method": "baoab",
-        "lr": 1e-4,
+        "sampling_method_kwargs": {"friction": 0.5},
+        "lr": 1e-3,
         "n_beta": 30.0,
         "localization": 1000.0,
         "num_chains": 2,
-        "num_burnin_steps": 30,
-        "num_draws": 150,
-        "num_steps_bw_draws": 2,
+        "num_burnin_steps": 20,
+        "num_draws": 200,
         "batch_size": 2,
         "batches_per_draw": 1,
         "num_init_loss_batches": 16,
