@@ -1,7 +1,7 @@
 """Run the same work with this package and with a peer, in turns, check that the results agree, and print the ratios.
 
-``python compare.py PYTHON_OF_DEVINTERP_2 PYTHON_OF_CANONICAL_INTERP``; `make bench-peers` builds both environments. ``DEVINTERP_BENCH_TURNS`` sets
-how often each side does a job; default: 4.
+``python compare.py PYTHON_OF_DEVINTERP_2 PYTHON_OF_CANONICAL_INTERP``; `make bench-peers` builds both environments.
+``DEVINTERP_BENCH_TURNS`` sets how often each side does a job; default: 4.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def _means(total: np.ndarray, count: np.ndarray, *, num_minibatches: int) -> np.
 
 
 def _look_up(rows: np.ndarray, ids: np.ndarray, totals: np.ndarray) -> np.ndarray:
-    """Return sum and number of the losses of rows ``(chain, step, batch)``, along a further axis ``moment``; NaN of unknown rows.
+    """Return sum and number of the losses of rows ``(chain, step, batch)``, along a further axis; NaN of unknown rows.
 
     Of one chain only, where all have the same rows, as they mostly do.
     """
