@@ -230,7 +230,8 @@ def to_v2(tree: xr.DataTree, *, restriction: str | None = None) -> xr.Dataset:
     if schema.METRICS in run.children:
         for metric_name, metric in _group(run, schema.METRICS).data_vars.items():
             variables[_METRIC + str(metric_name)] = _flat(metric, (CHAIN, STEP))
-    finished = bool((np.asarray(run[f"{schema.STATUS}/state"]).astype(str) == schema.FINISHED).all())
+    states = np.asarray(run[f"{schema.STATUS}/state"], dtype=object).astype(str)
+    finished = bool((states == schema.FINISHED).all())
     attrs: dict[str, Any] = {"metadata": {"config": {"sampler": settings}}, "completed": int(finished)}
     if "num_moving" in run.coords:
         attrs["metrics_numel"] = int(run["num_moving"])
