@@ -89,7 +89,7 @@ WHOLE = Recipe(
 
 TINY = Recipe(
     components=("l1 mlp", "l1 attn"),
-    length=64,
+    length=32,
     num_sequences=512,
     sampling={
         "sampling_method": "baoab",
@@ -98,7 +98,7 @@ TINY = Recipe(
         "localization": 300.0,
         "num_chains": 2,
         "num_burnin_steps": 50,
-        "num_draws": 120,
+        "num_draws": 100,
         "num_steps_bw_draws": 2,
         "batch_size": 4,
         "batches_per_draw": 1,
