@@ -68,7 +68,7 @@ COMPONENTS = Recipe(
 )
 
 #: Every weight: from a grid of settings, one whose trace rises at once and levels off before the first draw. Few draws, because
-#: each step costs a hundred times as much.
+#: each step costs some fifty times as much.
 WHOLE = Recipe(
     components=(),
     length=128,
