@@ -18,6 +18,7 @@ from devinterp.errors import BrokenChainsError, InvalidInputError, StoreError
 from devinterp.store.reading.v2 import from_v2, is_v2, open_v2, to_v2
 from devinterp.testing import synthetic_tree
 from support.layouts import AT_W0, MOMENTS, VIRIAL, paths_of_schema
+from support.small_models import ids, run
 from support.v2_results import V2, results
 
 STORE = V2 / "v2_store.zarr"
@@ -98,6 +99,13 @@ def test_chunks_can_be_chosen():
     tree = open_v2(LocalStore(STORE), {"draw": 5})
     assert tree["observables/code/loss"].chunks[2] == (5, 5, 2)
     assert open_v2(LocalStore(STORE), None)["trace/loss"].chunks is None
+
+
+def test_a_run_that_was_sampled_into_a_store_can_be_exported(tmp_path):
+    tree = run(observables={"code": (ids("code"), 2)}, output_path=tmp_path / "run.zarr")
+    flat = to_v2(tree)  # its states are strings of variable width
+    assert flat.attrs["completed"] == 1
+    np.testing.assert_array_equal(flat["loss_code"], tree["observables/code/loss"][0])
 
 
 def test_back_and_forth(tmp_path):

@@ -49,18 +49,18 @@ class Recipe:
 
 #: The last layer of SmolLM2-135M in parts: 29 of 30 layers are computed once, and chains mix within a few steps.
 COMPONENTS = Recipe(
-    components=("l29 mlp", "l29 attn", "l29h0"),
+    components=("l29 mlp", "l29 attn"),
     length=32,
     num_sequences=512,
     sampling={
         "sampling_method": "baoab",
-        "lr": 1e-4,
+        "sampling_method_kwargs": {"friction": 0.5},
+        "lr": 1e-3,
         "n_beta": 30.0,
         "localization": 1000.0,
         "num_chains": 2,
-        "num_burnin_steps": 30,
-        "num_draws": 150,
-        "num_steps_bw_draws": 2,
+        "num_burnin_steps": 20,
+        "num_draws": 200,
         "batch_size": 2,
         "batches_per_draw": 1,
         "num_init_loss_batches": 16,
@@ -68,7 +68,7 @@ COMPONENTS = Recipe(
 )
 
 #: Every weight: from a grid of settings, one whose trace rises at once and levels off before the first draw. Few draws, because
-#: each step costs a hundred times as much.
+#: each step costs some fifty times as much.
 WHOLE = Recipe(
     components=(),
     length=128,
@@ -89,7 +89,7 @@ WHOLE = Recipe(
 
 TINY = Recipe(
     components=("l1 mlp", "l1 attn"),
-    length=64,
+    length=32,
     num_sequences=512,
     sampling={
         "sampling_method": "baoab",
@@ -98,7 +98,7 @@ TINY = Recipe(
         "localization": 300.0,
         "num_chains": 2,
         "num_burnin_steps": 50,
-        "num_draws": 120,
+        "num_draws": 100,
         "num_steps_bw_draws": 2,
         "batch_size": 4,
         "batches_per_draw": 1,

@@ -41,14 +41,12 @@ def plan(dataset: str, observables: tuple[str, ...], recipe: Recipe) -> str:
 
 def report(console: Console, tree: xr.DataTree, tokenizer: Any, output: Path) -> None:
     """Print the learning coefficients of a run and draw its pictures, where the plots plugin is installed."""
-    llc = tree.slt.llc().compute()
-    llc = llc if schema.RESTRICTION in llc.dims else llc.expand_dims({schema.RESTRICTION: tree[schema.RESTRICTION]})
     names = schema.observable_names(tree)
-    difference = second_less_first(tree, names[0], names[1]) if len(names) == 2 else None
+    llc, difference = estimates(tree, names)
     console.print(_table(llc, names, difference))
     if difference is not None:
         console.print(comparison(difference, names[0], names[1]))
-    worst, least = _worst(llc, difference)
+    worst, least = convergence(llc, difference)
     console.print(f"Over all of these numbers: R-hat at most {worst:.2f}, at least {least:.0f} effective draws.")
     if not (worst <= MAX_RHAT and least >= MIN_ESS):
         console.print(
@@ -56,6 +54,13 @@ def report(console: Console, tree: xr.DataTree, tokenizer: Any, output: Path) ->
             "Take more with --num-draws."
         )
     _draw(console, tree, tokenizer, output)
+
+
+def estimates(tree: xr.DataTree, names: list[str]) -> tuple[xr.Dataset, xr.Dataset | None]:
+    """Return the learning coefficients of each restriction, and of two observables how much that on the second is larger."""
+    llc = tree.slt.llc().compute()
+    llc = llc if schema.RESTRICTION in llc.dims else llc.expand_dims({schema.RESTRICTION: tree[schema.RESTRICTION]})
+    return llc, second_less_first(tree, names[0], names[1]) if len(names) == 2 else None
 
 
 def second_less_first(tree: xr.DataTree, first: str, second: str) -> xr.Dataset:
@@ -126,7 +131,7 @@ def comparison(difference: xr.Dataset, first: str, second: str) -> str:
     return "\n".join(lines)
 
 
-def _worst(llc: xr.Dataset, difference: xr.Dataset | None) -> tuple[float, float]:
+def convergence(llc: xr.Dataset, difference: xr.Dataset | None) -> tuple[float, float]:
     """Return the largest R-hat and the smallest effective sample size of all that is printed; NaN where one has none."""
     rhats, sizes = [llc.observable_rhat], [llc.observable_ess]
     if difference is not None:

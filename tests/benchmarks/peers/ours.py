@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 
-import torch
 from linear_networks import BATCH, LOCALIZATION, N_BETA, NUM_BURNIN, NUM_CHAINS, NUM_DRAWS, NUM_POINTS, STEP, problem
 from serve import serve
 from torch import Tensor, nn
@@ -42,5 +41,4 @@ def sample(name: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     serve({"sample": sample})
