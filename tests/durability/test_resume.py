@@ -73,7 +73,7 @@ class Dropping(Countdown):
         self.norm, self.dropout = nn.BatchNorm1d(6), nn.Dropout(0.3)
 
     def forward(self, ids: Tensor) -> Tensor:
-        self.count()
+        self.count(len(ids))
         hidden = self.norm(self.mix(self.embed(ids)).transpose(1, 2)).transpose(1, 2)
         return self.head(self.dropout(torch.tanh(hidden)))
 

@@ -54,6 +54,9 @@ class Ended(Exception):  # noqa: N818  # no error: what the test wants
     """Ends a run at some step, as a crash would."""
 
 
+_TRIED_ROWS = 2  # before a run its loss is tried on so many rows
+
+
 class Tally:
     """A count that is no attribute of a model, whose own attributes a run puts back."""
 
@@ -73,15 +76,15 @@ class Countdown(TinyModel):
         """Return how many gradients were taken."""
         return self.tally.taken
 
-    def count(self) -> None:
-        """Count a pass through the model, if it is one for a gradient, and call the function when it is due."""
-        if torch.is_grad_enabled():
+    def count(self, num_rows: int) -> None:
+        """Count a pass through the model, if it is one for a gradient of a step, and call the function when it is due."""
+        if torch.is_grad_enabled() and num_rows > _TRIED_ROWS:
             self.tally.taken += 1
             if self.taken == self.at:
                 self.action()
 
     def forward(self, ids: Tensor) -> Tensor:
-        self.count()
+        self.count(len(ids))
         return super().forward(ids)
 
 
