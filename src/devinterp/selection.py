@@ -90,7 +90,7 @@ def _matches(path: str, pattern: str) -> bool:
 def _wanted(path: str, name: str, dataset: xr.Dataset, settings: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the dims that a variable of a group has to have."""
     variable = dataset.variables[name]
-    if name in _LABELLED and not path.startswith(schema.METRICS):
+    if name in _LABELLED and (name in dataset.coords or not path.startswith(schema.METRICS)):
         others = [dim for dim in variable.dims if dim != name]
         if others:
             raise InvalidInputError(

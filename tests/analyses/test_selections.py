@@ -231,6 +231,7 @@ def test_labels_that_were_dropped():
 
 
 @pytest.mark.filterwarnings("ignore:The data type")  # zarr's, of a scalar label
+@pytest.mark.filterwarnings("ignore:variable None has data in the form of a dask array with dtype=object")  # xarray's, of states
 @pytest.mark.parametrize(
     "selected",
     [
