@@ -231,7 +231,9 @@ def test_labels_that_were_dropped():
 
 
 @pytest.mark.filterwarnings("ignore:The data type")  # zarr's, of a scalar label
-@pytest.mark.filterwarnings("ignore:variable None has data in the form of a dask array with dtype=object")  # xarray's, of states
+@pytest.mark.filterwarnings(
+    "ignore:variable None has data in the form of a dask array with dtype=object"
+)  # xarray's, of states
 @pytest.mark.parametrize(
     "selected",
     [
@@ -362,3 +364,27 @@ def test_flat_names_of_a_selection():
     np.testing.assert_array_equal(later["sampling_loss"], flat["sampling_loss"][:, 1:3])
     with pytest.raises(InvalidInputError, match="were left out by a selection"):
         tree.isel(step=slice(0, 4)).slt.to_v2()
+
+
+@pytest.mark.parametrize("name", ["llc", "temperature", "sensitivity", "diagnose", "to_arviz"])
+def test_later_steps_with_their_draws_are_a_run_with_a_longer_burn_in(name):
+    tree = synthetic_tree(num_burnin_steps=6, num_draws=30, virial=True)
+    later = tree.isel(step=slice(12, None), draw=slice(6, None))
+    ours, whole = (getattr(each.slt, name)(burnin=12) for each in (later, tree))
+    if name == "to_arviz":
+        ours, whole = ours["posterior"].to_dataset(), whole["posterior"].to_dataset()
+    floats = [
+        each
+        for each in whole.data_vars
+        if np.issubdtype(whole[each].dtype, np.floating) and "step" not in whole[each].dims
+    ]
+    assert floats
+    for each in floats:
+        np.testing.assert_allclose(ours[each], whole[each], rtol=1e-6, err_msg=each)
+
+
+@pytest.mark.parametrize("name", ["temperature", "sensitivity", "diagnose", "to_arviz"])
+def test_draws_without_their_steps_are_refused_by_name(name):
+    tree = synthetic_tree(num_burnin_steps=6, num_draws=30, virial=True).isel(step=slice(20, None))
+    with pytest.raises(InvalidInputError, match="steps at which draws were taken, 6 first, are not in this tree"):
+        getattr(tree.slt, name)()

@@ -16,7 +16,9 @@ from devinterp.analyses.common.run_data import (
     draws_after,
     drop_single_restriction,
     labelled,
+    places_of_steps,
     setting,
+    steps_after,
     use_chains,
 )
 from devinterp.analyses.llc.draw_rise import DrawRise
@@ -75,7 +77,7 @@ def to_arviz(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains = "
     draws, n_beta = draws_after(run, burnin), float(setting(run, "n_beta", needed_by="to_arviz"))
     steps = run["draw_step"].to_numpy()[draws]
     loss = labelled(trace_means(run), run[TRACE])
-    posterior = xr.Dataset({"loss": _at_draws(loss, steps)})
+    posterior = xr.Dataset({"loss": _at_draws(loss, places_of_steps(run, steps))})
     at_draws = DrawRise.of(run, steps)
     posterior["llc"] = n_beta * (posterior["loss"] - trace_start(run) if at_draws is None else at_draws.rise)
     constant = xr.Dataset({"init_loss": labelled(trace_start(run), run[TRACE])})
@@ -86,8 +88,9 @@ def to_arviz(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains = "
         constant[f"{OBSERVABLE}_init_loss"] = starts
         posterior[f"{OBSERVABLE}_llc"] = n_beta * (observables - starts)
     groups = {"posterior": posterior, "sample_stats": _stats(run, draws, steps, posterior), "constant_data": constant}
-    if burnin:
-        early = loss.isel({STEP: slice(burnin)}).rename({STEP: DRAW})
+    num_early = steps_after(run, burnin).start
+    if num_early:
+        early = loss.isel({STEP: slice(num_early)}).rename({STEP: DRAW})
         groups["warmup_posterior"] = xr.Dataset({"loss": _numbered(early)})
     numbered = {
         f"/{name}": _by_chain_and_draw(drop_single_restriction(dataset.drop_attrs()))
@@ -97,8 +100,8 @@ def to_arviz(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains = "
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attrs), **numbered})
 
 
-def _at_draws(series: xr.DataArray, steps: np.ndarray) -> xr.DataArray:
-    return _numbered(series.isel({STEP: steps}).rename({STEP: DRAW}))
+def _at_draws(series: xr.DataArray, places: np.ndarray) -> xr.DataArray:
+    return _numbered(series.isel({STEP: places}).rename({STEP: DRAW}))
 
 
 def _numbered(series: xr.DataArray) -> xr.DataArray:
@@ -128,7 +131,7 @@ def _stats(run: xr.DataTree, draws: slice, steps: np.ndarray, posterior: xr.Data
     if METRICS in run.children:
         for name, metric in run[METRICS].to_dataset().data_vars.items():
             if STEP in metric.dims:
-                stats[str(name)] = _at_draws(metric, steps)
+                stats[str(name)] = _at_draws(metric, places_of_steps(run, steps))
             elif metric.dims[-1:] == (DRAW,):
                 stats[str(name)] = _numbered(metric.isel({DRAW: draws}))
     config = settings(run)

@@ -25,7 +25,8 @@ from devinterp.analyses.llc.draw_rise import DrawRise
 from devinterp.errors import MissingDataError
 from devinterp.hookspecs import hookimpl
 from devinterp.runs import only, settings
-from devinterp.schema import CHAIN, DRAW, METRICS, OBSERVABLES, RESTRICTION, STEP, TRACE
+from devinterp.schema import CHAIN, DRAW, METRICS, OBSERVABLES, RESTRICTION
+from devinterp.selection import step_labels
 from devinterp.types import Analysis
 
 SENSITIVITY_REQUIRES = (f"{METRICS}/{schema.VIRIAL_SQUARE}", *STATUS_REQUIRED)
@@ -126,7 +127,7 @@ def _observable_slopes(run: xr.DataTree, draws: slice, gamma: float, n_beta: flo
         return {}
     square, shared = _metric(run, schema.DRAW_SQUARE, draws), share_minibatches(run)
     steps = run["draw_step"].to_numpy()[draws]
-    num_paired = int((steps + 1 < run[TRACE].sizes[STEP]).sum())
+    num_paired = int((steps < step_labels(run)[-1]).sum())
     after = DrawRise.of(run, steps[:num_paired] + 1)
     each: dict[str, list[xr.DataArray]] = {}
     for name in names:

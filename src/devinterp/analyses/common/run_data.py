@@ -221,6 +221,25 @@ def steps_after(run: xr.DataTree, burnin: int) -> slice:
     return slice(first, None)
 
 
+def places_of_steps(run: xr.DataTree, steps: np.ndarray) -> np.ndarray:
+    """Return where steps, given by their numbers, stand along ``step``.
+
+    Raises
+    ------
+    InvalidInputError
+        If a selection left one of them out.
+    """
+    labels = step_labels(run)
+    places = np.searchsorted(labels, steps)
+    held = (places < len(labels)) & (labels[np.minimum(places, len(labels) - 1)] == steps)
+    if not held.all():
+        raise InvalidInputError(
+            f"{(~held).sum()} of the steps at which draws were taken, {steps[~held][0]} first, are not in this tree: select "
+            "steps and draws so that every draw's step is left."
+        )
+    return places
+
+
 def draws_after(run: xr.DataTree, burnin: int) -> slice:
     """Return the draws taken at step `burnin` or later, as an index."""
     if "draw_step" not in run.coords:

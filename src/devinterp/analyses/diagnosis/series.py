@@ -12,7 +12,7 @@ from devinterp import schema
 from devinterp.analyses.common.convergence import ess, summary
 from devinterp.analyses.common.mean_error import mean_error
 from devinterp.analyses.common.mean_losses import draw_means, share_minibatches, start_mean, trace_means, trace_start
-from devinterp.analyses.common.run_data import draws_after, labels
+from devinterp.analyses.common.run_data import draws_after, labels, steps_after
 from devinterp.analyses.llc.errors import widened
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses
 from devinterp.schema import CHAIN, DRAW, OBSERVABLES, RESTRICTION, STEP, TRACE
@@ -84,7 +84,7 @@ def read_series(run: xr.DataTree, burnin: int) -> list[Series]:
     """
     rows, shared = RowLosses.of(run), share_minibatches(run)
     rise = trace_means(run) - trace_start(run) if rows is None else StepLosses.of(run, rows).rise
-    own = _unnumbered(rise.isel({STEP: slice(burnin, None)}), run[TRACE], STEP, 0)
+    own = _unnumbered(rise.isel({STEP: steps_after(run, burnin)}), run[TRACE], STEP, 0)
     lazy = {"": (own, rows is not None)}
     draws = draws_after(run, burnin)
     for name in schema.observable_names(run):

@@ -9,6 +9,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses.common.limits import LIMITS
+from devinterp.analyses.common.run_data import steps_after
 from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.analyses.diagnosis.series import num_steps
 from devinterp.analyses.llc.draw_rise import DrawRise
@@ -72,7 +73,9 @@ def _check_noise(evidence: Evidence) -> None:
 
 def acceptance(evidence: Evidence) -> Iterator[Finding]:
     """Yield a finding where a Metropolis test would refuse many steps, or nearly none."""
-    values = evidence.run[f"{METRICS}/{schema.MALA_ACCEPTANCE}"].isel({STEP: slice(evidence.burnin, None)})
+    values = evidence.run[f"{METRICS}/{schema.MALA_ACCEPTANCE}"].isel(
+        {STEP: steps_after(evidence.run, evidence.burnin)}
+    )
     mean = values.astype(np.float64).mean([CHAIN, STEP]).compute()
     message = "a Metropolis test would accept {value} of the steps (limit {limit})"
     yield from evidence.flag(mean, LIMITS["low_acceptance"], "step_too_large", message, _SMALLER)

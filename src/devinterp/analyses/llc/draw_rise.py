@@ -12,7 +12,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses.common.mean_losses import MOMENT, share_minibatches, sums
-from devinterp.analyses.common.run_data import labels, unlabelled_losses
+from devinterp.analyses.common.run_data import labels, places_of_steps, unlabelled_losses
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses, minibatches_per_step
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, STEP, TRACE
 
@@ -37,11 +37,11 @@ class DrawRise:
 
     @classmethod
     def of(cls, run: xr.DataTree, steps: np.ndarray) -> DrawRise | None:
-        """Return those of some steps, along ``draw``; None if the run stores no losses of rows at w0."""
+        """Return those of steps given by their numbers, along ``draw``; None if the run stores no losses of rows at w0."""
         rows = RowLosses.of(run)
         if rows is None:
             return None
-        selected = run.isel({STEP: steps}, missing_dims="ignore")
+        selected = run.isel({STEP: places_of_steps(run, steps)}, missing_dims="ignore")
         rise = StepLosses.of(selected, rows).rise
         noise = _noise(run, selected, rows)
         parts = [
