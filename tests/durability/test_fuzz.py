@@ -139,7 +139,7 @@ def opened(store: MemoryStore, numbers: dict[str, np.ndarray]) -> list[str]:
             continue
         if not (found.shape == expected.shape and np.array_equal(found, expected, equal_nan=True)):
             wrong.append(name)
-    CheckpointSlots(store, 0, [0]).load(most=10**6)
+    CheckpointSlots(store, [0], [0]).load(most=10**6)
     return wrong
 
 
