@@ -120,7 +120,7 @@ def hash_masks(masks: ParamMasks) -> str:
     """Return a hash of the sampled elements, the order of parameters included (it is the order of the noise)."""
     digest = hashlib.blake2b(digest_size=16)
     for name, mask in masks.items():
-        digest.update(f"{name}{mask.shape}".encode())
+        digest.update(f"{name}{tuple(mask.shape)}".encode())
         if mask.is_whole:
             continue
         if mask.index is None:
