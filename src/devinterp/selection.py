@@ -17,7 +17,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import InvalidInputError
-from devinterp.schema import BATCH, CHAIN, DRAW, OBSERVABLES, POSITION, RESTRICTION, STEP, TRACE
+from devinterp.schema import BATCH, CHAIN, DRAW, OBSERVABLES, POSITION, RESTRICTION, STEP, TOKEN, TRACE
 
 #: Attribute of a loss at the initial weights: of how many losses each sample has, whatever was selected since.
 NUM_LOSSES = "num_losses"
@@ -60,7 +60,9 @@ def restored(run: xr.DataTree, settings: Mapping[str, Any]) -> xr.DataTree:
 def whole_losses(start: xr.DataArray | xr.DataTree | xr.Variable) -> bool:
     """Say whether a loss at the initial weights has all losses of its samples, as far as that was recorded."""
     num = start.attrs.get(NUM_LOSSES)
-    return num is None or num == math.prod(size for dim, size in start.sizes.items() if dim not in _KNOWN)
+    # Losses of all tokens have the dimension of their ids.
+    sizes = [size for dim, size in start.sizes.items() if dim not in _KNOWN or dim == TOKEN]
+    return num is None or num == math.prod(sizes)
 
 
 def step_labels(run: xr.DataTree) -> np.ndarray:
@@ -106,7 +108,8 @@ def _wanted(path: str, name: str, dataset: xr.Dataset, settings: Mapping[str, An
     if any(_matches(f"{path}/{name}", each) for each in _AT_START) and RESTRICTION in variable.dims:
         lead.insert(0, RESTRICTION)
     rest = [dim for dim in variable.dims if dim not in lead]
-    wrong = [dim for dim in rest if dim in _KNOWN or POSITION not in dims]
+    own = settings.get("loss_dims") or ()  # names that a user gave may be ours
+    wrong = [dim for dim in rest if (dim in _KNOWN and dim not in own) or POSITION not in dims]
     if wrong:
         raise InvalidInputError(
             f"`{path}/{name}` has the dimension {wrong[0]!r}, which it cannot have (its dims are "

@@ -36,7 +36,7 @@ SETTINGS = {"lr": 0.05, "n_beta": 8.0, "localization": 2.0, "llc_weight_decay": 
 
 
 def sampled(metrics=(NAME,), **changes):
-    settings = {**SETTINGS, "num_draws": 6, "num_init_loss_batches": 1, "progress": False, **changes}
+    settings = {**SETTINGS, "num_draws": 6, "num_init_loss_batches": 1, "progress": False, "virial": False, **changes}
     return sample(Cubic().eval(), DATA, loss_fn=cubic, save_metrics=metrics, **settings)
 
 
