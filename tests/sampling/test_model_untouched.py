@@ -135,9 +135,12 @@ def test_sampling_happens_in_the_mode_the_model_is_in(kind, training):
     model.register_forward_hook(lambda module, args, output: counted.append((module.training, output.shape[0])))
     run(model, observables={"code": ids("code")})
     seen = {mode for mode, _ in counted}
-    # Structure may be looked up in eval mode, but no loss is measured in another mode than the model's own.
+    # Structure may be looked up in eval mode, and that of one batch is compared with train mode; but no loss is measured in
+    # another mode than the model's own.
     assert seen <= {training, False}
-    assert {mode for mode, rows in counted if rows == 4} == {training}
+    modes = [mode for mode, rows in counted if rows == 4]
+    assert modes.count(not training) <= (1 if training and kind is TinyModel else 0)
+    assert modes.count(training) > 10
 
 
 def test_dropout_is_on_in_train_mode_only():

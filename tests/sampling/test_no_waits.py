@@ -199,7 +199,8 @@ def test_no_step_of_a_transformer_waits_but_where_it_looks_for_packed_sequences(
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_a_run_reads_values_only_where_it_hands_over_draws(kind):
+def test_a_run_reads_values_only_where_it_hands_over_draws(kind, monkeypatch):
+    monkeypatch.setattr(loop, "_MAX_BLOCK_SECONDS", float("inf"))  # else a busy machine hands over more often
     restrictions, batch = ENGINES[kind]
     spec = spec_of(deep(), ids(), restrictions, num_draws=3, num_steps_bw_draws=5, observables={"code": ids("code")})
     with engine_of(spec, batch) as engine:
@@ -211,9 +212,10 @@ def test_a_run_reads_values_only_where_it_hands_over_draws(kind):
     # After the last draw steps are left, which are handed over without one.
     assert len(draws) == 4 * len(numbers) * len(batch.chains) - 1
     assert {place for _, place in seen.waits} <= {"finish", "_to_host"}
-    # Losses, whether they are finite, the observable and whether that is: each copied once for a block.
+    # Losses and whether they are finite are copied once for a block; where it ends in a draw the observable and whether that is
+    # finite, too, and the five parts of the virial. Each copy shows twice.
     assert len({what for what, _ in seen.waits}) <= 3
-    assert len(seen.waits) <= 2 * 3 * 4
+    assert len(seen.waits) <= 2 * (2 * 9 + 2)
 
 
 def test_noise_is_drawn_where_the_weights_are():

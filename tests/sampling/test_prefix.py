@@ -384,8 +384,9 @@ def test_restrictions_of_one_run_do_not_disturb_each_other(matched, monkeypatch)
 def test_restrictions_with_the_same_constant_layers_share_them():
     one, two = (counted(12, names)[0] for names in [(LAST,), (LAST, "layers.2.mix.bias")])
     assert two[2] - one[2] >= SHORT["num_chains"] * 12 * 2 * SHORT["batch_size"]
-    # The second compares both data sets once with the plain path, and looks for its constant layers once.
-    assert two[0] - one[0] <= 2 * SHORT["batch_size"] + 1
+    # The second compares both data sets once with the plain path, looks for its constant layers once, and tries on two rows
+    # whether gradients reach it.
+    assert two[0] - one[0] <= 2 * SHORT["batch_size"] + 1 + 2
 
 
 class StopError(Exception):
