@@ -11,7 +11,7 @@ import xarray as xr
 
 from devinterp import runs
 from devinterp.errors import InvalidInputError
-from devinterp.schema import RESTRICTION
+from devinterp.schema import METRICS, RESTRICTION
 
 #: Settings in which such runs differ.
 _MAY_DIFFER = ("weight_restrictions", "observables", "output_path", "device")
@@ -60,7 +60,7 @@ def one_run(trees: Mapping[str, xr.DataTree], *, needed_by: str) -> xr.DataTree:
     groups = {
         path: _joined({name: _dataset(run, path, name) for name, run in parts.items()}, path, needed_by)
         for path in paths
-        if path in shared
+        if path in shared and path != METRICS  # which no susceptibility reads, and which list other parameters
     }
     joined = xr.DataTree.from_dict(groups)
     joined.attrs = {**first.attrs, "config": json.dumps({**runs.settings(first), "weight_restrictions": list(parts)})}
@@ -80,8 +80,7 @@ def _of_one_restriction(tree: Any, name: str, needed_by: str) -> xr.DataTree:
         if name not in labels:
             raise InvalidInputError(
                 f"`{needed_by}` takes runs of one restriction each; that of {name!r} has {len(labels)}: {labels}. "
-                f"Pass that run "
-                f"itself, or choose: `tree.sel(restriction=[{labels[0]!r}])`."
+                f"Pass that run itself, or choose: `tree.sel(restriction=[{labels[0]!r}])`."
             )
         run = run.sel({RESTRICTION: [name]})
     return run
@@ -106,8 +105,7 @@ def _joined(parts: dict[str, xr.Dataset], path: str, needed_by: str) -> xr.Datas
             if not _same(first.variables[variable], part.variables[variable]):
                 raise InvalidInputError(
                     f"`{needed_by}` compares runs of the same model on the same data; `{path}/{variable}` of "
-                    f"{first_name!r} and "
-                    f"{name!r} differ: sample them with the same dataset, observables and seeds."
+                    f"{first_name!r} and {name!r} differ: sample them with the same dataset, observables and seeds."
                 )
     shared = [name for name in own if all(name in part.variables for part in parts.values())]
     result = xr.Dataset()
