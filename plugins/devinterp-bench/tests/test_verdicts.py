@@ -96,7 +96,7 @@ def test_what_is_counted() -> None:
 
 def test_the_command(tmp_path, capsys) -> None:
     output, table = tmp_path / "verdicts.json", tmp_path / "table.md"
-    assert devinterp(["bench", "verdicts", "--runs", "1", "-o", str(output), "--table", str(table)]) == 0
+    assert devinterp(["bench", "verdicts", "--seeds", "1", "-o", str(output), "--table", str(table)]) == 0
     assert "1 runs" in capsys.readouterr().out
     assert json.loads(output.read_text())["summary"]["num_trials"] == 1
     assert "| verdict |" in table.read_text()
