@@ -28,6 +28,9 @@ NULL = "null"
 #: Variables of runs that keep moments instead of losses.
 MEAN_LOSS, LOSS_MEAN, LOSS_COMOMENT, TASK = "mean_loss", "loss_mean", "loss_comoment", "task"
 
+#: Dims of losses other than those of a single sample, which are `position` or what ``loss_dims=`` names.
+OUTER_DIMS = (RESTRICTION, CHAIN, STEP, DRAW, SEQUENCE, BATCH, TASK)
+
 #: Metrics of every step that ``save_metrics=True`` records: norms of the parts of a step, the dot products between them, and
 #: the distance from the initial weights before it.
 STEP_METRICS = (

@@ -17,7 +17,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import InvalidInputError
-from devinterp.schema import BATCH, CHAIN, DRAW, OBSERVABLES, POSITION, RESTRICTION, STEP, TOKEN, TRACE
+from devinterp.schema import BATCH, CHAIN, DRAW, OBSERVABLES, OUTER_DIMS, POSITION, RESTRICTION, STEP, TRACE
 
 #: Attribute of a loss at the initial weights: of how many losses each sample has, whatever was selected since.
 NUM_LOSSES = "num_losses"
@@ -60,9 +60,7 @@ def restored(run: xr.DataTree, settings: Mapping[str, Any]) -> xr.DataTree:
 def whole_losses(start: xr.DataArray | xr.DataTree | xr.Variable) -> bool:
     """Say whether a loss at the initial weights has all losses of its samples, as far as that was recorded."""
     num = start.attrs.get(NUM_LOSSES)
-    # Losses of all tokens have the dimension of their ids.
-    sizes = [size for dim, size in start.sizes.items() if dim not in _KNOWN or dim == TOKEN]
-    return num is None or num == math.prod(sizes)
+    return num is None or num == math.prod(size for dim, size in start.sizes.items() if dim not in OUTER_DIMS)
 
 
 def step_labels(run: xr.DataTree) -> np.ndarray:

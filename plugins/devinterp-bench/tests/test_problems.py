@@ -14,7 +14,7 @@ from devinterp import sample
 from devinterp.cli import run as devinterp
 from devinterp.errors import InvalidInputError
 from devinterp_bench.corrections import NEEDS, corrections, step_size_factor
-from devinterp_bench.measure import QUICK, Effort, Measurement, measure, measure_all
+from devinterp_bench.measure import QUICK, Effort, Measurement, measure
 from devinterp_bench.problems import Problem, linear_regression, powers
 from devinterp_bench.report import Report, TextTable
 from devinterp_bench.suite import suite
@@ -261,7 +261,7 @@ def test_quick_estimates(kernel, name):
 @pytest.mark.parametrize(("kernel", "most"), [("sgld", 0.025), ("rmsprop_sgld", 0.04)])
 def test_the_whole_suite(kernel, most, capsys):
     """Some twenty minutes on one core for each kernel: see the README of devinterp-bench."""
-    measurements = list(measure_all(SUITE, [kernel], Effort()))
+    measurements = [each for problem in SUITE for each in measure(problem, kernel, Effort())]
     summary = summarise(measurements)[kernel]
     with capsys.disabled():
         print("\n" + Report([TextTable(*each) for each in accuracy_tables(measurements)]).markdown())

@@ -76,8 +76,9 @@ def to_arviz(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains = "
     burnin = burnin_steps(run, burnin)
     draws, n_beta = draws_after(run, burnin), float(setting(run, "n_beta", needed_by="to_arviz"))
     steps = run["draw_step"].to_numpy()[draws]
+    places = places_of_steps(run, steps)
     loss = labelled(trace_means(run), run[TRACE])
-    posterior = xr.Dataset({"loss": _at_draws(loss, places_of_steps(run, steps))})
+    posterior = xr.Dataset({"loss": _at_draws(loss, places)})
     at_draws = DrawRise.of(run, steps)
     posterior["llc"] = n_beta * (posterior["loss"] - trace_start(run) if at_draws is None else at_draws.rise)
     constant = xr.Dataset({"init_loss": labelled(trace_start(run), run[TRACE])})
@@ -87,7 +88,7 @@ def to_arviz(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains = "
     if observables is not None and starts is not None:
         constant[f"{OBSERVABLE}_init_loss"] = starts
         posterior[f"{OBSERVABLE}_llc"] = n_beta * (observables - starts)
-    groups = {"posterior": posterior, "sample_stats": _stats(run, draws, steps, posterior), "constant_data": constant}
+    groups = {"posterior": posterior, "sample_stats": _stats(run, draws, places, posterior), "constant_data": constant}
     num_early = steps_after(run, burnin).start
     if num_early:
         early = loss.isel({STEP: slice(num_early)}).rename({STEP: DRAW})
@@ -125,13 +126,13 @@ def _observables(run: xr.DataTree, draws: slice) -> tuple[xr.DataArray | None, x
     return losses, xr.concat(starts, label, **options)
 
 
-def _stats(run: xr.DataTree, draws: slice, steps: np.ndarray, posterior: xr.Dataset) -> xr.Dataset:
-    loss = posterior["loss"]
+def _stats(run: xr.DataTree, draws: slice, places: np.ndarray, posterior: xr.Dataset) -> xr.Dataset:
+    loss, steps = posterior["loss"], run["draw_step"].to_numpy()[draws]
     stats = xr.Dataset({"diverging": xr.zeros_like(loss, dtype=bool)}, coords={"draw_step": (DRAW, steps)})
     if METRICS in run.children:
         for name, metric in run[METRICS].to_dataset().data_vars.items():
             if STEP in metric.dims:
-                stats[str(name)] = _at_draws(metric, places_of_steps(run, steps))
+                stats[str(name)] = _at_draws(metric, places)
             elif metric.dims[-1:] == (DRAW,):
                 stats[str(name)] = _numbered(metric.isel({DRAW: draws}))
     config = settings(run)

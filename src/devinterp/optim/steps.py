@@ -80,10 +80,7 @@ class GroupSteps:
         if self._kernel_state is None:
             self._kernel_state = transition.init(values)
         initial = [self._state[param]["initial_param"][None] for param in params]
-        gradients = [
-            (param.grad if param.grad is not None else torch.zeros_like(param)).detach().clone()[None]
-            for param in params
-        ]
+        gradients = [param.grad.detach().clone()[None] for param in params if param.grad is not None]
         if measure:
             noise = list(noise)
         inputs = StepInputs(values, gradients, initial, self._kernel_state, noise)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from devinterp import schema
 from devinterp.errors import InvalidInputError
-from devinterp.models.masks.param_masks import ParamMasks
 from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.tokens import counting
 from devinterp.sampling.losses.loss import CustomLoss, check_losses
@@ -74,10 +74,25 @@ def check_gradient(spec: RunSpec) -> None:
     InvalidInputError
         If no gradient comes out of the loss, or it does not reach the sampled parameters where only these require gradients.
     """
-    model = spec.model
-    with unchanged(model):
-        _require_gradients(model.parameters())
-        differentiable = _few_losses(spec).requires_grad
+    parameters = dict(spec.model.named_parameters(remove_duplicate=False))
+    for name, masks in list(spec.restrictions.items())[:_TRIED_RESTRICTIONS]:
+        sampled = [parameters[each] for each in masks]
+        with unchanged(spec.model):
+            _require_gradients(sampled)
+            is_reached = _few_losses(spec).requires_grad
+        if not is_reached:
+            _check_not_cut_off(spec, name, sampled)
+
+
+def _check_not_cut_off(spec: RunSpec, name: str, sampled: Sequence[nn.Parameter]) -> None:
+    """Raise unless it is right that the sampled parameters get no gradient: the loss does not depend on them."""
+    with unchanged(spec.model):
+        _require_gradients(spec.model.parameters())
+        losses = _few_losses(spec)
+        differentiable = losses.requires_grad
+        if differentiable:
+            losses.nan_to_num().sum().backward()  # type: ignore[no-untyped-call]
+        reached = any(parameter.grad is not None for parameter in sampled)
     if not differentiable and isinstance(spec.loss, CustomLoss):
         raise InvalidInputError(
             "`loss_fn` returned losses without a gradient: compute them with torch from the model's output, and leave out "
@@ -85,24 +100,9 @@ def check_gradient(spec: RunSpec) -> None:
         )
     if not differentiable:
         raise InvalidInputError(
-            f"the logits of {type(model).__name__} have no gradient: take `torch.no_grad()` and `.detach()` out of its "
+            f"the logits of {type(spec.model).__name__} have no gradient: take `torch.no_grad()` and `.detach()` out of its "
             "`forward`."
         )
-    for name, masks in list(spec.restrictions.items())[:_TRIED_RESTRICTIONS]:
-        _check_reached(spec, name, masks)
-
-
-def _check_reached(spec: RunSpec, name: str, masks: ParamMasks) -> None:
-    parameters = dict(spec.model.named_parameters(remove_duplicate=False))
-    sampled = [parameters[each] for each in masks]
-    with unchanged(spec.model):
-        _require_gradients(sampled)
-        if _few_losses(spec).requires_grad:
-            return
-    with unchanged(spec.model):
-        _require_gradients(spec.model.parameters())
-        _few_losses(spec).nan_to_num().sum().backward()  # type: ignore[no-untyped-call]
-        reached = any(parameter.grad is not None for parameter in sampled)
     if reached:
         raise InvalidInputError(
             f"gradients reach the sampled parameters of {name!r} only where others require them too, as under reentrant "

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -19,17 +18,15 @@ from devinterp.sampling.model_guard import own_randomness, sheltered
 from devinterp.sampling.prepare import check_model, on_device
 from devinterp.sampling.settings import Settings
 from devinterp.slt.callback import SamplerCallback, validate_callbacks
-from devinterp.slt.errors import ChainHealthError
+from devinterp.slt.errors import check_health
 from devinterp.slt.estimators import LLCEstimator, OnlineLLCEstimator
 from devinterp.slt.optimizer_chain import OptimizerChain
 from devinterp.utils import cycle, default_nbeta, get_init_loss_multi_batch, prepare_input, split_results
 
 _NOTE = (
     "devinterp: this call is DevInterp 1's. Today: `llc(model, dataset, loss_fn=..., lr={lr:g}, n_beta={n_beta:g}, "
-    "localization="
-    "{localization:g}, num_chains={num_chains}, num_draws={num_draws})` of devinterp.slt.llc, where loss_fn(model, "
-    "batch) returns a "
-    "loss for each sample: chains are stored, resumed and checked, and results have errors."
+    "localization={localization:g}, num_chains={num_chains}, num_draws={num_draws})` of devinterp.slt.llc, where "
+    "loss_fn(model, batch) returns a loss for each sample: chains are stored, resumed and checked, and results have errors."
 )
 #: Seeds where none is given: numbers can be had again.
 _SEED = 100
@@ -157,8 +154,7 @@ def _run(
             mean.backward()  # type: ignore[no-untyped-call]
             total += float(mean.detach())
             last = {"results": results, "batch": batch}
-        if not np.isfinite(total):
-            raise ChainHealthError(f"the loss is not finite at step {step}: use a smaller `lr` or more `localization`.")
+        check_health(total, step)
         named = last["results"] if isinstance(last["results"], Mapping) else {}
         chain.step(
             step, settings.draw_after(step), {**named, **last, "loss": torch.tensor(total), "init_loss": init_loss}

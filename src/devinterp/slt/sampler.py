@@ -26,7 +26,7 @@ from devinterp.sampling.model_guard import sheltered
 from devinterp.sampling.prepare import check_kernel, check_model, choose_device, on_device
 from devinterp.sampling.settings import Settings
 from devinterp.schema import DRAW, STEP
-from devinterp.slt.errors import ChainHealthError
+from devinterp.slt.errors import ChainHealthError, check_health
 from devinterp.slt.learning_coeff import (
     estimate_learning_coeff,
     estimate_learning_coeff_with_summary,
@@ -248,8 +248,7 @@ class _Evaluated:
             (mean / len(parts)).backward()  # type: ignore[no-untyped-call]
             total += float(mean.detach()) / len(parts)
             last = {"loss": loss.detach(), "results": results, "batch": batch}
-        if not np.isfinite(total):
-            raise ChainHealthError(f"the loss is not finite at step {step}: use a smaller `lr` or more `localization`.")
+        check_health(total, step)
         return total, last
 
 

@@ -168,10 +168,6 @@ class RunStore:
         """Return a writer of draws; a context manager."""
         return TraceWriter(zarr.open_group(self.store, mode="r+", zarr_format=3))
 
-    def write_array(self, path: str, selection: Any, values: Any) -> None:
-        """Write into a part of the array at a path."""
-        zarr.open_array(self.store, path=path, mode="r+", zarr_format=3)[selection] = values
-
     def update_attrs(self, attrs: Mapping[str, Any], group: str = "") -> None:
         """Change some attributes of a group, in one write."""
         keys.update_attrs(self.store, group, attrs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -214,12 +214,3 @@ def _estimates(
         "corrected": estimate - excess["step_size"] - excess["localization"],
         "ess": float(result["paired_ess"]),
     }
-
-
-def measure_all(
-    problems: Sequence[Problem], kernels: Iterable[str], effort: Effort, *, seed: int = 0
-) -> Iterator[Measurement]:
-    """Yield the measurements of every kernel on every problem."""
-    for kernel in kernels:
-        for problem in problems:
-            yield from measure(problem, kernel, effort, seed=seed)

@@ -10,7 +10,7 @@ import xarray as xr
 from devinterp import schema
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.runs import settings
-from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TASK, TOKEN, TRACE
+from devinterp.schema import CHAIN, DRAW, OUTER_DIMS, POSITION, RESTRICTION, TOKEN, TRACE
 from devinterp.selection import step_labels
 
 #: Which chains an analysis may use.
@@ -131,8 +131,8 @@ def choose_observable(run: xr.DataTree, name: str | None, *, needed_by: str) -> 
     return chosen
 
 
-#: Dims of losses other than those of a single sample, and a temporary name for the latter when they are stacked.
-_DIMS, _STACKED = {RESTRICTION, CHAIN, STEP, DRAW, SEQUENCE, BATCH, TASK}, "_stacked"
+#: A temporary name for the dims of a single sample's losses when they are stacked.
+_STACKED = "_stacked"
 
 
 def losses(run: xr.DataTree, path: str, variable: str = "loss") -> xr.DataArray:
@@ -174,7 +174,7 @@ def labelled(variable: xr.Variable, node: xr.DataTree | xr.DataArray) -> xr.Data
 
 
 def _sample_dims(array: xr.DataArray | xr.Variable) -> list[Any]:
-    return [dim for dim in array.dims if dim not in _DIMS]
+    return [dim for dim in array.dims if dim not in OUTER_DIMS]
 
 
 def pad_tokens(ids: Ids, width: int) -> Ids:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,7 @@ from devinterp.analyses.common.limits import Limit
 from devinterp.analyses.common.mean_losses import share_minibatches
 from devinterp.analyses.common.run_data import restriction_names
 from devinterp.analyses.diagnosis.series import Series, read_series
+from devinterp.analyses.llc.draw_rise import DrawRise
 from devinterp.analyses.sensitivity import SENSITIVITY_REQUIRES, sensitivity
 from devinterp.analyses.temperature import TEMPERATURE_REQUIRES, temperature
 from devinterp.errors import MissingDataError
@@ -64,6 +66,16 @@ class Evidence:
     def series(self) -> list[Series]:
         """Return the series of the run and of its observables, loaded; the run's is the first."""
         return read_series(self.run, self.burnin)
+
+    @cached_property
+    def at_draws(self) -> DrawRise | None:
+        """Return the rise of the loss at the steps of draws, loaded; None if the losses of rows at w0 are not stored."""
+        steps = self.run["draw_step"].to_numpy()
+        at_draws = DrawRise.of(self.run, steps[steps >= self.burnin])
+        if at_draws is None:
+            return None
+        loaded = xr.Dataset({"rise": at_draws.rise, "noise": at_draws.noise}).compute()
+        return replace(at_draws, rise=loaded["rise"], noise=loaded["noise"])
 
     @cached_property
     def temperature(self) -> xr.Dataset:

@@ -10,7 +10,6 @@ import xarray as xr
 from devinterp.analyses.common.limits import LIMITS
 from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.analyses.diagnosis.series import quantile_of_gamma
-from devinterp.analyses.llc.draw_rise import DrawRise
 from devinterp.errors import MissingDataError
 from devinterp.schema import CHAIN, DRAW, RESTRICTION
 from devinterp.types import Check, Finding
@@ -42,15 +41,14 @@ def decreased(evidence: Evidence) -> Iterator[Finding]:
 
 def negative_draws(evidence: Evidence) -> Iterator[Finding]:
     """Yield a finding where many draws have a loss below that at w0, by more than the noise of their minibatch."""
-    steps = evidence.run["draw_step"].to_numpy()
-    at_draws = DrawRise.of(evidence.run, steps[steps >= evidence.burnin])
+    at_draws = evidence.at_draws
     if at_draws is None:
         raise MissingDataError("the losses of rows at w0 are not stored")
-    noise = at_draws.noise.compute()
+    noise = at_draws.noise
     if noise.isnull().any():
         raise MissingDataError("the noise of minibatches is not known")
     # That of all draws together: of a few rows a single estimate is as uncertain as it is large.
-    below = at_draws.rise.compute() + 4 * noise.mean([dim for dim in (CHAIN, DRAW) if dim in noise.dims]) ** 0.5 < 0
+    below = at_draws.rise + 4 * noise.mean([dim for dim in (CHAIN, DRAW) if dim in noise.dims]) ** 0.5 < 0
     yield from evidence.flag(
         below.mean([CHAIN, DRAW]),
         LIMITS["negative_draws"],

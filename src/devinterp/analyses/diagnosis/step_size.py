@@ -9,10 +9,9 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses.common.limits import LIMITS
-from devinterp.analyses.common.run_data import steps_after
+from devinterp.analyses.common.run_data import draws_after, steps_after
 from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.analyses.diagnosis.series import num_steps
-from devinterp.analyses.llc.draw_rise import DrawRise
 from devinterp.errors import MissingDataError
 from devinterp.schema import CHAIN, DRAW, METRICS, RESTRICTION, STEP
 from devinterp.types import Check, Finding
@@ -64,8 +63,7 @@ def seen_in_the_loss(evidence: Evidence) -> Iterator[Finding]:
 
 def _check_noise(evidence: Evidence) -> None:
     """Raise where minibatches, which are replayed every epoch, decide how the loss moves from step to step."""
-    steps = evidence.run["draw_step"].to_numpy()
-    at_draws = DrawRise.of(evidence.run, steps[steps >= evidence.burnin])
+    at_draws = evidence.at_draws
     noise = np.nan if at_draws is None else float(at_draws.noise.mean())
     if not noise < 0.05 * float(evidence.series[0].rise.var()):
         raise MissingDataError("the noise of minibatches is not known, or hides how fast the loss forgets")
@@ -91,14 +89,12 @@ def minibatch_noise(evidence: Evidence) -> Iterator[Finding]:
     coordinate of the gradient.
     """
     lr = float(evidence.settings.get("lr", np.nan)) * evidence.noise_factor
-    steps = evidence.run["draw_step"].to_numpy()
-    kept = np.flatnonzero(steps >= evidence.burnin)
-    at_draws = DrawRise.of(evidence.run, steps[kept])
+    at_draws, kept = evidence.at_draws, draws_after(evidence.run, evidence.burnin)
     if at_draws is None:
         raise MissingDataError("the losses of rows at w0 are not stored")
     metrics = evidence.run[METRICS].to_dataset()[[schema.VIRIAL_GRADIENT, schema.VIRIAL_SQUARE]]
     metrics = metrics.isel({DRAW: kept}).drop_vars(DRAW, errors="ignore").compute().astype(np.float64)
-    slope, rise, over = metrics[schema.VIRIAL_GRADIENT], at_draws.rise.compute(), [CHAIN, DRAW]
+    slope, rise, over = metrics[schema.VIRIAL_GRADIENT], at_draws.rise, [CHAIN, DRAW]
     rest = slope - slope.mean(over) / rise.mean(over) * rise
     variance = rest.var(over) / metrics[schema.VIRIAL_SQUARE].mean(over)
     heat = lr / 4 * evidence.n_beta**2 * variance

@@ -29,7 +29,11 @@ def can_pin() -> bool:
 
 def objects_to(objects: list[Any], device: torch.device) -> list[Any]:
     """Return objects on a device, as far as they can be moved (tensors, graphs)."""
-    return [each.to(device) if callable(getattr(each, "to", None)) else each for each in objects]
+    return [_object_to(each, device) for each in objects]
+
+
+def _object_to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if callable(getattr(value, "to", None)) else value
 
 
 @dataclass
@@ -78,6 +82,6 @@ class HostCopies:
         def copy(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return copied_to(value, self.device)
-            return value.to(self.device) if callable(getattr(value, "to", None)) else value
+            return _object_to(value, self.device)
 
         return tree_map(copy, selected)

@@ -76,14 +76,19 @@ class Engine(ABC):
         sequence_ids : sequence of numpy.ndarray
             The rows of that step, as for `add_gradient`.
         """
-        self.spec.rows.prefetch(self._minibatches(sequence_ids)[0])
+        if self.spec.rows.host is not None:
+            self._fetch_ahead(self._minibatches(sequence_ids)[0])
 
-    def _minibatches(self, sequence_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return the rows of each minibatch of a step, those of chains with minibatches of their own behind each other."""
+    def _fetch_ahead(self, minibatch: Sequence[np.ndarray]) -> None:
+        """Begin to copy one of the `_minibatches` to the device, if rows are kept on the host."""
+        if self.spec.rows.host is not None:
+            self.spec.rows.prefetch(np.concatenate(minibatch))
+
+    def _minibatches(self, sequence_ids: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        """Return the rows of each minibatch of a step: one array where all chains share them, else one for each chain."""
         num = self.spec.settings.batches_per_step
         shared = all(ids is sequence_ids[0] for ids in sequence_ids)
-        parts = [np.split(ids, num) for ids in (sequence_ids[:1] if shared else sequence_ids)]
-        return [np.concatenate(minibatch) for minibatch in zip(*parts, strict=True)]
+        return list(zip(*(np.split(ids, num) for ids in (sequence_ids[:1] if shared else sequence_ids)), strict=True))
 
     @abstractmethod
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:

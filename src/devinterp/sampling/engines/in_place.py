@@ -38,16 +38,16 @@ class InPlaceEngine(Engine):
 
     def add_gradient(self, sequence_ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Add the gradient to the model's parameters; see `Engine.add_gradient`."""
-        parts = self._minibatches(sequence_ids)
+        minibatches = self._minibatches(sequence_ids)
         loss, all_losses, finite = self.spec.loss, [], []
-        for n, part in enumerate(parts):
+        for n, (part,) in enumerate(minibatches):
             batch, attention_mask, counted = self.spec.rows.batch(part)
             with self._after_prefix(DATASET, self.spec.rows, part):
                 mean, losses = loss.mean(self.spec.model, batch, attention_mask, counted)
             if mean.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
-                (mean / len(parts)).backward()  # type: ignore[no-untyped-call]
-            if n + 1 < len(parts):
-                self.spec.rows.prefetch(parts[n + 1])
+                (mean / len(minibatches)).backward()  # type: ignore[no-untyped-call]
+            if n + 1 < len(minibatches):
+                self._fetch_ahead(minibatches[n + 1])
             all_losses.append(masked(losses, counted))
             finite.append(all_finite(losses, counted))
         return torch.cat(all_losses)[None], torch.stack(finite).all()[None]

@@ -59,14 +59,14 @@ class VectorizedEngine(Engine):
 
     def add_gradient(self, sequence_ids: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Make the gradients of all chains in one backward pass; see `Engine.add_gradient`."""
-        minibatches, following = self._parts_of_minibatches(sequence_ids), self._minibatches(sequence_ids)[1:]
+        minibatches = self._minibatches(sequence_ids)
         all_losses, finite = [], []
         for n, parts in enumerate(minibatches):
             total, losses, counted = self._run_step(parts)
             if total.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
                 (total / len(minibatches)).backward()  # type: ignore[no-untyped-call]
-            if n < len(following):
-                self.spec.rows.prefetch(following[n])
+            if n + 1 < len(minibatches):
+                self._fetch_ahead(minibatches[n + 1])
             losses, are_finite = _mark(losses.detach(), counted)
             all_losses.append(losses)
             finite.append(are_finite)
@@ -187,18 +187,11 @@ class VectorizedEngine(Engine):
         anew : bool, default: False
             Whether to compute it where it is known, too.
         """
-        for parts in self._parts_of_minibatches(sequence_ids):
+        for parts in self._minibatches(sequence_ids):
             if anew and self.prefix is not None:
                 for key, part in zip(_keys(DATASET, parts), parts, strict=True):
                     self.prefix.forget(key, self.spec.rows.index(part).numpy())
             self._kept(DATASET, self.spec.rows, parts)
-
-    def _parts_of_minibatches(self, sequence_ids: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-        """Return the rows of each minibatch of a step: one array where all chains share them, else one for each chain."""
-        num = self.spec.settings.batches_per_step
-        shared = all(ids is sequence_ids[0] for ids in sequence_ids)
-        parts = [np.split(ids, num) for ids in (sequence_ids[:1] if shared else sequence_ids)]
-        return [list(minibatch) for minibatch in zip(*parts, strict=True)]
 
     def _kept(self, key: str, rows: Rows, parts: Sequence[np.ndarray]) -> list[Tensor] | None:
         """Return the activations of the prefix for some rows, computed where they were not met before; None without any.

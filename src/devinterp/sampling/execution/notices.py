@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import final
 
-_LOGGER = logging.getLogger("devinterp")
+from devinterp.notes import LOGGER
 
 #: By the first part of a choice's key and of its value: what is told, and how loudly. Only what was refused is a warning:
 #: chains that run one after the other because that takes less work are as fast as they can be.
@@ -55,5 +55,5 @@ class Notices:
             self._told.add(same)
             level, text = line
             message = f"{text.format(name=name)}: {reason}"
-            _LOGGER.log(level, message)
+            LOGGER.log(level, message)
             self._show(message)
