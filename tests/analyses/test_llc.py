@@ -279,7 +279,9 @@ def test_one_lost_loss_gives_nan_not_the_mean_of_the_rest():
 
 def test_what_is_asked_for_must_exist():
     tree = synthetic_tree()
-    with pytest.raises(InvalidInputError, match=r"the observable has to be one of \['code', 'train'\]"):
+    with pytest.raises(
+        InvalidInputError, match=r"`observable` is needed: pass one of the observables, \['code', 'train'\]"
+    ):
         token_llc(tree)
     with pytest.raises(InvalidInputError, match=r"\(='web'\)"):
         token_llc(tree, "web")

@@ -236,7 +236,9 @@ def test_noise_of_another_level_is_named():
 
 def test_what_is_wrong_is_said():
     tree = synthetic_tree(num_restrictions=2)
-    with pytest.raises(InvalidInputError, match=r"the observable has to be one of \['code', 'train'\]"):
+    with pytest.raises(
+        InvalidInputError, match=r"`sampling_task` is needed: pass one of the observables, \['code', 'train'\]"
+    ):
         compute_susceptibilities(tree)
     with pytest.raises(InvalidInputError, match="'train' is the only observable"):
         compute_susceptibilities(synthetic_tree(observables={"train": (3, 4)}))

@@ -191,7 +191,7 @@ SETTINGS = {
             ("n_beta", "n_beta"),
             ("localization", "localization"),
             ("noise_level", "noise_level"),
-            ("llc_weight_decay", "weight_decay"),
+            ("llc_weight_decay", "llc_weight_decay"),
             ("init_noise", "init_noise"),
         ]
         for value in (-1.0, math.nan, math.inf, -math.inf)
@@ -220,9 +220,9 @@ SETTINGS = {
     ),
     "eps of another kernel": (
         {"rmsprop_eps": 0.1},
-        r"rmsprop_eps can only be set when sampling_method='rmsprop_sgld'; got 'sgmcmc_sgld'",
+        r"`rmsprop_eps` can only be set when sampling_method='rmsprop_sgld'; got 'sgmcmc_sgld'",
     ),
-    "alpha of another kernel": ({"rmsprop_alpha": 0.1}, r"rmsprop_alpha can only be set when"),
+    "alpha of another kernel": ({"rmsprop_alpha": 0.1}, r"`rmsprop_alpha` can only be set when"),
     "eps twice": (
         {"sampling_method": "rmsprop_sgld", "rmsprop_eps": 0.1, "sampling_method_kwargs": {"eps": 0.2}},
         r"rmsprop_eps \(=0\.1\) and sampling_method_kwargs\['eps'\] \(=0\.2\) are both set; specify only one",

@@ -49,7 +49,7 @@ def test_an_empty_directory_and_a_file(tmp_path):
 
 @pytest.mark.usefixtures("unchecked")
 def test_no_location():
-    with pytest.raises(InvalidInputError, match=r"expected a path, a URL or a zarr store; got float"):
+    with pytest.raises(InvalidInputError, match=r"is a path, a URL or a zarr store; got float"):
         devinterp.open(1.5)
 
 

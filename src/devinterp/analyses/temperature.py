@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from devinterp import schema
+from devinterp import arguments, schema
 from devinterp.analyses.common.blockwise import storable
 from devinterp.analyses.common.mean_losses import share_minibatches
 from devinterp.analyses.common.ratios import ratio_of_means
@@ -24,7 +24,6 @@ from devinterp.analyses.common.run_data import (
 )
 from devinterp.analyses.common.virial import expected_temperature, virial_and_volume
 from devinterp.analyses.llc.draw_rise import DrawRise
-from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
 from devinterp.runs import only
 from devinterp.schema import DRAW, METRICS
@@ -118,9 +117,7 @@ def temperature(
 def _windows(virial: xr.DataArray, volume: xr.DataArray, num: int, *, shared: bool) -> dict[str, Any]:
     """Return the temperatures of consecutive parts of the draws."""
     num_draws = virial.sizes[DRAW]
-    if num < 1:
-        raise InvalidInputError(f"`windows` (={num}) must be at least 1.")
-    num = min(num, num_draws)
+    num = min(arguments.count("windows", num, least=1), num_draws)
     ends = np.arange(1, num + 1) * num_draws // num
     kept = [slice(int(first), int(end)) for first, end in zip([0, *ends[:-1]], ends, strict=True)]
     parts = [

@@ -25,8 +25,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Raises
     ------
     InvalidInputError
-        If a wrapper has divided the weights among processes.
+        If it is no module, or a wrapper has divided the weights among processes.
     """
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     return _peeled(model)[0]
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from devinterp import schema
+from devinterp import arguments, schema
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.tokens import counting
@@ -128,6 +128,7 @@ def _name_dims(
         if tokens is not None and len(shape) == 1:  # of predicted tokens, or of all
             names = {tokens.shape[1] - 1: (schema.POSITION,), tokens.shape[1]: (schema.TOKEN,)}
             loss_dims = names.get(shape[0], ())
+    loss_dims = arguments.names("loss_dims", loss_dims)
     if len(loss_dims) != len(shape):
         raise InvalidInputError(
             f"{source} returned losses with trailing shape {tuple(shape)}, but `loss_dims` names {len(loss_dims)} "

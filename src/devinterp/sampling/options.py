@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, final
 
+from devinterp import arguments
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.chains.checkpointing import SHARE, check_share
 from devinterp.sampling.engines.vectorization import MODES
@@ -43,9 +44,17 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_share(self.checkpoint_share)
-        if self.chains not in MODES:
-            raise InvalidInputError(f"`chains` (={self.chains!r}) must be one of {', '.join(map(repr, MODES))}.")
-        if isinstance(self.compile, str) and self.compile not in _known_backends():
+        arguments.word("chains", self.chains, MODES)
+        for name in ("virial", "null", "keep_state", "repair", "dry_run"):
+            arguments.flag(name, getattr(self, name))
+        for name in ("paired", "progress"):
+            if getattr(self, name) is not None:
+                arguments.flag(name, getattr(self, name))
+        for name in ("storage_options", "notes"):
+            arguments.mapping(name, getattr(self, name))
+        if not isinstance(self.compile, str):
+            arguments.flag("compile", self.compile)
+        elif self.compile not in _known_backends():
             raise InvalidInputError(
                 f"`compile` (={self.compile!r}) must be True, False or a backend of torch.compile: "
                 f"{', '.join(map(repr, _known_backends()))}."
@@ -80,6 +89,8 @@ class RunOptions:
         own, defaults = {each.name: given[each.name] for each in fields(cls)}, cls()
         if options is None:
             return cls(**own)
+        if not isinstance(options, cls):
+            raise InvalidInputError(f"`options` (={options!r}) must be a devinterp.RunOptions.")
         twice = [name for name, value in own.items() if (value or None) != (getattr(defaults, name) or None)]
         if twice:
             raise InvalidInputError(

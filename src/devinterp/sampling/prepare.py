@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from devinterp import plugins, schema
+from devinterp import arguments, plugins, schema
 from devinterp.errors import InvalidInputError
 from devinterp.kernels import build_transition
 from devinterp.models.masks.param_masks import ParamMasks
@@ -124,7 +124,7 @@ def check_kernel(settings: Settings) -> Kernel:
     return kernel
 
 
-def check_model(model: object) -> nn.Module:
+def check_model(model: nn.Module) -> nn.Module:
     """Return the module to sample, without what wraps it.
 
     Raises
@@ -132,8 +132,6 @@ def check_model(model: object) -> nn.Module:
     InvalidInputError
         If it is no module, or its parameters cannot be used.
     """
-    if not isinstance(model, nn.Module):
-        raise InvalidInputError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     inner = unwrapped(model)
     check_parameters(inner)
     return inner
@@ -159,7 +157,7 @@ def on_device(model: nn.Module, device: str | torch.device | None) -> nn.Module:
     try:
         wanted = torch.device(device)
         torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         kinds = (
             ["cpu"]
             + (["cuda"] if torch.cuda.is_available() else [])
@@ -196,20 +194,25 @@ def name_restrictions(
         If both are given, none is left, or a mask cannot be used.
     """
     if weight_restrictions is None:
-        masks = as_param_masks(model, param_masks, trainable=trainable)
+        masks = _named("param_masks", model, param_masks, trainable)
         name = masks.description if isinstance(param_masks, (str, ParamMasks)) or param_masks is None else "custom"
         return {name or "custom": masks}
     if param_masks is not None:
         raise InvalidInputError("`param_masks` and `weight_restrictions` both say what is sampled: pass only one.")
-    if isinstance(weight_restrictions, str):
-        weight_restrictions = [weight_restrictions]
     if not isinstance(weight_restrictions, Mapping):
-        weight_restrictions = {name: name for name in weight_restrictions}
+        weight_restrictions = {name: name for name in arguments.names("weight_restrictions", weight_restrictions)}
     if not weight_restrictions:
         raise InvalidInputError("`weight_restrictions` is empty: name at least one, for example {'full': None}.")
     if "" in weight_restrictions:
         raise InvalidInputError("a name in `weight_restrictions` is empty: name each, for example {'full': None}.")
-    return {name: as_param_masks(model, masks, trainable=trainable) for name, masks in weight_restrictions.items()}
+    return {name: _named("weight_restrictions", model, masks, trainable) for name, masks in weight_restrictions.items()}
+
+
+def _named(argument: str, model: nn.Module, masks: Any, trainable: Collection[str]) -> ParamMasks:
+    try:
+        return as_param_masks(model, masks, trainable=trainable)
+    except InvalidInputError as error:
+        raise error if f"`{argument}`" in str(error) else InvalidInputError(f"`{argument}`: {error}") from error
 
 
 def check_mode(spec: RunSpec) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from devinterp import arguments
 from devinterp.errors import InvalidInputError
 from devinterp.schema import MALA_ACCEPTANCE, STEP_METRICS
 from devinterp.types import Target
@@ -54,19 +53,22 @@ class Settings:
     def __post_init__(self) -> None:
         # Stored as plain numbers: those of numpy and torch are no JSON.
         for name in _COUNTS:
-            self._set(name, _as_count(name, getattr(self, name), least=1))
+            self._set(name, arguments.count(name, getattr(self, name), least=1))
         for name in ("num_burnin_steps", "init_seed", "obs_seed"):
-            self._set(name, _as_count(name, getattr(self, name), least=0))
-        self._set("lr", _as_number("lr", self.lr, positive=True))
+            self._set(name, arguments.count(name, getattr(self, name), least=0))
+        self._set("lr", arguments.number("lr", self.lr, positive=True))
         for name in ("n_beta", "localization", "noise_level", "weight_decay"):
-            self._set(name, _as_number(name, getattr(self, name)))
+            self._set(name, arguments.number(name, getattr(self, name)))
         if self.bounding_box_size is not None:
-            self._set("bounding_box_size", _as_number("bounding_box_size", self.bounding_box_size, positive=True))
+            self._set("bounding_box_size", arguments.number("bounding_box_size", self.bounding_box_size, positive=True))
         if self.max_grad_norm is not None:
-            self._set("max_grad_norm", _as_number("max_grad_norm", self.max_grad_norm, positive=True))
+            self._set("max_grad_norm", arguments.number("max_grad_norm", self.max_grad_norm, positive=True))
         if self.init_noise is not None:
-            self._set("init_noise", _as_number("init_noise", self.init_noise))
-        self._set("sampling_method_kwargs", {k: _plain(v) for k, v in self.sampling_method_kwargs.items()})
+            self._set("init_noise", arguments.number("init_noise", self.init_noise))
+        options = arguments.mapping("sampling_method_kwargs", self.sampling_method_kwargs)
+        self._set("sampling_method_kwargs", {k: _plain(v) for k, v in options.items()})
+        for name in ("shuffle", "match_sampling_input_ids_across_chains"):
+            self._set(name, arguments.flag(name, getattr(self, name)))
         self._set("save_metrics", _as_metrics(self.save_metrics))
         clipped = self.bounding_box_size is not None or self.max_grad_norm is not None
         if MALA_ACCEPTANCE in self.metric_names and (clipped or self.noise_level == 0):
@@ -74,8 +76,8 @@ class Settings:
                 f"`save_metrics`: {MALA_ACCEPTANCE!r} is of steps that are proposals, which steps with a `bounding_box_size` "
                 "or `max_grad_norm`, or with `noise_level` 0, are not."
             )
-        _check_word("record", self.record, RECORDS)
-        _check_word("loss_dtype", self.loss_dtype, LOSS_DTYPES)
+        arguments.word("record", self.record, RECORDS)
+        arguments.word("loss_dtype", self.loss_dtype, LOSS_DTYPES)
 
     @classmethod
     def of(cls, given: Mapping[str, Any], kernel_options: Mapping[str, Any], weight_decay: float) -> Settings:
@@ -134,17 +136,6 @@ _COUNTS = (
 )
 
 
-def _as_count(name: str, value: Any, *, least: int) -> int:
-    try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        kind = "a positive whole number" if least == 1 else "a whole number, at least 0"
-        raise InvalidInputError(f"`{name}` (={value!r}) must be {kind}.")
-    return number
-
-
 def _as_metrics(value: object) -> bool | tuple[str, ...]:
     """Return which metrics, by name or as all or none of v2's."""
     if isinstance(value, bool):
@@ -156,24 +147,6 @@ def _as_metrics(value: object) -> bool | tuple[str, ...]:
             f"`save_metrics` (={value!r}) must be True, False, or names, each once: {', '.join(map(repr, known))}."
         )
     return names
-
-
-def _check_word(name: str, value: object, words: tuple[str, ...]) -> None:
-    if value not in words:
-        raise InvalidInputError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, words))}.")
-
-
-def _as_number(name: str, value: Any, *, positive: bool = False) -> float:
-    word = "positive" if positive else "at least 0"
-    try:
-        number = None if isinstance(value, str | bool) else float(value)
-    except (TypeError, ValueError):
-        number = None
-    if number is None:
-        raise InvalidInputError(f"`{name}` (={value!r}) must be a number, {word} and finite.")
-    if not math.isfinite(number) or number < 0 or (positive and number == 0):
-        raise InvalidInputError(f"`{name}` (={value!r}) must be {word} and finite.")
-    return number
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from devinterp import arguments
 from devinterp.errors import InvalidInputError
 from devinterp.models.parameter_check import trainable_names
 from devinterp.sampling import driver, null_run
@@ -249,7 +250,9 @@ def sample(
     """
     given = dict(locals())  # every argument, by its name
     settings = Settings.of(
-        given, kernel_options(sampling_method, sampling_method_kwargs, rmsprop_eps, rmsprop_alpha), llc_weight_decay
+        given,
+        kernel_options(sampling_method, sampling_method_kwargs, rmsprop_eps, rmsprop_alpha),
+        arguments.number("llc_weight_decay", llc_weight_decay),
     )
     how = RunOptions.merged(options, given)
     inner = check_model(model)
@@ -285,13 +288,13 @@ def kernel_options(
     InvalidInputError
         If an RMSprop option is given to another kernel, or one is given in both ways.
     """
-    merged = dict(options or {})
+    merged = arguments.mapping("sampling_method_kwargs", options)
     for name, value in (("eps", rmsprop_eps), ("alpha", rmsprop_alpha)):
         if value is None:
             continue
         if sampling_method != "rmsprop_sgld":
             raise InvalidInputError(
-                f"rmsprop_{name} can only be set when sampling_method='rmsprop_sgld'; got {sampling_method!r}."
+                f"`rmsprop_{name}` can only be set when sampling_method='rmsprop_sgld'; got {sampling_method!r}."
             )
         given = [key for key in (name, f"rmsprop_{name}") if key in merged]
         if given:

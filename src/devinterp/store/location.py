@@ -60,7 +60,9 @@ def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Ma
     if is_url(location):
         return FsspecStore.from_url(str(location), dict(storage_options or {}), read_only=read_only)
     if not isinstance(location, (str, os.PathLike)):
-        raise InvalidInputError(f"expected a path, a URL or a zarr store; got {type(location).__name__}.")
+        raise InvalidInputError(
+            f"a store (`output_path`, or what is opened) is a path, a URL or a zarr store; got {type(location).__name__}."
+        )
     path = Path(location).expanduser()
     if path.is_file():
         if path.suffix == ".zip" and read_only:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
+from devinterp import arguments
 from devinterp.analyses.bif.pairs import all_pairs, drift_share
 from devinterp.analyses.bif.plan import Plan
 from devinterp.analyses.bif.selection import Selection, select
@@ -142,32 +143,34 @@ def compute_bif(
        attribution. arXiv:2509.26544.
     """
     run = only(tree, name="bif", requires=_REQUIRES)
+    argument = "method" if correlation_method is None else "correlation_method"
     plan = Plan(
-        method=_method(correlation_method or method, average_tokenwise_bif),
-        covariance=compute_covariance,
+        method=_method(argument, method if correlation_method is None else correlation_method, average_tokenwise_bif),
+        covariance=arguments.flag("compute_covariance", compute_covariance),
         centring=Centring(
-            _one_of("reduce_chain_dimension_method", reduce_chain_dimension_method, ("stack", "mean")),
-            _one_of("centre", centre, ("pooled", "chain")),
-            detrend,
+            _word("reduce_chain_dimension_method", reduce_chain_dimension_method, ("stack", "mean")),
+            _word("centre", centre, ("pooled", "chain")),
+            arguments.flag("detrend", detrend),
         ),
     )
     _check_recorded(run, plan)
-    if top_k is not None and (top_k < 1 or standard_errors):
+    exclude_self = arguments.flag("exclude_self", exclude_self)
+    standard_errors = arguments.flag("standard_errors", standard_errors)
+    if top_k is not None and arguments.count("top_k", top_k, least=1) and standard_errors:
         raise InvalidInputError(
-            f"`top_k` (={top_k}) must be at least 1, and goes without `standard_errors`: compute these for the pairs found, "
-            "with `queries` and `candidates`."
+            f"`top_k` (={top_k}) goes without `standard_errors`: compute these for the pairs of the result, with `queries` and "
+            "`candidates`."
         )
     run, chain_attrs = use_chains(run, chains, needed_by="bif")
     burnin = burnin_steps(run, burnin)
     run = drop_draws(run, burnin)
 
     numbers = TokenNumbers(run)
-    queries, candidates = (loss_keys if selection is None else selection for selection in (queries, candidates))
-    first = select(numbers, queries, within=batch_index_range_1, argument="queries", needed_by="bif")
+    first = _side(numbers, "queries", queries, loss_keys, ("batch_index_range_1", batch_index_range_1))
     if candidates is queries and _same_rows(batch_index_range_1, batch_index_range_2):
         second = first
     else:
-        second = select(numbers, candidates, within=batch_index_range_2, argument="candidates", needed_by="bif")
+        second = _side(numbers, "candidates", candidates, loss_keys, ("batch_index_range_2", batch_index_range_2))
     # Gathered in a dict, because xarray aligns a dataset anew with each assignment.
     variables: dict[str, Any] = (
         dict(all_pairs(run, first, second, plan, standard_errors))
@@ -178,6 +181,15 @@ def compute_bif(
     coords = {RESTRICTION: run[RESTRICTION].variable, **plan.labels(first, 1), **plan.labels(second, 2)}
     result = xr.Dataset(variables, coords, attrs={**plan.attrs, "burnin": burnin, **noise_attrs(run), **chain_attrs})
     return storable(drop_single_restriction(result))
+
+
+def _side(
+    numbers: TokenNumbers, argument: str, selection: Selection, default: Selection, rows: tuple[str, Any]
+) -> Side:
+    """Return the side that an argument describes, or `loss_keys` where it is not given."""
+    if selection is None and default is not None:
+        argument, selection = "loss_keys", default
+    return select(numbers, selection, within=rows, argument=argument, needed_by="bif")
 
 
 def _same_rows(one: Any, other: Any) -> bool:
@@ -210,8 +222,9 @@ def _descriptions(run: xr.DataTree, first: Side, second: Side, plan: Plan) -> di
     return variables
 
 
-def _method(method: str, averaged: bool) -> Literal["token", "sequence", "averaged"]:
-    _one_of("method", method, ("token", "sequence"))
+def _method(argument: str, method: str, averaged: bool) -> Literal["token", "sequence", "averaged"]:
+    arguments.word(argument, method, ("token", "sequence"))
+    averaged = arguments.flag("average_tokenwise_bif", averaged)
     if averaged and method == "sequence":
         raise InvalidInputError(
             "`average_tokenwise_bif` averages over tokens: it needs method='token', not 'sequence'."
@@ -221,10 +234,8 @@ def _method(method: str, averaged: bool) -> Literal["token", "sequence", "averag
     return "token" if method == "token" else "sequence"
 
 
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> Any:
-    if value not in allowed:
-        raise InvalidInputError(f"`{name}` (={value!r}) must be one of {list(allowed)}.")
-    return value
+def _word(name: str, value: Any, words: tuple[str, ...]) -> Any:
+    return arguments.word(name, value, words)  # Any: of the type of a Literal
 
 
 @hookimpl

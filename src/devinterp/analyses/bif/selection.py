@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from devinterp import schema
+from devinterp import arguments, schema
 from devinterp.analyses.bif.sides import Part, Side, TokenNumbers
 from devinterp.errors import InvalidInputError
 
@@ -15,7 +15,9 @@ from devinterp.errors import InvalidInputError
 Selection: TypeAlias = str | Sequence[str] | Mapping[str, Any] | None
 
 
-def select(numbers: TokenNumbers, selection: Selection, *, within: Any = None, argument: str, needed_by: str) -> Side:
+def select(
+    numbers: TokenNumbers, selection: Selection, *, within: tuple[str, Any] | None = None, argument: str, needed_by: str
+) -> Side:
     """Return the side of a result that a selection describes.
 
     Parameters
@@ -24,8 +26,9 @@ def select(numbers: TokenNumbers, selection: Selection, *, within: Any = None, a
         Of the run.
     selection : Selection
         None for all observables, by name in alphabetical order.
-    within : sequence of int, slice or "all", optional
-        Keep these of the selected sequences, counted over all observables, in this order.
+    within : tuple of str and sequence of int, slice or "all", optional
+        The name of an argument and its value: keep these of the selected sequences, counted over all observables, in this
+        order.
     argument, needed_by : str
         Names of the argument and of the analysis, for messages.
 
@@ -36,8 +39,9 @@ def select(numbers: TokenNumbers, selection: Selection, *, within: Any = None, a
     """
     parts = _parts(numbers, selection, argument, needed_by)
     total = sum(len(part.sequences) for part in parts)
-    if within is not None and not (isinstance(within, str) and within == "all"):
-        parts = _within(parts, _indices(within, total, f"`{needed_by}`: rows of the `{argument}`"))
+    rows = None if within is None else within[1]
+    if within is not None and rows is not None and not (isinstance(rows, str) and rows == "all"):
+        parts = _within(parts, _indices(rows, total, f"`{needed_by}`: `{within[0]}`"))
     if not parts or not any(len(part.positions) for part in parts):
         raise InvalidInputError(
             f"`{needed_by}`: `{argument}` must select at least one token; of {total} sequences it selects none."
@@ -62,7 +66,7 @@ def _parts(numbers: TokenNumbers, selection: Selection, argument: str, needed_by
     elif isinstance(selection, Mapping):
         indices = dict(selection)
     else:
-        indices = dict.fromkeys(selection, slice(None))
+        indices = dict.fromkeys(arguments.names(argument, selection), slice(None))
     parts = []
     for given, index in indices.items():
         name = schema.observable_called(str(given), numbers.names)

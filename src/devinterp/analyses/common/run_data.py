@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import xarray as xr
 
-from devinterp import schema
+from devinterp import arguments, schema
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp.runs import settings
 from devinterp.schema import CHAIN, DRAW, OUTER_DIMS, POSITION, RESTRICTION, TOKEN, TRACE
@@ -113,8 +113,8 @@ def restriction_names(run: xr.DataTree) -> list[str]:
     return [str(name) for name in run[RESTRICTION].to_numpy()]
 
 
-def choose_observable(run: xr.DataTree, name: str | None, *, needed_by: str) -> str:
-    """Return the name of one observable: the one asked for, or the only one.
+def choose_observable(run: xr.DataTree, name: str | None, *, argument: str, needed_by: str) -> str:
+    """Return the name of one observable: the one asked for by an argument, or the only one.
 
     Raises
     ------
@@ -124,10 +124,10 @@ def choose_observable(run: xr.DataTree, name: str | None, *, needed_by: str) -> 
     names = schema.observable_names(run)
     if name is None and len(names) == 1:
         return names[0]
-    chosen = None if name is None else schema.observable_called(name, names)
+    chosen = schema.observable_called(name, names) if isinstance(name, str) else None
     if chosen is None:
-        problem = "has to be one" if name is None else f"(={name!r}) must be one"
-        raise InvalidInputError(f"`{needed_by}`: the observable {problem} of {sorted(names)}.")
+        problem = "is needed: pass one" if name is None else f"(={name!r}) must be one"
+        raise InvalidInputError(f"`{needed_by}`: `{argument}` {problem} of the observables, {sorted(names)}.")
     return chosen
 
 
@@ -189,6 +189,7 @@ def burnin_steps(run: xr.DataTree, burnin: int | None) -> int:
     """Return the number of initial steps to leave out: `burnin` after checks, or the run's own if that is None."""
     if burnin is None:
         return int(settings(run).get("num_burnin_steps") or 0)
+    burnin = arguments.count("burnin", burnin, least=0)
     if settings(run).get("record") == "moments" and burnin != settings(run)["num_burnin_steps"]:
         raise InvalidInputError(
             f"`burnin` (={burnin}) must be the run's own ({settings(run)['num_burnin_steps']}), because it recorded "
@@ -196,9 +197,9 @@ def burnin_steps(run: xr.DataTree, burnin: int | None) -> int:
         )
     labels = step_labels(run) if TRACE in run.children else np.zeros(0)
     num_steps = int(labels[-1]) + 1 if len(labels) else None
-    if burnin < 0 or (num_steps is not None and burnin >= num_steps):
+    if num_steps is not None and burnin >= num_steps:
         raise InvalidInputError(
-            f"`burnin` (={burnin}) must be at least 0 and less than the number of steps ({num_steps}), so that some remain."
+            f"`burnin` (={burnin}) must be less than the number of steps ({num_steps}), so that some remain."
         )
     return burnin
 

@@ -67,7 +67,7 @@ def token_llc(
     """
     run = only(tree, name="token_llc", requires=TOKEN_REQUIRES)
     n_beta = float(setting(run, "n_beta", needed_by="token_llc"))
-    name = choose_observable(run, observable, needed_by="token_llc")
+    name = choose_observable(run, observable, argument="observable", needed_by="token_llc")
     group = f"{OBSERVABLES}/{name}"
     if "init_loss" not in run[group]:
         raise MissingDataError(

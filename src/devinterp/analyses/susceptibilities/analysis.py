@@ -6,11 +6,11 @@ r"""Susceptibilities: how the loss of a component responds to a change of the da
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import xarray as xr
 
-from devinterp import schema
+from devinterp import arguments, schema
 from devinterp.analyses.common.convergence import MIN_DRAWS
 from devinterp.analyses.common.run_data import (
     STATUS_REQUIRED,
@@ -33,6 +33,7 @@ from devinterp.runs import only, settings
 from devinterp.schema import CHAIN, TRACE
 from devinterp.types import Analysis
 
+_NAME = "susceptibilities"
 _REQUIRES = ("observables/*/loss|observables/*/loss_mean", "trace/init_loss", *STATUS_REQUIRED)
 
 
@@ -118,21 +119,24 @@ def compute_susceptibilities(
     .. [1] G. Baker, G. Wang, J. Hoogland, D. Murfet. Studying small language models with susceptibilities. arXiv:2504.18274,
        appendix C.4.
     """
-    run = only(tree, name="susceptibilities", requires=_REQUIRES)
+    run = only(tree, name=_NAME, requires=_REQUIRES)
+    z_score, centre_rows = arguments.flag("z_score", z_score), arguments.flag("centre_rows", centre_rows)
+    include_sampling_task = arguments.flag("include_sampling_task", include_sampling_task)
+    arguments.word("standard_errors", standard_errors, get_args(Errors))
     transforms = [name for name, wanted in (("z_score", z_score), ("centre_rows", centre_rows)) if wanted]
     if transforms and standard_errors == "ess":
         raise InvalidInputError(
             "standard_errors='ess' is an error of susceptibilities that are not transformed: with "
             f"{' and '.join(transforms)} pass 'jackknife' or 'none'."
         )
-    task = choose_observable(run, sampling_task, needed_by="susceptibilities")
+    task = choose_observable(run, sampling_task, argument="sampling_task", needed_by=_NAME)
     names = _chosen(run, task, observable_names, include_sampling_task)
     if not names:
         raise InvalidInputError(
             f"`susceptibilities`: {task!r} is the only observable: sample with others, or pass include_sampling_task=True."
         )
     reference = _reference(run, estimator, full)
-    run, chain_attrs = use_chains(run, chains, needed_by="susceptibilities")
+    run, chain_attrs = use_chains(run, chains, needed_by=_NAME)
     burnin = burnin_steps(run, burnin)
     run = drop_draws(run, burnin)
 
@@ -168,8 +172,8 @@ def _chosen(run: xr.DataTree, task: str, wanted: Sequence[str] | None, include_t
     names = sorted(schema.observable_names(run))
     if wanted is None:
         return [name for name in names if include_task or name != task]
-    wanted = [wanted] if isinstance(wanted, str) else wanted
-    chosen = {choose_observable(run, name, needed_by="susceptibilities: observable_names") for name in wanted}
+    wanted = arguments.names("observable_names", wanted)
+    chosen = {choose_observable(run, name, argument="observable_names", needed_by=_NAME) for name in wanted}
     return [name for name in names if name in chosen or (include_task and name == task)]
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from devinterp import arguments
 from devinterp.errors import InvalidInputError
 from devinterp.models.adapter_weights import is_lora
 from devinterp.models.masks.mask import Mask
@@ -63,9 +64,9 @@ def create_param_masks(
 
 
 def _created(model: nn.Module, restriction: str | Sequence[str], selector: Selector, prefix: str = "") -> ParamMasks:
-    texts = [restriction] if isinstance(restriction, str) else list(restriction)
+    texts = arguments.names("restriction", restriction)
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise InvalidInputError(f"a restriction is a text such as 'l0h1', or a list of such; got {restriction!r}.")
+        raise InvalidInputError(f"`restriction` (={restriction!r}) must be a text such as 'l0h1', or a list of such.")
     inside = [text.replace(prefix, "") if prefix else text for text in texts]
     total = union(_masks(selector, text) for text in inside)
     ordered = {name: total[name] for name in selector.parameters if name in total}
@@ -182,9 +183,9 @@ def restrictions(
     InvalidInputError
         A kind is unknown, the structure of the model cannot be found, or it has no part of the kinds asked for.
     """
-    kinds = KINDS if kind is None else (kind,) if isinstance(kind, str) else tuple(kind)
+    kinds = KINDS if kind is None else tuple(arguments.names("kind", kind))
     if unknown := [k for k in kinds if k not in KINDS]:
-        raise InvalidInputError(f"unknown kinds {unknown}: expected some of {', '.join(KINDS)}.")
+        raise InvalidInputError(f"`kind` (={unknown}) must be some of {', '.join(KINDS)}.")
     model = unwrapped(model)
     structure = (
         adapter_for(model, adapter).structure(model) if example_inputs is None else detect_on(model, example_inputs)

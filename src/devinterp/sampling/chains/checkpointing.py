@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import final
 
+from devinterp import arguments
 from devinterp.errors import InvalidInputError
 
 #: Share of a run's time that checkpoints may take, unless the user says otherwise.
@@ -88,5 +89,5 @@ class TimeBudget(CheckpointSchedule):
 
 def check_share(share: float) -> None:
     """Raise unless this can be a share of a run's time."""
-    if not 0 <= share <= 1:
+    if arguments.number("checkpoint_share", share) > 1:
         raise InvalidInputError(f"`checkpoint_share` (={share!r}) must be between 0 and 1: 0.03 is 3 % of the time.")

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from devinterp.errors import InvalidInputError
+
 
 @dataclass(frozen=True)
 class LossIdentity:
@@ -59,7 +61,18 @@ def loss_identity(function: Callable[..., Any] | None, loss_id: str | None) -> I
         The user's loss function.
     loss_id : str or None
         What identifies it, where the user says so.
+
+    Raises
+    ------
+    InvalidInputError
+        If `loss_id` is no text, or there is no function for it to name.
     """
+    if loss_id is not None and not (isinstance(loss_id, str) and loss_id):
+        raise InvalidInputError(f"`loss_id` (={loss_id!r}) must be a text that names the version of `loss_fn`.")
+    if loss_id is not None and function is None:
+        raise InvalidInputError(
+            f"`loss_id` (={loss_id!r}) names a `loss_fn`, and there is none: pass both, or neither."
+        )
     if loss_id is not None or not callable(function):
         yield LossIdentity("" if loss_id is None else loss_id)
         return
