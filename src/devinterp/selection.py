@@ -106,6 +106,10 @@ def _wanted(path: str, name: str, dataset: xr.Dataset, settings: Mapping[str, An
     if any(_matches(f"{path}/{name}", each) for each in _AT_START) and RESTRICTION in variable.dims:
         lead.insert(0, RESTRICTION)
     rest = [dim for dim in variable.dims if dim not in lead]
+    if pattern.startswith(schema.RECORDINGS):
+        if name in dataset.coords:
+            return variable.dims
+        return (*lead, *rest)
     own = settings.get("loss_dims") or ()  # names that a user gave may be ours
     wrong = [dim for dim in rest if (dim in _KNOWN and dim not in own) or POSITION not in dims]
     if wrong:

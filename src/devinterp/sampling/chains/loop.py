@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -15,8 +15,10 @@ from torch import Tensor
 
 from devinterp.sampling.chains.checkpointing import CheckpointSchedule, Disabled
 from devinterp.sampling.chains.draw_metrics import DrawMetrics
+from devinterp.sampling.chains.recordings import Recordings, why_broken
 from devinterp.sampling.chains.stepper import Stepper
 from devinterp.sampling.engines.engine import Engine
+from devinterp.sampling.spec import RunRecorder
 from devinterp.types import ChainKey, Checkpoint, Draw
 
 #: Steps without a draw are handed over at least this often: by size, so that memory is bounded, and by time, so that a
@@ -84,7 +86,8 @@ def run_chains(
     keys = list(itertools.product(restrictions, chains))
     active = [start.active is None or key in start.active for key in keys]
     measures = DrawMetrics(engine) if spec.virial else None
-    block = _Block(keys, first_step=first)
+    recordings = Recordings(engine) if spec.recorders else None
+    block = _Block(keys, first_step=first, recorders=spec.recorders)
     for step in range(first, settings.num_steps):
         batch = [rows_of_chain[step] for rows_of_chain in rows]
         losses, finite = engine.add_gradient(batch)
@@ -96,10 +99,12 @@ def run_chains(
             block.add_draw(due, measured.after())
         if step + 1 < settings.num_steps:
             engine.prefetch([rows_of_chain[step + 1] for rows_of_chain in rows])
-        index = due if spec.observables else None  # else a draw holds no losses
+        index = due if spec.observables or recordings is not None else None  # else a draw holds nothing of its own
         if index is not None:
             for name, evaluated in engine.evaluate_all().items():
                 block.add_observable(name, *evaluated)
+            if recordings is not None:
+                block.recorded = recordings.at_draw([a and b for a, b in zip(active, block.finite(), strict=True)])
         is_last = step == settings.num_steps - 1
         is_due = checkpoints.is_due(last=is_last)
         if index is not None or block.is_full or is_last or is_due:
@@ -109,7 +114,7 @@ def run_chains(
                     active[n] = draw.error is None
             if not any(active):
                 return
-            block = _Block(keys, first_step=step + 1)
+            block = _Block(keys, first_step=step + 1, recorders=spec.recorders)
         if is_due:
             began = time.monotonic()
             checkpoint = Checkpoint(tuple(restrictions), tuple(chains), step + 1, stepper.save())
@@ -141,8 +146,9 @@ def _losses_again(engine: Engine, batch: Sequence[np.ndarray]) -> Tensor:
 class _Block:
     """Consecutive steps on the device, not yet looked at: reading a value synchronises."""
 
-    def __init__(self, keys: Sequence[ChainKey], *, first_step: int) -> None:
-        self._keys, self._first_step = keys, first_step
+    def __init__(self, keys: Sequence[ChainKey], *, first_step: int, recorders: Mapping[str, RunRecorder]) -> None:
+        self._keys, self._first_step, self._recorders = keys, first_step, recorders
+        self.recorded: list[dict[str, np.ndarray]] = [{} for _ in keys]
         self._losses: list[Tensor] = []
         self._finite: list[Tensor] = []
         self._metrics: list[dict[str, Tensor]] = []
@@ -171,6 +177,11 @@ class _Block:
     def add_observable(self, name: str, losses: Tensor, finite: Tensor) -> None:
         self._observables[name] = (losses, finite)
 
+    def finite(self) -> list[bool]:
+        """Return which chains have had finite losses only; synchronises."""
+        flags = torch.stack([*self._finite, *(flags for _, flags in self._observables.values())], 1)
+        return [bool(flag) for flag in flags.all(1).cpu()]
+
     def finish(self, index: int | None) -> list[Draw]:
         """Copy everything to the host and return a record of each chain."""
         finite = torch.stack(self._finite, 1).cpu().numpy()  # (chain, step)
@@ -186,7 +197,7 @@ class _Block:
         are_finite = {name: flags.cpu().numpy() for name, (_, flags) in self._observables.items()}
         draws = []
         for n, (restriction, chain) in enumerate(self._keys):
-            num, error = self._judge(finite[n], {name: bool(flags[n]) for name, flags in are_finite.items()}, index)
+            num, error = self._judge(finite[n], {name: bool(flags[n]) for name, flags in are_finite.items()}, index, n)
             num_draws = sum(step <= num for step in draw_steps)
             draws.append(
                 Draw(
@@ -200,11 +211,14 @@ class _Block:
                     error=error,
                     draw_metrics={name: values[n, :num_draws] for name, values in draw_metrics.items()},
                     first_draw=self._first_draw,
+                    recordings=self.recorded[n] if error is None else {},
                 )
             )
         return draws
 
-    def _judge(self, finite: np.ndarray, are_finite: dict[str, bool], index: int | None) -> tuple[int, str | None]:
+    def _judge(
+        self, finite: np.ndarray, are_finite: dict[str, bool], index: int | None, number: int
+    ) -> tuple[int, str | None]:
         """Return how many steps of a chain are good, and what ended it if not all are."""
         if not finite.all():
             num = int(np.argmin(finite))
@@ -213,6 +227,8 @@ class _Block:
             if not is_finite:
                 last = self._first_step + len(finite) - 1
                 return len(finite), f"step {last}, draw {index}: the loss of observable {name!r} is not finite"
+        if (reason := why_broken(self._recorders, self.recorded[number])) is not None:
+            return len(finite), f"step {self._first_step + len(finite) - 1}, draw {index}: {reason}"
         return len(finite), None
 
 
