@@ -282,8 +282,8 @@ class Snapshot:
     Parameters
     ----------
     model : torch.nn.Module
-        The model, at the weights of the draw, on the device and in the mode in which it is sampled. What a recorder changes in
-        it, or in random generators, would change the run.
+        The model, at the weights of the draw, on the device and in the mode in which it is sampled. Its weights must be left
+        as they are. Sampled parameters require gradients, for recorders that switch them on with `torch.enable_grad`.
     displacement : callable
         ``displacement()`` yields, for each sampled parameter, its name and :math:`w - w_0` as a tensor of the parameter's
         shape: zero where a weight is not sampled, and everywhere at the initial weights. In the precision of the chain

@@ -17,19 +17,9 @@ class TestLogits(RecorderTests):
     settings: ClassVar = {"top_k": 3}
 
 
-class TestProjectedLogits(RecorderTests):
-    recorder = logits.devinterp_recorders()[0]
-    settings: ClassVar = {"projection": 2, "num_sequences": 5}
-
-
 class TestCountSketch(RecorderTests):
     recorder = sketch.devinterp_recorders()[0]
     settings: ClassVar = {"size": 6}
-
-
-class TestProjection(RecorderTests):
-    recorder = sketch.devinterp_recorders()[0]
-    settings: ClassVar = {"size": 6, "method": "projection"}
 
 
 class TestWeightNorms(RecorderTests):

@@ -6,10 +6,11 @@ It costs a forward pass over the data set for each draw of each chain.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
 
 from devinterp.hookspecs import hookimpl
-from devinterp.types import RecordedRun, Recorder, Recording, Snapshot
+from devinterp.types import RecordedData, RecordedRun, Recorder, Recording, Snapshot
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,18 +33,32 @@ def build(run: RecordedRun, *, dataset: Any = None) -> Recording:
         data set.
     """
     data = run.data(dataset)
+    return Recording(FullLoss(data), dims={"loss": ()}, attrs={"loss": {"units": "nats", "num_rows": data.num_rows}})
 
-    def record(snapshot: Snapshot) -> Mapping[str, Tensor]:
+
+@final
+@dataclass(frozen=True)
+class FullLoss:
+    """Computes the mean loss of a data set.
+
+    Parameters
+    ----------
+    data : RecordedData
+        The data set.
+    """
+
+    data: RecordedData
+
+    def __call__(self, snapshot: Snapshot) -> Mapping[str, Tensor]:
+        """Return ``loss``, float64."""
         import torch
 
         sums = []
-        for losses in data.losses(snapshot.model):
+        for losses in self.data.losses(snapshot.model):
             unmasked = ~losses.isnan()
             sums.append(torch.stack([torch.where(unmasked, losses, 0).double().sum(), unmasked.sum().double()]))
         total, count = torch.stack(sums).sum(0)
         return {"loss": total / count}
-
-    return Recording(record, dims={"loss": ()}, attrs={"loss": {"units": "nats", "num_rows": data.num_rows}})
 
 
 @hookimpl

@@ -8,11 +8,13 @@ a relative standard error of about :math:`\sqrt{2/m}`. It costs a forward pass o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
 
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
+from devinterp.recorders.device_copy import DeviceCopy
 from devinterp.types import RecordedData, RecordedRun, Recorder, Recording, Snapshot
 
 if TYPE_CHECKING:
@@ -77,24 +79,10 @@ def build(
 def _of_leading(run: RecordedRun, data: RecordedData, top_k: int) -> Recording:
     import torch
 
-    from devinterp.recorders.device_copy import DeviceCopy
-
     parts = [logits.topk(min(top_k, logits.shape[-1])).indices.cpu() for logits in data.logits(run.model)]
-    leading, mask = [DeviceCopy(part) for part in parts], data.attention_mask()
-
-    def record(snapshot: Snapshot) -> Mapping[str, Tensor]:
-        kept, normalizers = [], []
-        for logits, ids in zip(data.logits(snapshot.model), leading, strict=True):
-            kept.append(logits.gather(-1, ids.on(logits.device)).float())
-            normalizers.append(logits.float().logsumexp(-1))
-        return {
-            "logits": _unless_padded(torch.cat(kept), mask),
-            "log_normalizer": _unless_padded(torch.cat(normalizers), mask),
-        }
-
     places = ("sequence", "token")
     return Recording(
-        record,
+        LeadingLogits(data, [DeviceCopy(part) for part in parts]),
         dims={"logits": (*places, "rank"), "log_normalizer": places},
         coords={"vocabulary_id": ((*places, "rank"), torch.cat(parts).numpy())},
     )
@@ -103,20 +91,68 @@ def _of_leading(run: RecordedRun, data: RecordedData, top_k: int) -> Recording:
 def _projected(run: RecordedRun, data: RecordedData, num: int, seed: int) -> Recording:
     import torch
 
-    from devinterp.recorders.device_copy import DeviceCopy
-
     width = next(iter(data.logits(run.model))).shape[-1]
     signs = torch.randint(2, (width, num), generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    matrix, mask = DeviceCopy(signs / num**0.5), data.attention_mask()
+    matrix = DeviceCopy(signs / num**0.5)
+    return Recording(ProjectedLogits(data, matrix), dims={"logits": ("sequence", "token", "direction")})
 
-    def record(snapshot: Snapshot) -> Mapping[str, Tensor]:
+
+@final
+@dataclass(frozen=True)
+class LeadingLogits:
+    """Computes the logits of the tokens that led at the initial weights.
+
+    Parameters
+    ----------
+    data : RecordedData
+        The sequences.
+    leading : sequence of DeviceCopy
+        For each batch the ids of these tokens, ``(batch, token, rank)``.
+    """
+
+    data: RecordedData
+    leading: Sequence[DeviceCopy]
+
+    def __call__(self, snapshot: Snapshot) -> Mapping[str, Tensor]:
+        """Return ``logits`` and ``log_normalizer``, float32."""
+        import torch
+
+        kept, normalizers = [], []
+        for logits, ids in zip(self.data.logits(snapshot.model), self.leading, strict=True):
+            kept.append(logits.gather(-1, ids.on(logits.device)).float())
+            normalizers.append(logits.float().logsumexp(-1))
+        mask = self.data.attention_mask()
+        return {
+            "logits": _unless_padded(torch.cat(kept), mask),
+            "log_normalizer": _unless_padded(torch.cat(normalizers), mask),
+        }
+
+
+@final
+@dataclass(frozen=True)
+class ProjectedLogits:
+    """Computes logits along random directions.
+
+    Parameters
+    ----------
+    data : RecordedData
+        The sequences.
+    matrix : DeviceCopy
+        The directions, ``(vocabulary, direction)``.
+    """
+
+    data: RecordedData
+    matrix: DeviceCopy
+
+    def __call__(self, snapshot: Snapshot) -> Mapping[str, Tensor]:
+        """Return ``logits``, float32."""
+        import torch
+
         parts = []
-        for logits in data.logits(snapshot.model):
+        for logits in self.data.logits(snapshot.model):
             centred = logits.float() - logits.float().mean(-1, keepdim=True)
-            parts.append(centred @ matrix.on(logits.device))
-        return {"logits": _unless_padded(torch.cat(parts), mask)}
-
-    return Recording(record, dims={"logits": ("sequence", "token", "direction")})
+            parts.append(centred @ self.matrix.on(logits.device))
+        return {"logits": _unless_padded(torch.cat(parts), self.data.attention_mask())}
 
 
 def _unless_padded(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -16,8 +16,9 @@ References
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
 
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
@@ -32,9 +33,7 @@ METHODS = ("count", "projection")
 _BLOCK = 2**14
 
 
-def build(
-    run: RecordedRun, *, size: int = 256, seed: int = 0, method: Literal["count", "projection"] = "count"
-) -> Recording:
+def build(run: RecordedRun, *, size: int = 256, seed: int = 0, method: str = "count") -> Recording:
     """Record a seeded random sketch of the displacement from the initial weights.
 
     Parameters
@@ -62,24 +61,38 @@ def build(
         raise InvalidInputError(f"recorder 'sketch': `size` (={size!r}) must be a whole number, at least 1.")
     if method not in METHODS:
         raise InvalidInputError(f"recorder 'sketch': `method` (={method!r}) must be one of {', '.join(METHODS)}.")
-    add: _Add = CountSketch(size, seed) if method == "count" else RandomProjection(size, seed)
+    part = CountSketch(size, seed) if method == "count" else RandomProjection(size, seed)
+    return Recording(Sketch(part, size), dims={"sketch": ("bucket",)})
 
-    def record(snapshot: Snapshot) -> Mapping[str, Tensor]:
+
+@final
+@dataclass(frozen=True)
+class Sketch:
+    """Sums the sketches of all parameters.
+
+    Parameters
+    ----------
+    part : CountSketch or RandomProjection
+        The sketch of one parameter.
+    size : int
+        Numbers of a sketch.
+    """
+
+    part: CountSketch | RandomProjection
+    size: int
+
+    def __call__(self, snapshot: Snapshot) -> Mapping[str, Tensor]:
+        """Return ``sketch``, float32 ``(bucket,)``."""
         import torch
 
         device = next(snapshot.model.parameters()).device
-        total = torch.zeros(size, dtype=torch.float64, device=device)
+        total = torch.zeros(self.size, dtype=torch.float64, device=device)
         for name, moved in snapshot.displacement():
-            total += add(name, moved.flatten().double())
+            total += self.part(name, moved.flatten().double())
         return {"sketch": total.float()}
 
-    return Recording(record, dims={"sketch": ("bucket",)})
 
-
-#: ``add(parameter name, its displacement)``: the sketch of one parameter, float64 ``(bucket,)``.
-_Add = Callable[[str, "Tensor"], "Tensor"]
-
-
+@final
 class CountSketch:
     """The count sketch of a vector that comes in named parts.
 
@@ -118,6 +131,7 @@ class CountSketch:
         return CountSketch, (self._size, self._seed)
 
 
+@final
 class RandomProjection:
     """The projection of a vector that comes in named parts onto random directions.
 
@@ -141,7 +155,8 @@ class RandomProjection:
             part = values[first : first + _BLOCK]
             signs = torch.randint(2, (len(part), self._size), generator=source, dtype=torch.int8).to(part.device)
             total += part @ (signs.to(part.dtype) * 2 - 1)
-        return total / self._size**0.5
+        scaled: Tensor = total / self._size**0.5
+        return scaled
 
 
 def generator(seed: int, name: str) -> torch.Generator:

@@ -7,7 +7,8 @@ For the parameters :math:`w_m` that a module m has itself (not those of the modu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
@@ -38,23 +39,41 @@ def build(run: RecordedRun) -> Recording:
         for place, (name, module) in enumerate(modules.items())
         for own, _ in module.named_parameters(recurse=False)
     }
+    labels = np.array(list(modules), dtype=object)
+    along = ("module",)
+    return Recording(
+        WeightNorms(owner, len(modules)), dims={"norm": along, "distance": along}, coords={"module": (along, labels)}
+    )
 
-    def record(snapshot: Snapshot) -> Mapping[str, Tensor]:
+
+@final
+@dataclass(frozen=True)
+class WeightNorms:
+    """Computes the norms of modules.
+
+    Parameters
+    ----------
+    owner : dict of str to int
+        By name of a parameter, the place of its module.
+    num_modules : int
+        Number of modules.
+    """
+
+    owner: Mapping[str, int]
+    num_modules: int
+
+    def __call__(self, snapshot: Snapshot) -> Mapping[str, Tensor]:
+        """Return ``norm`` and ``distance``, float64 ``(module,)``."""
         import torch
 
         weights = dict(snapshot.model.named_parameters(remove_duplicate=False))
-        norm = torch.zeros(len(modules), dtype=torch.float64, device=next(iter(weights.values())).device)
+        norm = torch.zeros(self.num_modules, dtype=torch.float64, device=next(iter(weights.values())).device)
         distance = torch.zeros_like(norm)
-        for name, place in owner.items():
+        for name, place in self.owner.items():
             norm[place] += weights[name].double().square().sum()
         for name, moved in snapshot.displacement():
-            distance[owner[name]] += moved.double().square().sum()
+            distance[self.owner[name]] += moved.double().square().sum()
         return {"norm": norm.sqrt(), "distance": distance.sqrt()}
-
-    labels = np.array(list(modules), dtype=object)
-    return Recording(
-        record, dims={"norm": ("module",), "distance": ("module",)}, coords={"module": (("module",), labels)}
-    )
 
 
 @hookimpl

@@ -118,7 +118,7 @@ def _prepared(name: str, recorder: Recorder, settings: dict[str, Any], run: _Run
         )
     described, others = _described({**_defaults(recorder), **settings})
     prepared = RunRecorder(recorder.name, described, recording, {}, others, tuple(data.rows for data in run.read))
-    initial = recorded(recording, Snapshot(run.model, run.no_displacement), name=name)
+    initial = recorded(recording, Snapshot(run.model, run.no_displacement), run.sampled(), name=name)
     _check_shape(name, recording, initial)
     return replace(prepared, initial=initial)
 
@@ -193,9 +193,12 @@ class _Run:
         self.read.append(data)
         return data
 
-    def no_displacement(self) -> Iterator[tuple[str, Tensor]]:
+    def sampled(self) -> list[Tensor]:
+        """Return all parameters that some weight restriction samples."""
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
-        for name in self.parameter_names:
-            parameter = parameters[name]
+        return [parameters[name] for name in self.parameter_names]
+
+    def no_displacement(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in zip(self.parameter_names, self.sampled(), strict=True):
             dtype = torch.promote_types(parameter.dtype, torch.float32)
             yield name, torch.zeros(parameter.shape, dtype=dtype, device=parameter.device)

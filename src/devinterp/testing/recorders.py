@@ -13,7 +13,6 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-import devinterp
 from devinterp.errors import InvalidInputError
 from devinterp.slt.sampling import sample
 from devinterp.types import Recorder
@@ -32,6 +31,10 @@ class SmallModel(nn.Module):
         return logits
 
 
+#: Options of the runs of the suite.
+_SHORT = {"num_chains": 2, "num_draws": 3, "num_init_loss_batches": 1, "chains": "sequential", "progress": False}
+
+
 class RecorderTests:
     """Tests of a `Recorder`, run by pytest on a subclass that names it.
 
@@ -48,6 +51,7 @@ class RecorderTests:
     recorder: ClassVar[Recorder]
     #: Settings that it is built with.
     settings: ClassVar[Mapping[str, Any]] = {}
+    _usual: ClassVar[xr.DataTree]
     #: Relative tolerance between chains one after the other and side by side, in units of the largest value of each variable.
     tolerance: ClassVar[float] = 1e-4
 
@@ -65,18 +69,16 @@ class RecorderTests:
         """Return a short run with the recorder, of two chains; takes the options of `devinterp.sample`."""
         if recorders == "this one":
             recorders = {"tested": {"recorder": self.recorder, **self.settings}}
-        options: dict[str, Any] = {
-            "lr": 1e-3,
-            "n_beta": 10.0,
-            "localization": 1.0,
-            "num_chains": 2,
-            "num_draws": 3,
-            "batch_size": 4,
-        }
-        options |= {"num_burnin_steps": 1, "num_init_loss_batches": 1, "chains": "sequential", "progress": False}
+        options: dict[str, Any] = {"lr": 1e-3, "n_beta": 10.0, "localization": 1.0, "batch_size": 4, **_SHORT}
         tree = sample(model or self.model(), self.dataset(), recorders=recorders, **{**options, **changes})
         assert isinstance(tree, xr.DataTree)
         return tree
+
+    def usual_run(self) -> xr.DataTree:
+        """Return the run that others are compared with, sampled once for all tests."""
+        if "_usual" not in vars(type(self)):
+            type(self)._usual = self.run()
+        return self._usual
 
     def recordings(self, tree: xr.DataTree) -> dict[str, np.ndarray]:
         """Return everything that the recorder stored, by name."""
@@ -93,7 +95,7 @@ class RecorderTests:
 
     def test_records_at_every_draw_and_at_the_initial_weights(self) -> None:
         """Every variable has restriction, chain and draw before its own dims, and a value at the initial weights."""
-        group = self.run()["recordings/tested"].to_dataset()
+        group = self.usual_run()["recordings/tested"].to_dataset()
         variables = [str(name) for name in group.data_vars if not str(name).startswith("init_")]
         assert variables, "nothing is recorded"
         for name in variables:
@@ -115,7 +117,7 @@ class RecorderTests:
 
     def test_gives_the_same_again(self) -> None:
         """Two runs record the same, to the last bit: an interrupted run must go on to the same numbers."""
-        _assert_same(self.recordings(self.run()), self.recordings(self.run()))
+        _assert_same(self.recordings(self.run()), self.recordings(self.usual_run()))
 
     def test_side_by_side_and_one_after_the_other_agree(self) -> None:
         """Chains as one batched computation give the same to rounding, also under several weight restrictions."""
@@ -123,25 +125,23 @@ class RecorderTests:
             together = self.run(chains="vectorized")
         except InvalidInputError:  # of the model: what is recorded then comes from one chain after the other
             return
-        expected = self.recordings(self.run())
+        expected = self.recordings(self.usual_run())
         for name, values in self.recordings(together).items():
             _assert_close(values, expected[name], self.tolerance, name)
 
     def test_goes_on_where_a_store_ends(self, tmp_path: Path) -> None:
-        """A run that is extended records what a longer one does, and adding the recorder later is as good."""
-        expected = self.recordings(self.run(num_draws=5))
-        self.run(output_path=tmp_path / "extended.zarr")
-        longer = self.run(output_path=tmp_path / "extended.zarr", num_draws=5)
-        _assert_same(self.recordings(longer), expected)
-        self.run(output_path=tmp_path / "added.zarr", num_draws=5, recorders=None)
-        _assert_same(self.recordings(self.run(output_path=tmp_path / "added.zarr", num_draws=5)), expected)
-        _assert_same(self.recordings(devinterp.open(tmp_path / "added.zarr")), expected)
-
-    def test_travels_to_other_processes(self) -> None:
-        """A recorder and its settings can be pickled, as for workers."""
+        """A run that is extended records what a longer one does, also with the recorder as another process gets it."""
+        self.run(output_path=tmp_path / "run.zarr", num_draws=2)
         recorder, settings = cloudpickle.loads(cloudpickle.dumps((self.recorder, dict(self.settings))))
         recorders = {"tested": {"recorder": recorder, **settings}}
-        _assert_same(self.recordings(self.run(recorders=recorders)), self.recordings(self.run()))
+        longer = self.run(output_path=tmp_path / "run.zarr", recorders=recorders)
+        _assert_same(self.recordings(longer), self.recordings(self.usual_run()))
+
+    def test_can_be_added_to_a_store(self, tmp_path: Path) -> None:
+        """A run that was sampled without the recorder is completed."""
+        self.run(output_path=tmp_path / "run.zarr", recorders=None)
+        completed = self.run(output_path=tmp_path / "run.zarr")
+        _assert_same(self.recordings(completed), self.recordings(self.usual_run()))
 
 
 def _assert_same(got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:

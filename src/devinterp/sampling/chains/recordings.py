@@ -43,9 +43,9 @@ class Recordings:
         for chain in weights.in_model(wanted):
             snapshot = Snapshot(self._engine.spec.model, lambda chain=chain: weights.displacement(chain))  # type: ignore[misc]
             for name, recorder in self._recorders.items():
-                values = _like_before(recorder, recorded(recorder.recording, snapshot, name=name), name)
+                values = recorded(recorder.recording, snapshot, weights.parameters, name=name)
+                _check_like_before(recorder, values, name)
                 given[chain] |= {f"{name}/{variable}": value for variable, value in values.items()}
-            weights.clear_gradients()
         return given
 
 
@@ -67,17 +67,30 @@ def why_broken(recorders: Mapping[str, RunRecorder], given: Mapping[str, np.ndar
     return None
 
 
-def recorded(recording: Recording, snapshot: Snapshot, *, name: str) -> dict[str, np.ndarray]:
+def recorded(
+    recording: Recording, snapshot: Snapshot, sampled: Sequence[Tensor], *, name: str
+) -> dict[str, np.ndarray]:
     """Return what a recorder gives, as arrays in the dtypes in which they are stored.
 
-    Whatever it draws from random generators, or changes in buffers of a model in train mode, is put back.
+    Whatever it draws from random generators, or changes in gradients or in buffers of a model in train mode, is put back.
+
+    Parameters
+    ----------
+    recording : Recording
+        The recorder.
+    snapshot : Snapshot
+        What it sees.
+    sampled : sequence of Tensor
+        The sampled parameters, which require gradients meanwhile.
+    name : str
+        Of the recorder, for messages.
 
     Raises
     ------
     InvalidInputError
         If it fails, or gives anything but named tensors of floating or whole numbers.
     """
-    with undisturbed(snapshot.model), torch.no_grad():
+    with undisturbed(snapshot.model), _differentiable(sampled), torch.no_grad():
         try:
             given = recording.record(snapshot)
         except torch.cuda.OutOfMemoryError:
@@ -90,7 +103,7 @@ def recorded(recording: Recording, snapshot: Snapshot, *, name: str) -> dict[str
     return {variable: _to_array(given[variable], f"{name}/{variable}") for variable in recording.dims}
 
 
-def _like_before(recorder: RunRecorder, values: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+def _check_like_before(recorder: RunRecorder, values: Mapping[str, np.ndarray], name: str) -> None:
     for variable, initial in recorder.initial.items():
         value = values[variable]
         if value.shape != initial.shape or value.dtype != initial.dtype:
@@ -98,7 +111,6 @@ def _like_before(recorder: RunRecorder, values: dict[str, np.ndarray], name: str
                 f"`{variable}` of recorder {name!r} has shape {value.shape} and dtype {value.dtype} at a draw, and had "
                 f"{initial.shape} and {initial.dtype} at the initial weights: a recorder gives the same every time."
             )
-    return values
 
 
 def _to_array(tensor: object, label: str) -> np.ndarray:
@@ -130,3 +142,18 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for buffer, value in before:
                 if 0 not in buffer.stride():
                     buffer.detach().copy_(value)
+
+
+@contextmanager
+def _differentiable(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Let parameters require gradients inside the block, and have none of their own."""
+    saved = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters]
+    for parameter in parameters:
+        parameter.requires_grad_(parameter.is_floating_point())
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter, requires_grad, gradient in saved:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = gradient

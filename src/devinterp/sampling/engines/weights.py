@@ -71,11 +71,6 @@ class SampledWeights(ABC):
             mask.put_(whole, moved)
             yield name, whole
 
-    def clear_gradients(self) -> None:
-        """Take gradients off the model that something else than a step has made."""
-        for parameter in self.parameters:
-            parameter.grad = None
-
     def _masks_of(self, chain: int) -> Sequence[Mask]:
         """Return which elements of each parameter are sampled in a chain."""
         return self.masks
