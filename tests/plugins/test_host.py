@@ -65,6 +65,16 @@ def test_a_kernel_of_a_stranger(install: Install, monkeypatch: pytest.MonkeyPatc
     )
 
 
+def test_a_recorder_of_a_stranger(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = plugin('Recorder(name="mine", build=mean_loss)', hook="devinterp_recorders")
+    install("recorder-plugin", "1.0", {"recorder_plugin": source})
+    only(monkeypatch, "recorder-plugin")
+    assert plugins.recorder("mine") is plugins.recorders()["mine"]
+    assert str(plugins.provider(plugins.recorder("mine"))) == "recorder-plugin 1.0"
+    with pytest.raises(InvalidInputError, match="`recorders` .='mind'. is not installed; did you mean 'mine'"):
+        plugins.recorder("mind")
+
+
 def test_an_adapter_of_a_stranger(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("adapter-plugin", "1.0", {"adapter_plugin": adapter("mine")})
     only(monkeypatch, "adapter-plugin")
