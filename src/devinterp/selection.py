@@ -60,7 +60,8 @@ def restored(run: xr.DataTree, settings: Mapping[str, Any]) -> xr.DataTree:
 def whole_losses(start: xr.DataArray | xr.DataTree | xr.Variable) -> bool:
     """Say whether a loss at the initial weights has all losses of its samples, as far as that was recorded."""
     num = start.attrs.get(NUM_LOSSES)
-    return num is None or num == math.prod(size for dim, size in start.sizes.items() if dim not in OUTER_DIMS)
+    # An attribute that came through netCDF is a number of numpy.
+    return num is None or int(num) == math.prod(size for dim, size in start.sizes.items() if dim not in OUTER_DIMS)
 
 
 def step_labels(run: xr.DataTree) -> np.ndarray:

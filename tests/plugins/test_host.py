@@ -189,8 +189,8 @@ def test_a_misspelt_hook_is_an_error(install: Install, monkeypatch: pytest.Monke
         plugins.analyses()
     assert str(caught.value) == (
         "plugin 'typo_plugin' (typo_plugin) of typo-plugin 0.1 implements `devinterp_analysis`, which is no hook; the "
-        "hooks are devinterp_analyses, devinterp_plots, devinterp_kernels, devinterp_model_adapters, devinterp_commands. "
-        "To go on without it, set DEVINTERP_LOAD_PLUGINS=-typo-plugin."
+        "hooks are devinterp_analyses, devinterp_plots, devinterp_kernels, devinterp_model_adapters, devinterp_recorders, "
+        "devinterp_commands. To go on without it, set DEVINTERP_LOAD_PLUGINS=-typo-plugin."
     )
     [row] = [row for row in plugins.listing() if row.provider.distribution == "typo-plugin"]
     assert row.status == plugins.BROKEN

@@ -151,7 +151,7 @@ class RunSpec:
 
     @torch.no_grad()
     def evaluate(self, rows: Rows, sequence_ids: np.ndarray) -> tuple[Tensor, bool]:
-        """Return the losses of rows at the model's present weights, and whether all unmasked ones are finite.
+        """Return the losses of rows at the model's present weights, and whether a store can hold all unmasked ones.
 
         Returns
         -------
@@ -166,5 +166,5 @@ class RunSpec:
             losses = self.loss.losses(self.model, batch, attention_mask)
             rows.prefetch(following)
             parts.append(masked(losses, counted))
-            finite &= bool(all_finite(losses, counted))
+            finite &= bool(all_finite(losses, counted, self.settings.largest_loss))
         return torch.cat(parts), finite

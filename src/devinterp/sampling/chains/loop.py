@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -18,7 +18,7 @@ from devinterp.sampling.chains.draw_metrics import DrawMetrics
 from devinterp.sampling.chains.recordings import Recordings, why_broken
 from devinterp.sampling.chains.stepper import Stepper
 from devinterp.sampling.engines.engine import Engine
-from devinterp.sampling.spec import RunRecorder
+from devinterp.sampling.spec import RunSpec
 from devinterp.types import ChainKey, Checkpoint, Draw
 
 #: Steps without a draw are handed over at least this often: by size, so that memory is bounded, and by time, so that a
@@ -87,7 +87,7 @@ def run_chains(
     active = [start.active is None or key in start.active for key in keys]
     measures = DrawMetrics(engine) if spec.virial else None
     recordings = Recordings(engine) if spec.recorders else None
-    block = _Block(keys, first_step=first, recorders=spec.recorders)
+    block = _Block(keys, first_step=first, spec=spec)
     for step in range(first, settings.num_steps):
         batch = [rows_of_chain[step] for rows_of_chain in rows]
         losses, finite = engine.add_gradient(batch)
@@ -114,7 +114,7 @@ def run_chains(
                     active[n] = draw.error is None
             if not any(active):
                 return
-            block = _Block(keys, first_step=step + 1, recorders=spec.recorders)
+            block = _Block(keys, first_step=step + 1, spec=spec)
         if is_due:
             began = time.monotonic()
             checkpoint = Checkpoint(tuple(restrictions), tuple(chains), step + 1, stepper.save())
@@ -146,8 +146,9 @@ def _losses_again(engine: Engine, batch: Sequence[np.ndarray]) -> Tensor:
 class _Block:
     """Consecutive steps on the device, not yet looked at: reading a value synchronises."""
 
-    def __init__(self, keys: Sequence[ChainKey], *, first_step: int, recorders: Mapping[str, RunRecorder]) -> None:
-        self._keys, self._first_step, self._recorders = keys, first_step, recorders
+    def __init__(self, keys: Sequence[ChainKey], *, first_step: int, spec: RunSpec) -> None:
+        self._keys, self._first_step, self._recorders = keys, first_step, spec.recorders
+        self._largest = spec.settings.largest_loss
         self.recorded: list[dict[str, np.ndarray]] = [{} for _ in keys]
         self._losses: list[Tensor] = []
         self._finite: list[Tensor] = []
@@ -186,11 +187,14 @@ class _Block:
         """Copy everything to the host and return a record of each chain."""
         finite = torch.stack(self._finite, 1).cpu().numpy()  # (chain, step)
         losses = _to_host(torch.stack(self._losses, 1))
-        metrics = {name: _to_host(torch.stack([m[name] for m in self._metrics], 1)) for name in self._metrics[0]}
+        # Weights can be beyond float32 while a bounded loss is finite; infinite values would be taken for damage.
+        metrics = {
+            name: _to_host(torch.stack([m[name] for m in self._metrics], 1).clamp(-_LARGEST, _LARGEST))
+            for name in self._metrics[0]
+        }
         observables = {name: _to_host(values) for name, (values, _) in self._observables.items()}
         draw_steps = [num for num, _ in self._draws]
         draw_metrics = {
-            # Weights can be beyond float32 while a bounded loss is finite; infinite values would be taken for damage.
             name: _to_host(torch.stack([metrics[name] for _, metrics in self._draws], 1).clamp(-_LARGEST, _LARGEST))
             for name in (self._draws[0][1] if self._draws else ())
         }
@@ -222,14 +226,25 @@ class _Block:
         """Return how many steps of a chain are good, and what ended it if not all are."""
         if not finite.all():
             num = int(np.argmin(finite))
-            return num, f"step {self._first_step + num}: the minibatch loss is not finite"
+            reason = _why_broken(self._losses[num][number], self._largest)
+            return num, f"step {self._first_step + num}: the minibatch loss {reason}"
         for name, is_finite in are_finite.items():
             if not is_finite:
                 last = self._first_step + len(finite) - 1
-                return len(finite), f"step {last}, draw {index}: the loss of observable {name!r} is not finite"
-        if (reason := why_broken(self._recorders, self.recorded[number])) is not None:
-            return len(finite), f"step {self._first_step + len(finite) - 1}, draw {index}: {reason}"
+                reason = _why_broken(self._observables[name][0][number], self._largest)
+                return len(finite), f"step {last}, draw {index}: the loss of observable {name!r} {reason}"
+        broken = why_broken(self._recorders, self.recorded[number])
+        if broken is not None:
+            return len(finite), f"step {self._first_step + len(finite) - 1}, draw {index}: {broken}"
         return len(finite), None
+
+
+def _why_broken(losses: Tensor, largest: float) -> str:
+    """Return what is wrong with losses that a store cannot hold."""
+    is_larger = losses.isfinite() & (losses.abs() > largest)
+    if not bool(is_larger.any()):
+        return "is not finite"
+    return f"is {float(losses[is_larger].abs().max()):.3g}, beyond the largest number that is stored ({largest:.3g})"
 
 
 def _to_host(tensor: Tensor) -> np.ndarray:

@@ -139,7 +139,10 @@ def _measure(spec: RunSpec, name: str) -> ObservableLayout:
     observable = spec.observables[name]
     losses, finite = spec.evaluate(observable.rows, observable.sequence_id)
     if not finite:
-        raise InvalidInputError(f"the loss of observable {name!r} at the starting weights is not finite.")
+        raise InvalidInputError(
+            f"the loss of observable {name!r} at the starting weights is not finite, or beyond "
+            f"{spec.settings.largest_loss:.3g}, the largest number that is stored."
+        )
     tokens = observable.rows.token_ids
     return ObservableLayout(
         init_loss=losses.float().cpu().numpy(),
