@@ -208,6 +208,22 @@ def test_a_recorder_gives_the_same_shape_every_time() -> None:
         run_in_memory(recorders=Recorder("mine", lambda run: Recording(record, dims={"value": ("x",)})))
 
 
+@pytest.mark.parametrize("chains", ["sequential", "vectorized"])
+def test_the_model_is_as_before_when_a_recorder_fails_on_the_way(chains: str) -> None:
+    model, calls = make(), list[int]()
+
+    def value(shot: Snapshot) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("no more")
+        return torch.zeros(())
+
+    before = snapshot(model)
+    with pytest.raises(InvalidInputError, match="recorder 'mine' failed: RuntimeError: no more"):
+        run_in_memory(model, recorders=one_value(value), chains=chains)
+    assert snapshot(model) == before
+
+
 CHANGES: dict[str, Any] = {
     "settings": {"sketch": {"size": 5}},
     "seed": {"sketch": {"size": 4, "seed": 1}},

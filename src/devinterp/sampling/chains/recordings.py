@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -40,12 +41,15 @@ class Recordings:
         """
         weights = self._engine.weights
         given: list[dict[str, np.ndarray]] = [{} for _ in wanted]
-        for chain in weights.in_model(wanted):
-            snapshot = Snapshot(self._engine.spec.model, lambda chain=chain: weights.displacement(chain))  # type: ignore[misc]
-            for name, recorder in self._recorders.items():
-                values = recorded(recorder.recording, snapshot, weights.parameters, name=name)
-                _check_like_before(recorder, values, name)
-                given[chain] |= {f"{name}/{variable}": value for variable, value in values.items()}
+        with closing(
+            weights.in_model(wanted)
+        ) as chains:  # closed also where a recorder fails: the model is as before then
+            for chain in chains:
+                snapshot = Snapshot(self._engine.spec.model, partial(weights.displacement, chain))
+                for name, recorder in self._recorders.items():
+                    values = recorded(recorder.recording, snapshot, weights.parameters, name=name)
+                    _check_like_before(recorder, values, name)
+                    given[chain] |= {f"{name}/{variable}": value for variable, value in values.items()}
         return given
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import final
 
 import torch
@@ -43,7 +43,7 @@ class StackedWeights(SampledWeights):
         for value in self.values:
             value.requires_grad_(True)
 
-    def in_model(self, wanted: Sequence[bool]) -> Iterator[int]:
+    def in_model(self, wanted: Sequence[bool]) -> Generator[int, None, None]:
         """Yield each wanted chain, with its weights in the model, which has its own again at the end."""
         own = [parameter.detach().clone() for parameter in self.parameters]
 

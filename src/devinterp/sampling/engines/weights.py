@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -51,7 +51,7 @@ class SampledWeights(ABC):
         return self.parameters[0].device
 
     @abstractmethod
-    def in_model(self, wanted: Sequence[bool]) -> Iterator[int]:
+    def in_model(self, wanted: Sequence[bool]) -> Generator[int, None, None]:
         """Yield the number of each wanted chain, the model being at its weights until the next is asked for.
 
         Parameters
@@ -142,7 +142,7 @@ class InPlaceWeights(SampledWeights):
         self.initial_weights = [value.clone() for value in self.values]
         self._aliased = [_shares(v, p) for v, p in zip(self.values, self.parameters, strict=True)]
 
-    def in_model(self, wanted: Sequence[bool]) -> Iterator[int]:
+    def in_model(self, wanted: Sequence[bool]) -> Generator[int, None, None]:
         """Yield the chain, whose weights the model has."""
         if wanted[0]:
             yield 0
