@@ -21,7 +21,21 @@ from devinterp.errors import (
     StoreMismatchError,
 )
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Analysis, Check, Command, Draw, Finding, Kernel, ModelAdapter, Plot, StepInputs, Target
+from devinterp.types import (
+    Analysis,
+    Check,
+    Command,
+    Draw,
+    Finding,
+    Kernel,
+    ModelAdapter,
+    Plot,
+    Recorder,
+    Recording,
+    Snapshot,
+    StepInputs,
+    Target,
+)
 
 if TYPE_CHECKING:
     from devinterp.sampling.options import RunOptions
@@ -47,7 +61,10 @@ __all__ = [
     "Plot",
     "PluginError",
     "PluginWarning",
+    "Recorder",
+    "Recording",
     "RunOptions",
+    "Snapshot",
     "StepInputs",
     "StoreError",
     "StoreMismatchError",

@@ -2,7 +2,7 @@
 
 Every installed plugin is imported when ``tree.slt`` is first used, on machines that only analyse too. So a module named
 by an entry point, and what it imports at its top level, must not import torch, transformers or anything as slow:
-kernels and model adapters do that inside their functions, and import classes for annotations ``if TYPE_CHECKING``.
+kernels, recorders and model adapters do that inside their functions, and import classes for annotations ``if TYPE_CHECKING``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pluggy
 
-from devinterp.types import Analysis, Check, Command, Kernel, ModelAdapter, Plot
+from devinterp.types import Analysis, Check, Command, Kernel, ModelAdapter, Plot, Recorder
 
 PROJECT = "devinterp"
 
@@ -32,6 +32,11 @@ def devinterp_model_adapters() -> Sequence[ModelAdapter]:  # type: ignore[empty-
 @hookspec
 def devinterp_kernels() -> Sequence[Kernel]:  # type: ignore[empty-body]
     """Return sampling kernels, chosen by ``sampling_method=``."""
+
+
+@hookspec
+def devinterp_recorders() -> Sequence[Recorder]:  # type: ignore[empty-body]
+    """Return recorders: what is stored of the model at every draw, chosen by ``recorders=``."""
 
 
 @hookspec

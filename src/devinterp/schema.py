@@ -22,6 +22,10 @@ RESTRICTION, CHAIN, STEP, DRAW = "restriction", "chain", "step", "draw"
 BATCH, SEQUENCE, TOKEN, POSITION, ROW = "batch", "sequence", "token", "position", "row"
 
 TRACE, OBSERVABLES, METRICS, STATUS = "trace", "observables", "metrics", "status"
+#: What recorders gave: ``<variable>`` at draws and ``init_<variable>`` at the initial weights, in a group for each.
+RECORDINGS, AT_START = "recordings", "init_"
+#: A whole number that is missing among those of a recorder.
+NO_INTEGER = -(2**63)
 #: The same chains at ``n_beta`` zero, a complete run below a run.
 NULL = "null"
 
@@ -93,6 +97,8 @@ DIMS: dict[str, tuple[str, ...]] = {
     f"metrics/{PARAMETER}": (PARAMETER,),
     f"metrics/{PARAMETER_SIZE}": (RESTRICTION, PARAMETER),
     "metrics/*": (RESTRICTION, CHAIN, STEP),
+    f"{RECORDINGS}/*/{AT_START}*": (),  # beside dims of the recorder's own
+    f"{RECORDINGS}/*/*": (RESTRICTION, CHAIN, DRAW),  # beside the same
     "status/steps_done": (RESTRICTION, CHAIN),
     "status/state": (RESTRICTION, CHAIN),
     "status/error": (RESTRICTION, CHAIN),
@@ -158,12 +164,15 @@ def _matches(path: str, pattern: str) -> bool:
 _ADVICE = {
     OBSERVABLES: "sample with `observables=` (and record='token')",
     METRICS: "sample with `save_metrics=True`",
+    RECORDINGS: "sample with `recorders=`",
     TRACE: "sample with `devinterp.sample` or open a store written by it",
 }
 
 
 def _advice(path: str) -> str | None:
     group, _, name = path.partition("/")
+    if group == RECORDINGS and "*" not in (recorder := name.partition("/")[0]):
+        return f"sample with `recorders=[{recorder!r}]`"
     if group == METRICS and name == MALA_ACCEPTANCE:
         return f"sample with `save_metrics=[{name!r}]`"
     if path in DIMS and group == METRICS:

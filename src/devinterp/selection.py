@@ -60,7 +60,8 @@ def restored(run: xr.DataTree, settings: Mapping[str, Any]) -> xr.DataTree:
 def whole_losses(start: xr.DataArray | xr.DataTree | xr.Variable) -> bool:
     """Say whether a loss at the initial weights has all losses of its samples, as far as that was recorded."""
     num = start.attrs.get(NUM_LOSSES)
-    return num is None or num == math.prod(size for dim, size in start.sizes.items() if dim not in OUTER_DIMS)
+    # An attribute that came through netCDF is a number of numpy.
+    return num is None or int(num) == math.prod(size for dim, size in start.sizes.items() if dim not in OUTER_DIMS)
 
 
 def step_labels(run: xr.DataTree) -> np.ndarray:
@@ -106,6 +107,10 @@ def _wanted(path: str, name: str, dataset: xr.Dataset, settings: Mapping[str, An
     if any(_matches(f"{path}/{name}", each) for each in _AT_START) and RESTRICTION in variable.dims:
         lead.insert(0, RESTRICTION)
     rest = [dim for dim in variable.dims if dim not in lead]
+    if pattern.startswith(schema.RECORDINGS):
+        if name in dataset.coords:
+            return variable.dims
+        return (*lead, *rest)
     own = settings.get("loss_dims") or ()  # names that a user gave may be ours
     wrong = [dim for dim in rest if (dim in _KNOWN and dim not in own) or POSITION not in dims]
     if wrong:

@@ -10,7 +10,7 @@ import keyword
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -275,6 +275,125 @@ class Kernel:
             _check_name("kernel", name)
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The model at one draw of one chain, or at the initial weights, as a recorder sees it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, at the weights of the draw, on the device and in the mode in which it is sampled. Its weights must be left
+        as they are. Sampled parameters require gradients, for recorders that switch them on with `torch.enable_grad`.
+    displacement : callable
+        ``displacement()`` yields, for each sampled parameter, its name and :math:`w - w_0` as a tensor of the parameter's
+        shape: zero where a weight is not sampled, and everywhere at the initial weights. In the precision of the chain
+        (float32, float64 for float64 parameters), which is finer than that of a model in half precision.
+    """
+
+    model: nn.Module
+    displacement: Callable[[], Iterator[tuple[str, Tensor]]]
+
+
+@runtime_checkable
+class RecordedData(Protocol):
+    """Rows of a data set as a run reads them, for recorders that evaluate the model on fixed data."""
+
+    @property
+    def num_rows(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def token_ids(self) -> Tensor:
+        """Return the token ids, ``(sequence, token)``; raises `InvalidInputError` for data that hold none."""
+        ...
+
+    def attention_mask(self) -> Tensor | None:
+        """Return True where there is text, ``(sequence, token)``; None where nothing is padded."""
+        ...
+
+    def losses(self, model: nn.Module) -> Iterator[Tensor]:
+        """Yield the run's losses of all rows, ``(batch, *loss_dims)`` for each batch.
+
+        NaN where masked, and nowhere else: a loss that is not a number is infinite.
+        """
+        ...
+
+    def logits(self, model: nn.Module) -> Iterator[Tensor]:
+        """Yield the next-token logits of all rows, ``(batch, token, vocabulary)`` for each batch."""
+        ...
+
+
+@runtime_checkable
+class RecordedRun(Protocol):
+    """What a recorder knows of a run before its first step."""
+
+    @property
+    def model(self) -> nn.Module:
+        """Return the model, at the initial weights."""
+        ...
+
+    @property
+    def parameter_names(self) -> Sequence[str]:
+        """Return the names of all parameters that some weight restriction samples."""
+        ...
+
+    def data(self, dataset: Any = None, *, num_rows: int | None = None) -> RecordedData:
+        """Return the rows of a data set, anything that ``sample`` takes as ``dataset``.
+
+        Parameters
+        ----------
+        dataset : object, optional
+            The data set; None: the one that the run samples on.
+        num_rows : int, optional
+            How many of its first rows; None: all.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A recorder made ready for one run: what `Recorder.build` returns.
+
+    Parameters
+    ----------
+    record : callable
+        ``record(snapshot)`` returns tensors by name, for a `Snapshot`: the same names, shapes and dtypes every time, floating
+        or whole numbers. It is called without gradients, and must give the same for the same weights. NaN says that there is
+        no value, and may only stand where it stands at the initial weights.
+    dims : mapping of str to tuple of str
+        Names of the dims of each of these tensors.
+    coords : mapping of str to (tuple of str, array), optional
+        Labels along these dims, and other arrays that do not change, each with its dims.
+    attrs : mapping of str to mapping, optional
+        Attributes of variables, such as ``{"norm": {"units": "nats"}}``.
+    """
+
+    record: Callable[[Snapshot], Mapping[str, Tensor]]
+    dims: Mapping[str, tuple[str, ...]]
+    coords: Mapping[str, tuple[tuple[str, ...], Any]] = field(default_factory=dict)
+    attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Something to store of the model at every draw, chosen by ``sample(..., recorders=)``.
+
+    Parameters
+    ----------
+    name : str
+        Its name, and that of its group ``/recordings/<name>`` unless the user gives another; a public Python identifier.
+    build : callable
+        ``build(run, **settings)`` returning a `Recording`, given a `RecordedRun`. Keyword parameters are the settings that
+        users may choose; their defaults and the docstring are the documentation.
+    """
+
+    name: str
+    build: Callable[..., Recording]
+
+    def __post_init__(self) -> None:
+        _check_name("recorder", self.name)
+
+
 class ModelAdapter(ABC):
     """Runs one family of models and describes their structure.
 
@@ -343,6 +462,8 @@ class Draw:
         evaluated at draws.
     first_draw : int
         Index of the first of these draws.
+    recordings : dict of str to numpy.ndarray
+        What recorders gave at the draw, by ``<recorder>/<variable>``.
     """
 
     restriction: int
@@ -357,6 +478,7 @@ class Draw:
     summaries: Mapping[str, np.ndarray] = field(default_factory=dict)
     draw_metrics: Mapping[str, np.ndarray] = field(default_factory=dict)
     first_draw: int = 0
+    recordings: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_steps(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 
@@ -15,7 +16,7 @@ import devinterp
 from devinterp.errors import InvalidInputError, MissingDataError
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP
 from devinterp.testing import synthetic_tree
-from support.small_models import ids, run
+from support.small_models import ids, make, run
 
 N_BETA, BURNIN = 20.0, 6
 SIZES = {RESTRICTION: 3, CHAIN: 3, DRAW: 9, STEP: 24, BATCH: 4, POSITION: 5, SEQUENCE: 5}
@@ -265,6 +266,40 @@ def test_netcdf(tmp_path):
     part.to_netcdf(tmp_path / "part.nc", engine="h5netcdf")
     again = xr.open_datatree(tmp_path / "part.nc", engine="h5netcdf")
     xr.testing.assert_allclose(again.slt.llc().compute(), part.slt.llc())
+    sampled = run(recorders=["weight_norms", "full_loss"], observables={"code": ids("code")})
+    sampled.to_netcdf(tmp_path / "run.nc", engine="h5netcdf")
+    again = xr.open_datatree(tmp_path / "run.nc", engine="h5netcdf")
+    xr.testing.assert_allclose(again.slt.llc().compute(), sampled.slt.llc())
+    xr.testing.assert_allclose(again.slt.bif("sequence").compute(), sampled.slt.bif("sequence"))
+    for path in ("full_loss/loss", "weight_norms/distance"):
+        np.testing.assert_array_equal(again[f"recordings/{path}"], sampled[f"recordings/{path}"])
+
+
+class Attending(torch.nn.Module):
+    """A model that takes a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = make()
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.inner(input_ids)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_positions_of_padded_text_give_the_reason_where_there_is_no_number(paired):
+    mask = torch.ones_like(ids())
+    mask[::2, 5:] = 0
+    tree = run(Attending().eval(), {"input_ids": ids(), "attention_mask": mask}, paired=paired, num_draws=8)
+    part = tree.sel(position=[2, 6]).slt.llc()
+    for name in ("llc_mean", "llc_std", "llc_per_chain", "llc_se", "llc_mcse", "rhat", "ess", "init_loss"):
+        assert np.isnan(part[name]).all(), name
+        assert part[name].attrs["reason"], name
+    assert "NaN where text is padded" in part["llc_mean"].attrs["reason"]
+    if paired:
+        assert np.isfinite(part["paired_llc_mean"])
+    assert np.isfinite(tree.slt.llc()["llc_mean"])
+    assert "reason" not in tree.slt.llc()["llc_mean"].attrs
 
 
 def each_group(function: Any, *trees: xr.DataTree) -> xr.DataTree:

@@ -67,6 +67,10 @@ def test_a_run_from_text(run: Run, model: Path, text: Path, tmp_path: Path) -> N
             "alpha=0.9",
             "--metric",
             "distance",
+            "--recorder",
+            "full_loss",
+            "--recorder",
+            'small={"recorder": "sketch", "size": 3}',
             "--no-progress",
             "-o",
             store,
@@ -81,6 +85,8 @@ def test_a_run_from_text(run: Run, model: Path, text: Path, tmp_path: Path) -> N
     assert tree["trace/loss"].shape == (1, 2, 3, 2, 7)
     assert [name for name, metric in tree["metrics"].data_vars.items() if "step" in metric.dims] == ["distance"]
     assert tree["observables/ids/token_ids"].shape == (2, 8)
+    assert tree["recordings/full_loss/loss"].shape == (1, 2, 3)
+    assert tree["recordings/small/sketch"].shape == (1, 2, 3, 3)
     assert set(tree["observables"].children) == {"ids", "t"}
     assert np.isfinite(tree["trace/loss"]).all()
     assert "paired" not in out  # three steps are too few for losses of rows at w0 to be cheap
@@ -127,6 +133,7 @@ def test_restrictions_by_name(run: Run, model: Path, text: Path, tmp_path: Path)
     [
         (["--observable", "=x"], "`--observable` (='=x') must look like name=value"),
         (["--observable", "a=code", "--observable", "a=prose"], "`--observable` names 'a' twice"),
+        (["--recorder", "sketch=3"], "`--recorder` (=sketch=3) must be a name, or a name with settings as JSON"),
         (["--kernel-option", "alpha"], "`--kernel-option` (='alpha') must look like name=value"),
         (["--dataset", "{folder}/none.npy"], "cannot read token ids from"),
         (["--model", "{folder}/none"], "cannot load the model"),

@@ -65,6 +65,16 @@ def test_a_kernel_of_a_stranger(install: Install, monkeypatch: pytest.MonkeyPatc
     )
 
 
+def test_a_recorder_of_a_stranger(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = plugin('Recorder(name="mine", build=mean_loss)', hook="devinterp_recorders")
+    install("recorder-plugin", "1.0", {"recorder_plugin": source})
+    only(monkeypatch, "recorder-plugin")
+    assert plugins.recorder("mine") is plugins.recorders()["mine"]
+    assert str(plugins.provider(plugins.recorder("mine"))) == "recorder-plugin 1.0"
+    with pytest.raises(InvalidInputError, match="`recorders` .='mind'. is not installed; did you mean 'mine'"):
+        plugins.recorder("mind")
+
+
 def test_an_adapter_of_a_stranger(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
     install("adapter-plugin", "1.0", {"adapter_plugin": adapter("mine")})
     only(monkeypatch, "adapter-plugin")
@@ -179,8 +189,8 @@ def test_a_misspelt_hook_is_an_error(install: Install, monkeypatch: pytest.Monke
         plugins.analyses()
     assert str(caught.value) == (
         "plugin 'typo_plugin' (typo_plugin) of typo-plugin 0.1 implements `devinterp_analysis`, which is no hook; the "
-        "hooks are devinterp_analyses, devinterp_plots, devinterp_kernels, devinterp_model_adapters, devinterp_commands. "
-        "To go on without it, set DEVINTERP_LOAD_PLUGINS=-typo-plugin."
+        "hooks are devinterp_analyses, devinterp_plots, devinterp_kernels, devinterp_model_adapters, devinterp_recorders, "
+        "devinterp_commands. To go on without it, set DEVINTERP_LOAD_PLUGINS=-typo-plugin."
     )
     [row] = [row for row in plugins.listing() if row.provider.distribution == "typo-plugin"]
     assert row.status == plugins.BROKEN

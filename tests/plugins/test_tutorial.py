@@ -118,15 +118,17 @@ def test_the_commands_are_true(site: Path, tmp_path: Path) -> None:
         "commands: compare",
         "kernels: tutorial_sghmc",
         "adapters: pairs",
+        "recorders: biases",
     ):
         assert word in printed["devinterp plugins"]
 
 
 def test_the_conformance_suite_of_the_page_passes(site: Path, tmp_path: Path) -> None:
-    [suite] = [source for _, _, source in BLOCKS if "AnalysisTests" in source]
-    (tmp_path / "test_wbic.py").write_text(f"from slt_extras import devinterp_analyses\n{suite}")
+    for name, suite, hook in (("extras", "AnalysisTests", "analyses"), ("biases", "RecorderTests", "recorders")):
+        [source] = [source for _, title, source in BLOCKS if suite in source and not title]
+        (tmp_path / f"test_{name}.py").write_text(f"from slt_{name} import devinterp_{hook}\n{source}")
     out = run(site, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path, folder=tmp_path)
-    assert int(re.search(r"(\d+) passed", out)[1]) >= 6  # type: ignore[index]
+    assert int(re.search(r"(\d+) passed", out)[1]) >= 13  # type: ignore[index]
 
 
 def test_the_package_is_found_without_torch(site: Path, tmp_path: Path) -> None:

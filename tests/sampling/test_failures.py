@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from zarr.storage import LocalStore
 
 import devinterp
 from devinterp import BrokenChainsError, sample
-from devinterp.errors import DivergenceWarning, StoreMismatchError
+from devinterp.errors import DivergenceWarning, InvalidInputError, StoreMismatchError
 from devinterp.slt.bif import bif
 from devinterp.slt.llc import compute_llc, llc
 from devinterp.slt.sampler import sample_single_chain
 from devinterp.slt.susceptibilities import susceptibilities
+from devinterp.store.integrity import check
 from support.small_models import SHORT, ids, make, run
 
 R = {name: value for name, value in SHORT.items() if name != "chains"}
@@ -223,3 +225,47 @@ def test_a_notebook_cell_that_samples_twice(tmp_path):
             make(), ids(), loss_fn=loss_fn, output_path=tmp_path / "run.zarr", **{**R, "num_draws": num_draws}
         )
     assert tree.sizes["draw"] == 3
+
+
+def growing(largest, of):
+    """Return a loss in float64 that grows with a weight, from below `largest` at w0 to beyond it after some steps."""
+
+    def loss_fn(model, batch):
+        # At w0 half of the limit; beyond it once the first bias has moved by a step's noise or so.
+        moved = (model.head.bias[0].detach().double() - of).abs()
+        return 0.5 * largest * torch.exp(1000 * moved) + losses_of(model, batch).double()
+
+    return loss_fn
+
+
+@pytest.mark.parametrize("chains", ["sequential", "vectorized"])
+@pytest.mark.parametrize(("dtype", "largest"), [("float32", 3.4028e38), ("float16", 65504.0)])
+def test_a_loss_that_the_store_cannot_hold_ends_its_chain(chains, dtype, largest, tmp_path):
+    """It is finite in float64, and would be stored as infinite."""
+    path = tmp_path / "run.zarr"
+    settings = {"lr": 1e-6, "n_beta": 0.0, "num_draws": 12, "loss_dtype": dtype, "chains": chains, "progress": False}
+    small = {"num_chains": 2, "batch_size": 4, "num_init_loss_batches": 1, "num_steps_bw_draws": 1}
+    loss = growing(largest, make().head.bias[0].item())
+    with pytest.warns(DivergenceWarning, match=r"the minibatch loss is \S+, beyond the largest number that is stored"):
+        tree = sample(make(), ids(), loss_fn=loss, output_path=path, **settings, **small)
+    assert "diverged" in tree["status/state"].values
+    assert not np.isinf(tree["trace/loss"]).any()
+    assert list(check(LocalStore(path))) == []
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [("float32", 3.4028e38), ("float16", 65504.0)])
+def test_a_loss_at_w0_that_the_store_cannot_hold_is_refused(dtype, largest, tmp_path):
+    with pytest.raises(InvalidInputError, match="at the starting weights is not finite.*cannot be stored"):
+        sample(
+            make(),
+            ids(),
+            loss_fn=growing(3 * largest, make().head.bias[0].item()),
+            output_path=tmp_path / "run.zarr",
+            lr=1e-6,
+            n_beta=1.0,
+            num_draws=2,
+            num_chains=1,
+            batch_size=4,
+            loss_dtype=dtype,
+        )
+    assert not list(tmp_path.iterdir())

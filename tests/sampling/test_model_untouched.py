@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from devinterp.sampling.engines.weights import InPlaceWeights
+from devinterp.sampling.model_guard import sheltered
 from devinterp.slt.llc import llc
 from devinterp.slt.sampler import sample_single_chain
 from support.small_models import Noisy, TinyModel, ids, make, random_states, run, same_numbers, snapshot
@@ -198,6 +199,16 @@ def test_bfloat16_without_noise_descends():
     assert drop > 0.002
     # Every single step is far below bfloat16's resolution; the loss still falls as it does in float32.
     np.testing.assert_allclose(loss[0] - loss[-1], drop, rtol=0.2)
+
+
+def test_recurrent_modules_are_run_without_cudnn_which_cannot_differentiate_them_in_eval_mode():
+    model, enabled = nn.GRU(2, 2).eval(), torch.backends.cudnn.enabled
+    with sheltered(model, "cuda", seed=0):
+        assert not torch.backends.cudnn.enabled
+    assert torch.backends.cudnn.enabled == enabled
+    for other, device in ((nn.GRU(2, 2).train(), "cuda"), (nn.Linear(2, 2).eval(), "cuda"), (model, "cpu")):
+        with sheltered(other, device, seed=0):
+            assert torch.backends.cudnn.enabled == enabled
 
 
 def test_a_shared_parameter_is_moved_once():

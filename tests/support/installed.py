@@ -53,7 +53,7 @@ def plugin(objects: str = "", *, hook: str = "devinterp_analyses", before: str =
     """Return the source of a plugin whose hook returns a list of `objects`; ``mean_loss`` is there to be used."""
     return f'''
 import xarray as xr
-from devinterp import Analysis, Command, Kernel, ModelAdapter, Plot, hookimpl
+from devinterp import Analysis, Command, Kernel, ModelAdapter, Plot, Recorder, hookimpl
 {before}
 
 def mean_loss(tree: xr.DataTree, scale: float = 1.0, *, over: str = "chain") -> xr.Dataset:

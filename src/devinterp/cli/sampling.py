@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,7 @@ _OWN = {
     "loss_dims",
     "save_metrics",
     "notes",
+    "recorders",
 }
 
 
@@ -63,6 +65,14 @@ _METRICS = Annotated[
     tuple[str, ...],
     Parameter(help="Record this metric of every step, such as mala_acceptance; may be repeated.", show_default=False),
 ]
+_RECORDERS = Annotated[
+    tuple[str, ...],
+    Parameter(
+        help='Record this of the model at every draw, as name or name={JSON}, such as logits, sketch={"size": 64}, '
+        "weight_norms or full_loss; may be repeated.",
+        show_default=False,
+    ),
+]
 
 
 def sample_named(
@@ -80,6 +90,7 @@ def sample_named(
         bool, Parameter(help="Record norms and angles of the parts of every step.", negative=())
     ] = False,
     metric: _METRICS = (),
+    recorder: _RECORDERS = (),
     **settings: Any,
 ) -> None:
     """Sample a model and data that are given by name, and print what to do next.
@@ -106,6 +117,7 @@ def sample_named(
         "column": column,
         "split": split,
         "kernel_option": list(kernel_option),
+        "recorder": list(recorder),
         "settings": {name: value for name, value in settings.items() if name not in _NOT_NOTED},
     }
     result = sample_model(
@@ -115,6 +127,7 @@ def sample_named(
         output_path=output_path,
         sampling_method_kwargs=options or None,
         save_metrics=metric or save_metrics,
+        recorders=_recorders(recorder) or None,
         notes={COMMAND: arguments},
         **settings,
     )
@@ -124,6 +137,26 @@ def sample_named(
     _show_llc(console, result)
     console.print(f"Wrote {output_path}. Go on with:", highlight=False, soft_wrap=True)
     console.print(f"  devinterp info {output_path}\n  devinterp llc {output_path}", highlight=False, soft_wrap=True)
+
+
+def _recorders(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return recorders and their settings, from names alone or name={JSON}.
+
+    Raises
+    ------
+    InvalidInputError
+        If one looks otherwise.
+    """
+    recorders: dict[str, dict[str, Any]] = {}
+    for name, text in pairs_of(given, "recorder", alone=True).items():
+        settings = {} if text == name else value_of(text)
+        if not isinstance(settings, dict):
+            raise InvalidInputError(
+                f"`--recorder` (={name}={text}) must be a name, or a name with settings as JSON: "
+                "--recorder 'sketch={\"size\": 64}'."
+            )
+        recorders[name] = settings
+    return recorders
 
 
 def _show_llc(console: Console, tree: xr.DataTree) -> None:

@@ -1,4 +1,4 @@
-"""The plugin host: loads what is installed on first use, and hands out analyses, plots, kernels, adapters and commands.
+"""The plugin host: loads what is installed on first use, and hands out analyses, plots, kernels, adapters and the like.
 
 A plugin is a module (or any object) with functions marked by `devinterp.hookimpl`, named by an entry point of the group
 ``devinterp``; the built-in parts come this way too. `discovery` lists what there is to load; `host` loads it, one plugin
@@ -15,8 +15,8 @@ at a time, and asks its hooks; the functions here answer by name. A plugin that 
 ``DEVINTERP_STRICT_PLUGINS``
     With ``1``, a plugin that cannot be loaded raises `devinterp.errors.PluginError`.
 
-``tree.slt`` loads all plugins, those of kernels and adapters too: a module named by an entry point must not import torch,
-transformers or anything as slow when it is imported, but inside its functions (`devinterp.hookspecs`).
+``tree.slt`` loads all plugins, those of kernels, recorders and adapters too: a module named by an entry point must not import
+torch, transformers or anything as slow when it is imported, but inside its functions (`devinterp.hookspecs`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from devinterp.errors import InvalidInputError, PluginError
 from devinterp.plugins.discovery import BLOCKED, BROKEN, DIRECTORY, LOADED, Provider
 from devinterp.plugins.host import Host, PluginInfo, describe, names_of
-from devinterp.types import Analysis, Check, Command, Kernel, ModelAdapter, Plot
+from devinterp.types import Analysis, Check, Command, Kernel, ModelAdapter, Plot, Recorder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,6 +51,8 @@ __all__ = [
     "listing",
     "plots",
     "provider",
+    "recorder",
+    "recorders",
     "reset",
 ]
 
@@ -92,6 +94,11 @@ def adapters() -> dict[str, ModelAdapter]:
     return _collect("adapters")
 
 
+def recorders() -> dict[str, Recorder]:
+    """Return the installed recorders by name; raises as `analyses`."""
+    return _collect("recorders")
+
+
 def commands() -> dict[str, Command]:
     """Return the commands of the command line that plugins provide, by name; raises as `analyses`."""
     return _collect("commands")
@@ -115,6 +122,25 @@ def kernel(name: str) -> Kernel:
     if name not in answering:
         raise InvalidInputError(_unknown("sampling_method", name, answering, known.values()))
     return answering[name]
+
+
+def recorder(name: str) -> Recorder:
+    """Return the recorder of a name.
+
+    Parameters
+    ----------
+    name : str
+        What the user gave in ``recorders``.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none; the message lists the known ones with the distribution each comes from.
+    """
+    known = recorders()
+    if name not in known:
+        raise InvalidInputError(_unknown("recorders", name, known, known.values()))
+    return known[name]
 
 
 def adapter_for(model: nn.Module, adapter: str | ModelAdapter | None = None) -> ModelAdapter:
@@ -159,7 +185,7 @@ def adapter_for(model: nn.Module, adapter: str | ModelAdapter | None = None) -> 
     )
 
 
-def provider(obj: Analysis | Check | Plot | Kernel | ModelAdapter | Command) -> Provider | None:
+def provider(obj: Analysis | Check | Plot | Kernel | ModelAdapter | Recorder | Command) -> Provider | None:
     """Return where something that this module handed out comes from, or None for what no plugin provided."""
     return _get_host().provider(obj)
 

@@ -16,7 +16,7 @@ from devinterp.errors import PluginError, PluginWarning
 from devinterp.hookspecs import PROJECT
 from devinterp.plugins.builtin_commands import BUILTIN_COMMANDS
 from devinterp.plugins.discovery import BROKEN, LOADED, Plugin, Provider, find_plugins
-from devinterp.types import Analysis, Check, Command, Kernel, ModelAdapter, Plot
+from devinterp.types import Analysis, Check, Command, Kernel, ModelAdapter, Plot, Recorder
 
 #: Kind of thing -> the hook that gives it and the class of what the hook's list holds.
 KINDS: dict[str, tuple[str, type]] = {
@@ -25,6 +25,7 @@ KINDS: dict[str, tuple[str, type]] = {
     "plots": ("devinterp_plots", Plot),
     "kernels": ("devinterp_kernels", Kernel),
     "adapters": ("devinterp_model_adapters", ModelAdapter),
+    "recorders": ("devinterp_recorders", Recorder),
     "commands": ("devinterp_commands", Command),
 }
 HOOKS = tuple(dict.fromkeys(hook for hook, _ in KINDS.values()))
@@ -43,7 +44,8 @@ class PluginInfo:
     status : {"loaded", "blocked", "broken"}
         Whether it is in use; ``blocked`` by ``DEVINTERP_LOAD_PLUGINS``.
     provides : dict of str to tuple of str
-        Names of what it provides, by kind (``analyses``, ``checks``, ``plots``, ``kernels``, ``adapters``, ``commands``).
+        Names of what it provides, by kind (``analyses``, ``checks``, ``plots``, ``kernels``, ``adapters``, ``recorders``,
+        ``commands``).
     error : str or None
         Why it is broken.
     """

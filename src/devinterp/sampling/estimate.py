@@ -17,6 +17,7 @@ from rich.table import Table
 
 from devinterp import schema
 from devinterp.sampling.chains.initial_loss import InitialLoss
+from devinterp.sampling.chains.recordings import Recordings
 from devinterp.sampling.chains.row_losses import RowLosses, row_losses
 from devinterp.sampling.chains.stepper import Stepper
 from devinterp.sampling.engines.engine import Engine
@@ -251,7 +252,7 @@ def _kinds(spec: RunSpec, mode: str) -> list[list[str]]:
 
 
 def _time(engine: Engine, chains: Iterable[int]) -> tuple[float, float]:
-    """Return the seconds of a step and of evaluating all observables once, the least of a few."""
+    """Return the seconds of a step and of evaluating all observables and recorders once, the least of a few."""
     spec, chains = engine.spec, list(chains)
     stepper = Stepper(spec.transition(), engine.weights, spec.settings, chains=chains)
     rows = [spec.schedule.steps(chain) for chain in chains]
@@ -268,6 +269,8 @@ def _time(engine: Engine, chains: Iterable[int]) -> tuple[float, float]:
         stepper.step()
         middle = clock()
         engine.evaluate_all()
+        if spec.recorders:
+            Recordings(engine).at_draw([True] * len(engine.weights.values[0]))
         steps.append(middle - began)
         evaluations.append(clock() - middle)
     engine.weights.reset()

@@ -31,6 +31,7 @@ from devinterp.sampling.loss_check import check_gradient, check_loss
 from devinterp.sampling.losses.identity import LossIdentity
 from devinterp.sampling.losses.loss import CustomLoss, Loss, LossFunction, NextTokenLoss
 from devinterp.sampling.model_guard import unchanged
+from devinterp.sampling.recorders import run_recorders
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.spec import Observable, RunSpec
 from devinterp.types import Kernel, ModelAdapter
@@ -49,6 +50,7 @@ def prepare(
     adapter: str | ModelAdapter | None = None,
     device: str | torch.device | None = None,
     compile_backend: str = "",
+    recorders: Any = None,
 ) -> RunSpec:
     """Return the checked run.
 
@@ -98,7 +100,7 @@ def prepare(
             loss, note = choose_loss(loss, model, batch, mask, counted)
             choices = {**spec.choices, "loss": note, **({"positions": positions} if positions else {})}
             spec = replace(spec, loss=loss, choices=choices)
-        return spec
+        return replace(spec, recorders=run_recorders(spec, recorders, source, adapter))
 
 
 def _checked_tokens(rows: Rows, vocab_size: int | None, *, name: str) -> Rows:

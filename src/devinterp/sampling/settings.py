@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from devinterp import arguments
 from devinterp.errors import InvalidInputError
 from devinterp.schema import MALA_ACCEPTANCE, STEP_METRICS
@@ -104,6 +106,13 @@ class Settings:
     def batches_per_step(self) -> int:
         """Return the minibatches of one step."""
         return self.gradient_accumulation_steps
+
+    @property
+    def largest_loss(self) -> float:
+        """Return the largest number of the precision in which losses are stored."""
+        # Running moments are of losses in float32, and stored without rounding to `loss_dtype`.
+        dtype = np.dtype("float32" if self.record == "moments" else self.loss_dtype)
+        return float(np.finfo(dtype).max)
 
     @property
     def target(self) -> Target:

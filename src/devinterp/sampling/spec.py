@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.data.schedule import Schedule
 from devinterp.sampling.losses.loss import Loss, all_finite, masked
 from devinterp.sampling.settings import Settings
-from devinterp.types import Kernel, Transition
+from devinterp.types import Kernel, Recording, Transition
 
 
 @final
@@ -35,6 +35,35 @@ class Observable:
 
     rows: Rows
     sequence_id: np.ndarray
+
+
+@final
+@dataclass(frozen=True)
+class RunRecorder:
+    """A recorder of a run, with what it gave at the initial weights.
+
+    Parameters
+    ----------
+    kind : str
+        Name of the `devinterp.types.Recorder`.
+    settings : dict of str to object
+        Its settings, as far as they are JSON; of others their type.
+    recording : Recording
+        What records.
+    initial : dict of str to numpy.ndarray
+        What it gave at the initial weights, by variable.
+    other_settings : str
+        A hash of the settings that are no JSON.
+    rows : tuple of Rows
+        All data that it reads.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    recording: Recording
+    initial: Mapping[str, np.ndarray]
+    other_settings: str = ""
+    rows: tuple[Rows, ...] = ()
 
 
 @final
@@ -71,6 +100,8 @@ class RunSpec:
         nothing does.
     compile_backend : str
         Backend of ``torch.compile`` with which layers are compiled; empty: they are not.
+    recorders : dict of str to RunRecorder
+        What else is stored of the model at draws, by name.
     """
 
     model: nn.Module
@@ -86,6 +117,7 @@ class RunSpec:
     virial: bool = True
     unlike_eval: str = ""
     compile_backend: str = ""
+    recorders: Mapping[str, RunRecorder] = field(default_factory=dict)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -119,7 +151,7 @@ class RunSpec:
 
     @torch.no_grad()
     def evaluate(self, rows: Rows, sequence_ids: np.ndarray) -> tuple[Tensor, bool]:
-        """Return the losses of rows at the model's present weights, and whether all unmasked ones are finite.
+        """Return the losses of rows at the model's present weights, and whether a store can hold all unmasked ones.
 
         Returns
         -------
@@ -134,5 +166,5 @@ class RunSpec:
             losses = self.loss.losses(self.model, batch, attention_mask)
             rows.prefetch(following)
             parts.append(masked(losses, counted))
-            finite &= bool(all_finite(losses, counted))
+            finite &= bool(all_finite(losses, counted, self.settings.largest_loss))
         return torch.cat(parts), finite

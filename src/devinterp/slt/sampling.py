@@ -21,7 +21,7 @@ from devinterp.sampling.model_guard import sheltered
 from devinterp.sampling.options import RunOptions
 from devinterp.sampling.prepare import check_model, choose_device, name_restrictions, prepare
 from devinterp.sampling.settings import Settings
-from devinterp.types import ModelAdapter
+from devinterp.types import ModelAdapter, Recorder
 
 if TYPE_CHECKING:
     from devinterp.store.location import StoreLike
@@ -64,6 +64,7 @@ def sample(
     loss_dtype: Literal["float32", "float16"] = "float32",
     paired: bool | None = None,
     virial: bool = True,
+    recorders: Mapping[str, Any] | Sequence[str | Recorder] | str | Recorder | None = None,
     null: bool = False,
     output_path: StoreLike | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -175,6 +176,11 @@ def sample(
     virial : bool, default: True
         Whether to record at draws what tells whether chains are at their temperature (``tree.slt.temperature()``): two dot
         products of the weights. What a store was made with stays.
+    recorders : mapping, sequence, str or Recorder, optional
+        What else to store of the model at every draw, in ``/recordings``: names of recorders (``"logits"``, ``"sketch"``,
+        ``"weight_norms"``, ``"full_loss"`` or those of plugins), `devinterp.Recorder` objects, or a dict of names to settings,
+        such as ``{"sketch": {"size": 64}}``. A name of one's own takes the recorder as a setting,
+        ``{"small": {"recorder": "sketch", "size": 8}}``. docs/recorders.md lists them and their cost.
     null : bool, default: False
         Whether to sample the same chains once more at ``n_beta=0``, as a run of its own in the group ``null``: what is seen
         there, too, is geometry of localization and not of the loss. It takes as long again.
@@ -271,6 +277,7 @@ def sample(
             adapter=adapter,
             device=device,
             compile_backend=how.compile_backend,
+            recorders=recorders,
         )
         spec = replace(spec, virial=how.virial)
         if how.null:

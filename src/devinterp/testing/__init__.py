@@ -1,7 +1,7 @@
 """Tests for plugin authors: conformance suites to subclass, and synthetic trees to run them on.
 
-`AnalysisTests`, `KernelTests` and `ModelAdapterTests` each hold what every object of that kind must do, the built-in ones
-included; `synthetic_tree` makes a run's tree from random losses, without a model and without torch.
+`AnalysisTests`, `KernelTests`, `ModelAdapterTests` and `RecorderTests` each hold what every object of that kind must do, the
+built-in ones included; `synthetic_tree` makes a run's tree from random losses, without a model and without torch.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from devinterp.testing.trees import synthetic_tree
 if TYPE_CHECKING:
     from devinterp.testing.kernels import KernelTests
     from devinterp.testing.model_adapters import ModelAdapterTests
+    from devinterp.testing.recorders import RecorderTests
 
-__all__ = ["AnalysisTests", "KernelTests", "ModelAdapterTests", "synthetic_tree"]
+__all__ = ["AnalysisTests", "KernelTests", "ModelAdapterTests", "RecorderTests", "synthetic_tree"]
 
 
 def __getattr__(name: str) -> object:
@@ -27,4 +28,8 @@ def __getattr__(name: str) -> object:
         from devinterp.testing.model_adapters import ModelAdapterTests
 
         return ModelAdapterTests
+    if name == "RecorderTests":
+        from devinterp.testing.recorders import RecorderTests
+
+        return RecorderTests
     raise AttributeError(f"module 'devinterp.testing' has no attribute {name!r}")

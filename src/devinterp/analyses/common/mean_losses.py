@@ -106,6 +106,17 @@ def trace_start(run: xr.DataTree, *, init_noise: bool = False) -> xr.Variable:
     return known
 
 
+def why_start_is_unknown(run: xr.DataTree) -> str:
+    """Return why `trace_start` is NaN where text is padded, of a run of which positions were selected; else nothing."""
+    trace = run.children[TRACE].variables
+    if "loss" not in trace or whole_losses(trace["init_loss"]):
+        return ""
+    return (
+        "NaN where text is padded: of each position the mean loss at w0 is stored, without the number of rows in which it is "
+        "text, so that the mean over selected positions is not known; the paired coefficient (paired=True) needs none"
+    )
+
+
 def share_minibatches(run: xr.DataTree) -> bool:
     """Say whether all chains of a run see the same minibatches."""
     return bool(settings(run).get("match_sampling_input_ids_across_chains", True))

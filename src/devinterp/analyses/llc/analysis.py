@@ -15,7 +15,14 @@ from devinterp.analyses.common.arrays import apply, is_lazy
 from devinterp.analyses.common.blockwise import storable
 from devinterp.analyses.common.convergence import summaries
 from devinterp.analyses.common.mean_error import mean_error
-from devinterp.analyses.common.mean_losses import draw_means, share_minibatches, start_mean, trace_means, trace_start
+from devinterp.analyses.common.mean_losses import (
+    draw_means,
+    share_minibatches,
+    start_mean,
+    trace_means,
+    trace_start,
+    why_start_is_unknown,
+)
 from devinterp.analyses.common.run_data import (
     STATUS_REQUIRED,
     Chains,
@@ -83,7 +90,8 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
           loss at the initial weights is stored: they compare the same sequences at :math:`w` and at :math:`w_0`.
 
         Errors are for `devinterp.analyses.common.uncertainty.confidence_interval`; where none can be had they are NaN, and
-        their attribute ``reason`` says why (docs/errors.md).
+        their attribute ``reason`` says why (docs/errors.md). So does that of estimates that are NaN because L(w0) of selected
+        positions is not known.
 
         Attributes: ``n_beta``, ``burnin``, ``chains``, ``chains_used``, ``chains_left_out``, ``chains_share_minibatches``;
         ``noise_level`` and ``caution`` where that is not 1; ``verdict`` and ``findings``, what these numbers and the
@@ -115,6 +123,9 @@ def compute_llc(tree: xr.DataTree, *, burnin: int | None = None, chains: Chains 
         variables |= _observable_llcs(run, names, burnin, n_beta)
     for variable in (each for name, each in variables.items() if not name.endswith("_se")):
         variable.attrs = {}  # those of a loss, which lazy and loaded arrays do not keep alike
+    if reason := why_start_is_unknown(run):
+        for name in ("llc_mean", "llc_std", "llc_per_chain", "llc_se", "llc_mcse", "rhat", "ess", "init_loss"):
+            variables[name].attrs.setdefault("reason", reason)
     coords: dict[str, Any] = labels(run.children[TRACE], RESTRICTION, CHAIN, STEP)
     if names:
         coords[OBSERVABLE] = (OBSERVABLE, np.array(names, dtype=object))

@@ -50,6 +50,7 @@ def data_shares(run: xr.DataTree, burnin: int) -> tuple[xr.Variable | float, xr.
         return 1 / len(range(run.children[TRACE].sizes[STEP])[steps_after(run, burnin)]), math.nan
     rows = trace["sequence_id"]
     population = trace["row_id"].attrs.get("num_rows") if "row_id" in trace else None
+    population = None if population is None else int(population)  # a number of numpy where it came through netCDF
     if is_lazy(rows):
         rows = rows.chunk(-1)
     slots = slots_of(settings(run))

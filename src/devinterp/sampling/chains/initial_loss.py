@@ -83,7 +83,8 @@ def _measure(spec: RunSpec, chain: int) -> InitialLoss:
         if not finite:
             raise InvalidInputError(
                 f"the loss at the starting weights is not finite on rows {rows[:5].tolist()} ... of the dataset: check "
-                "the model and its dtype (float16 overflows), or the `loss_fn`."
+                "the model and its dtype (float16 overflows), or the `loss_fn`; what is beyond "
+                f"{spec.settings.largest_loss:.3g} cannot be stored."
             )
         moments.add(losses.double().cpu().numpy(), int(count))
     # Of the variance of a row's loss its mean over these rows, as an estimate for all rows, keeps the sum of squared weights;

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from devinterp.sampling.chains.checkpointing import CheckpointSchedule, Disabled
 from devinterp.sampling.chains.draw_metrics import DrawMetrics
+from devinterp.sampling.chains.recordings import Recordings, why_broken
 from devinterp.sampling.chains.stepper import Stepper
 from devinterp.sampling.engines.engine import Engine
+from devinterp.sampling.spec import RunSpec
 from devinterp.types import ChainKey, Checkpoint, Draw
 
 #: Steps without a draw are handed over at least this often: by size, so that memory is bounded, and by time, so that a
@@ -84,7 +86,8 @@ def run_chains(
     keys = list(itertools.product(restrictions, chains))
     active = [start.active is None or key in start.active for key in keys]
     measures = DrawMetrics(engine) if spec.virial else None
-    block = _Block(keys, first_step=first)
+    recordings = Recordings(engine) if spec.recorders else None
+    block = _Block(keys, first_step=first, spec=spec)
     for step in range(first, settings.num_steps):
         batch = [rows_of_chain[step] for rows_of_chain in rows]
         losses, finite = engine.add_gradient(batch)
@@ -96,10 +99,12 @@ def run_chains(
             block.add_draw(due, measured.after())
         if step + 1 < settings.num_steps:
             engine.prefetch([rows_of_chain[step + 1] for rows_of_chain in rows])
-        index = due if spec.observables else None  # else a draw holds no losses
+        index = due if spec.observables or recordings is not None else None  # else a draw holds nothing of its own
         if index is not None:
             for name, evaluated in engine.evaluate_all().items():
                 block.add_observable(name, *evaluated)
+            if recordings is not None:
+                block.recorded = recordings.at_draw([a and b for a, b in zip(active, block.finite(), strict=True)])
         is_last = step == settings.num_steps - 1
         is_due = checkpoints.is_due(last=is_last)
         if index is not None or block.is_full or is_last or is_due:
@@ -109,7 +114,7 @@ def run_chains(
                     active[n] = draw.error is None
             if not any(active):
                 return
-            block = _Block(keys, first_step=step + 1)
+            block = _Block(keys, first_step=step + 1, spec=spec)
         if is_due:
             began = time.monotonic()
             checkpoint = Checkpoint(tuple(restrictions), tuple(chains), step + 1, stepper.save())
@@ -141,8 +146,10 @@ def _losses_again(engine: Engine, batch: Sequence[np.ndarray]) -> Tensor:
 class _Block:
     """Consecutive steps on the device, not yet looked at: reading a value synchronises."""
 
-    def __init__(self, keys: Sequence[ChainKey], *, first_step: int) -> None:
-        self._keys, self._first_step = keys, first_step
+    def __init__(self, keys: Sequence[ChainKey], *, first_step: int, spec: RunSpec) -> None:
+        self._keys, self._first_step, self._recorders = keys, first_step, spec.recorders
+        self._largest = spec.settings.largest_loss
+        self.recorded: list[dict[str, np.ndarray]] = [{} for _ in keys]
         self._losses: list[Tensor] = []
         self._finite: list[Tensor] = []
         self._metrics: list[dict[str, Tensor]] = []
@@ -171,22 +178,30 @@ class _Block:
     def add_observable(self, name: str, losses: Tensor, finite: Tensor) -> None:
         self._observables[name] = (losses, finite)
 
+    def finite(self) -> list[bool]:
+        """Return which chains have had finite losses only; synchronises."""
+        flags = torch.stack([*self._finite, *(flags for _, flags in self._observables.values())], 1)
+        return [bool(flag) for flag in flags.all(1).cpu()]
+
     def finish(self, index: int | None) -> list[Draw]:
         """Copy everything to the host and return a record of each chain."""
         finite = torch.stack(self._finite, 1).cpu().numpy()  # (chain, step)
         losses = _to_host(torch.stack(self._losses, 1))
-        metrics = {name: _to_host(torch.stack([m[name] for m in self._metrics], 1)) for name in self._metrics[0]}
+        # Weights can be beyond float32 while a bounded loss is finite; infinite values would be taken for damage.
+        metrics = {
+            name: _to_host(torch.stack([m[name] for m in self._metrics], 1).clamp(-_LARGEST, _LARGEST))
+            for name in self._metrics[0]
+        }
         observables = {name: _to_host(values) for name, (values, _) in self._observables.items()}
         draw_steps = [num for num, _ in self._draws]
         draw_metrics = {
-            # Weights can be beyond float32 while a bounded loss is finite; infinite values would be taken for damage.
             name: _to_host(torch.stack([metrics[name] for _, metrics in self._draws], 1).clamp(-_LARGEST, _LARGEST))
             for name in (self._draws[0][1] if self._draws else ())
         }
         are_finite = {name: flags.cpu().numpy() for name, (_, flags) in self._observables.items()}
         draws = []
         for n, (restriction, chain) in enumerate(self._keys):
-            num, error = self._judge(finite[n], {name: bool(flags[n]) for name, flags in are_finite.items()}, index)
+            num, error = self._judge(finite[n], {name: bool(flags[n]) for name, flags in are_finite.items()}, index, n)
             num_draws = sum(step <= num for step in draw_steps)
             draws.append(
                 Draw(
@@ -200,20 +215,36 @@ class _Block:
                     error=error,
                     draw_metrics={name: values[n, :num_draws] for name, values in draw_metrics.items()},
                     first_draw=self._first_draw,
+                    recordings=self.recorded[n] if error is None else {},
                 )
             )
         return draws
 
-    def _judge(self, finite: np.ndarray, are_finite: dict[str, bool], index: int | None) -> tuple[int, str | None]:
+    def _judge(
+        self, finite: np.ndarray, are_finite: dict[str, bool], index: int | None, number: int
+    ) -> tuple[int, str | None]:
         """Return how many steps of a chain are good, and what ended it if not all are."""
         if not finite.all():
             num = int(np.argmin(finite))
-            return num, f"step {self._first_step + num}: the minibatch loss is not finite"
+            reason = _why_broken(self._losses[num][number], self._largest)
+            return num, f"step {self._first_step + num}: the minibatch loss {reason}"
         for name, is_finite in are_finite.items():
             if not is_finite:
                 last = self._first_step + len(finite) - 1
-                return len(finite), f"step {last}, draw {index}: the loss of observable {name!r} is not finite"
+                reason = _why_broken(self._observables[name][0][number], self._largest)
+                return len(finite), f"step {last}, draw {index}: the loss of observable {name!r} {reason}"
+        broken = why_broken(self._recorders, self.recorded[number])
+        if broken is not None:
+            return len(finite), f"step {self._first_step + len(finite) - 1}, draw {index}: {broken}"
         return len(finite), None
+
+
+def _why_broken(losses: Tensor, largest: float) -> str:
+    """Return what is wrong with losses that a store cannot hold."""
+    is_larger = losses.isfinite() & (losses.abs() > largest)
+    if not bool(is_larger.any()):
+        return "is not finite"
+    return f"is {float(losses[is_larger].abs().max()):.3g}, beyond the largest number that is stored ({largest:.3g})"
 
 
 def _to_host(tensor: Tensor) -> np.ndarray:

@@ -73,7 +73,7 @@ def row_losses(spec: RunSpec, ids: np.ndarray) -> RowLosses:
     if not finite:
         raise InvalidInputError(
             "the loss at the starting weights is not finite on some rows of the dataset: check the model and its dtype "
-            "(float16 overflows), or the `loss_fn`."
+            f"(float16 overflows), or the `loss_fn`; what is beyond {spec.settings.largest_loss:.3g} cannot be stored."
         )
     values = losses.float().cpu().numpy()
     if spec.settings.record == "token":

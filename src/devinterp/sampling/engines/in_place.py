@@ -49,7 +49,7 @@ class InPlaceEngine(Engine):
             if n + 1 < len(minibatches):
                 self._fetch_ahead(minibatches[n + 1])
             all_losses.append(masked(losses, counted))
-            finite.append(all_finite(losses, counted))
+            finite.append(all_finite(losses, counted, self.spec.settings.largest_loss))
         return torch.cat(all_losses)[None], torch.stack(finite).all()[None]
 
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ class InPlaceEngine(Engine):
         batch, attention_mask, counted = rows.batch(part)
         with self._after_prefix(key, rows, part):
             losses = self.spec.loss.losses(self.spec.model, batch, attention_mask)
-        return masked(losses, counted), all_finite(losses, counted)
+        return masked(losses, counted), all_finite(losses, counted, self.spec.settings.largest_loss)
 
     def _after_prefix(self, key: str, rows: Rows, part: np.ndarray) -> AbstractContextManager[None]:
         if self.prefix is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import final
 
 import torch
@@ -42,6 +42,26 @@ class StackedWeights(SampledWeights):
         self.indices = [self._index(masks) for masks in self._all_masks]
         for value in self.values:
             value.requires_grad_(True)
+
+    def in_model(self, wanted: Sequence[bool]) -> Generator[int, None, None]:
+        """Yield each wanted chain, with its weights in the model, which has its own again at the end."""
+        own = [parameter.detach().clone() for parameter in self.parameters]
+
+        def write(masks: Sequence[Mask], values: Sequence[Tensor]) -> None:
+            for mask, parameter, value in zip(masks, self.parameters, values, strict=True):
+                mask.put_(parameter.detach(), value)
+
+        try:
+            for chain in (number for number, is_wanted in enumerate(wanted) if is_wanted):
+                write(self._masks_of(chain), [value[chain] for value in self.values])
+                yield chain
+                # The next chain may be of another restriction.
+                write([Mask.whole(parameter.shape) for parameter in self.parameters], own)
+        finally:
+            write([Mask.whole(parameter.shape) for parameter in self.parameters], own)
+
+    def _masks_of(self, chain: int) -> Sequence[Mask]:
+        return [masks[chain // self.num_chains] for masks in self._all_masks]
 
     def store(self) -> None:
         """Do nothing: the model is called with the values."""

@@ -20,7 +20,7 @@ from devinterp.sampling.engines.folded_attention import FoldedAttention
 from devinterp.sampling.engines.prefix_cache import PrefixCache
 from devinterp.sampling.engines.stacked_weights import StackedWeights
 from devinterp.sampling.engines.vmapped_modules import HiddenModule, LossModule, chunks_for
-from devinterp.sampling.losses.loss import masked
+from devinterp.sampling.losses.loss import can_be_stored, masked
 from devinterp.sampling.spec import RunSpec
 
 
@@ -67,7 +67,7 @@ class VectorizedEngine(Engine):
                 (total / len(minibatches)).backward()  # type: ignore[no-untyped-call]
             if n + 1 < len(minibatches):
                 self._fetch_ahead(minibatches[n + 1])
-            losses, are_finite = _mark(losses.detach(), counted)
+            losses, are_finite = _mark(losses.detach(), counted, self.spec.settings.largest_loss)
             all_losses.append(losses)
             finite.append(are_finite)
         return torch.cat(all_losses, 1), torch.stack(finite).all(0)
@@ -93,7 +93,8 @@ class VectorizedEngine(Engine):
             start = 0
             for name, piece in pieces:
                 part = slice(start, start + len(piece.ids))
-                marked, are_finite = _mark(losses[:, part], None if counted is None else counted[part])
+                of_part = None if counted is None else counted[part]
+                marked, are_finite = _mark(losses[:, part], of_part, self.spec.settings.largest_loss)
                 all_losses[name].append(marked)
                 finite[name].append(are_finite)
                 start = part.stop
@@ -234,9 +235,9 @@ def _keys(key: str, parts: Sequence[np.ndarray]) -> list[str]:
     return [key] if len(parts) == 1 else [f"{key}/{n}" for n in range(len(parts))]
 
 
-def _mark(losses: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the losses, NaN where masked, and whether those of each chain that count are finite."""
+def _mark(losses: Tensor, counted: Tensor | None, largest: float) -> tuple[Tensor, Tensor]:
+    """Return the losses, NaN where masked, and whether a store can hold those of each chain that count."""
     if counted is None:
-        return losses, torch.isfinite(losses).flatten(1).all(1)
+        return losses, can_be_stored(losses, largest).flatten(1).all(1)
     counted = counted.view(-1, *losses.shape[1:])  # one for all chains, or for each its own
-    return masked(losses, counted), torch.isfinite(torch.where(counted, losses, 0)).flatten(1).all(1)
+    return masked(losses, counted), can_be_stored(torch.where(counted, losses, 0), largest).flatten(1).all(1)

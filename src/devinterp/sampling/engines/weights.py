@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -49,6 +49,31 @@ class SampledWeights(ABC):
     def device(self) -> torch.device:
         """Return where the model is."""
         return self.parameters[0].device
+
+    @abstractmethod
+    def in_model(self, wanted: Sequence[bool]) -> Generator[int, None, None]:
+        """Yield the number of each wanted chain, the model being at its weights until the next is asked for.
+
+        Parameters
+        ----------
+        wanted : sequence of bool
+            Which chains.
+        """
+
+    def displacement(self, chain: int) -> Iterator[tuple[str, Tensor]]:
+        """Yield the name of each sampled parameter and w - w0 of a chain, in its shape; zero where not sampled."""
+        for name, mask, parameter, value, initial in zip(
+            self.names, self._masks_of(chain), self.parameters, self.values, self.initial_weights, strict=True
+        ):
+            # Weights at w0 may be one for all chains.
+            moved = (value[chain] - initial[chain if len(initial) > 1 else 0]).detach()
+            whole = moved.new_zeros(parameter.shape)
+            mask.put_(whole, moved)
+            yield name, whole
+
+    def _masks_of(self, chain: int) -> Sequence[Mask]:
+        """Return which elements of each parameter are sampled in a chain."""
+        return self.masks
 
     @abstractmethod
     def store(self) -> None:
@@ -116,6 +141,11 @@ class InPlaceWeights(SampledWeights):
         self.values = [taken.unsqueeze(0) for taken in self._take()]
         self.initial_weights = [value.clone() for value in self.values]
         self._aliased = [_shares(v, p) for v, p in zip(self.values, self.parameters, strict=True)]
+
+    def in_model(self, wanted: Sequence[bool]) -> Generator[int, None, None]:
+        """Yield the chain, whose weights the model has."""
+        if wanted[0]:
+            yield 0
 
     @torch.no_grad()
     def store(self) -> None:

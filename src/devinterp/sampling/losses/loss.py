@@ -216,9 +216,23 @@ def masked(losses: Tensor, valid: Tensor | None) -> Tensor:
     return losses if valid is None else torch.where(valid, losses, torch.nan)
 
 
-def all_finite(losses: Tensor, valid: Tensor | None) -> Tensor:
-    """Return whether all unmasked losses are finite: a boolean tensor on their device, so that nothing synchronises."""
-    return torch.isfinite(losses if valid is None else torch.where(valid, losses, 0)).all()
+def can_be_stored(losses: Tensor, largest: float) -> Tensor:
+    """Return where losses are numbers that a store can hold: a boolean tensor on their device, so that nothing synchronises.
+
+    Parameters
+    ----------
+    losses : Tensor
+        In any precision.
+    largest : float
+        The largest number of the precision in which they are stored (`Settings.largest_loss`): beyond it, a loss that is finite
+        would be stored as infinite.
+    """
+    return losses.abs() <= min(largest, torch.finfo(losses.dtype).max)
+
+
+def all_finite(losses: Tensor, valid: Tensor | None, largest: float) -> Tensor:
+    """Return whether all unmasked losses are numbers that a store can hold, as `can_be_stored`: one boolean."""
+    return can_be_stored(losses if valid is None else torch.where(valid, losses, 0), largest).all()
 
 
 def check_losses(losses: object, *, num_samples: int, expected: tuple[int, ...] | None, source: str) -> Tensor:

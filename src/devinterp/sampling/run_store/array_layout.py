@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from devinterp import schema
@@ -9,8 +11,8 @@ from devinterp.errors import InvalidInputError
 from devinterp.sampling.chains.initial_loss import InitialLoss, initial_loss, loss_at_w0
 from devinterp.sampling.chains.row_losses import RowLosses, row_losses
 from devinterp.sampling.run_store.compare import Extension
-from devinterp.sampling.spec import RunSpec
-from devinterp.store.arrays.layout import ObservableLayout, RowLayout, RunLayout, VirialLayout
+from devinterp.sampling.spec import RunRecorder, RunSpec
+from devinterp.store.arrays.layout import ObservableLayout, RecordingLayout, RowLayout, RunLayout, VirialLayout
 from devinterp.store.run_store import RunStore
 
 _INITIAL = ("init_loss", "init_loss_se", "init_loss_mean", "init_loss_mean_se")
@@ -115,7 +117,14 @@ def _layout(
         rows=None if rows is None else RowLayout(rows.ids, rows.loss, rows.count, spec.num_rows),
         w0_loss=at_w0,
         virial=_virial(spec) if spec.virial else None,
+        recordings={name: _recording(recorder) for name, recorder in spec.recorders.items()},
     )
+
+
+def _recording(recorder: RunRecorder) -> RecordingLayout:
+    recording, settings = recorder.recording, {"recorder": recorder.kind, "settings": json.dumps(recorder.settings)}
+    coords = {name: (tuple(dims), np.asarray(values)) for name, (dims, values) in recording.coords.items()}
+    return RecordingLayout(recorder.initial, recording.dims, coords, recording.attrs, settings)
 
 
 def _virial(spec: RunSpec) -> VirialLayout:
@@ -130,7 +139,10 @@ def _measure(spec: RunSpec, name: str) -> ObservableLayout:
     observable = spec.observables[name]
     losses, finite = spec.evaluate(observable.rows, observable.sequence_id)
     if not finite:
-        raise InvalidInputError(f"the loss of observable {name!r} at the starting weights is not finite.")
+        raise InvalidInputError(
+            f"the loss of observable {name!r} at the starting weights is not finite, or beyond "
+            f"{spec.settings.largest_loss:.3g}, the largest number that is stored."
+        )
     tokens = observable.rows.token_ids
     return ObservableLayout(
         init_loss=losses.float().cpu().numpy(),

@@ -25,10 +25,10 @@ class Extension:
     Parameters
     ----------
     spec : RunSpec
-        The run, its restrictions and observables in the order of the store, new ones after them.
+        The run, its restrictions, observables and recorders in the order of the store, new ones after them.
     draws, chains : int
         How many more.
-    restrictions, observables : tuple of str
+    restrictions, observables, recorders : tuple of str
         Which further ones.
     rows : bool
         Whether the losses at w0 of its rows are to be added.
@@ -39,10 +39,16 @@ class Extension:
     chains: int
     restrictions: tuple[str, ...]
     observables: tuple[str, ...]
+    recorders: tuple[str, ...]
     rows: bool
 
     def __bool__(self) -> bool:
-        return bool(self.draws or self.chains or self.restrictions or self.observables or self.rows)
+        return bool(self.draws or self.chains or self.restrictions or self.rows or self.evaluates_more)
+
+    @property
+    def evaluates_more(self) -> bool:
+        """Whether something is wanted of draws that were not evaluated for it: chains are sampled from their start."""
+        return bool(self.observables or self.recorders)
 
 
 @final
@@ -87,6 +93,10 @@ class RequestedRun:
         expected = dict(self.fingerprints)
         expected["masks"] = {name: expected["masks"][name] for name in stored.restrictions}
         expected["observables"] = {name: expected["observables"][name] for name in stored.observables}
+        if "recorders" in expected:
+            expected["recorders"] = {name: expected["recorders"][name] for name in stored.recorders}
+            if not stored.recorders:
+                del expected["recorders"]
         if stored.rows is not spec.rows:
             expected["dataset"] = fingerprint.hash_rows(stored.rows)
         ours = {"config": json.loads(json.dumps(fingerprint.config(stored))), **expected}
@@ -94,13 +104,14 @@ class RequestedRun:
         if lines:
             lines += _changed_loss(provenance, expected["loss"], fingerprint.loss_parts(spec.loss))
             raise StoreMismatchError(
-                f"{store.name} holds another run; choose another path or delete it (draws, chains, restrictions and "
-                "observables can be added, nothing else changed). What differs:\n  " + "\n  ".join(lines)
+                f"{store.name} holds another run; choose another path or delete it (draws, chains, restrictions, "
+                "observables and recorders can be added, nothing else changed). What differs:\n  " + "\n  ".join(lines)
             )
         ordered = replace(
             spec,
             restrictions={**stored.restrictions, **spec.restrictions},
             observables={**stored.observables, **spec.observables},
+            recorders={**stored.recorders, **spec.recorders},
         )
         return Extension(
             ordered,
@@ -108,6 +119,7 @@ class RequestedRun:
             spec.settings.num_chains - stored.settings.num_chains,
             tuple(name for name in spec.restrictions if name not in stored.restrictions),
             tuple(name for name in spec.observables if name not in stored.observables),
+            tuple(name for name in spec.recorders if name not in stored.recorders),
             self.paired is True and not store.contains(f"{schema.TRACE}/row_id"),
         )
 
@@ -145,6 +157,7 @@ def _as_stored(spec: RunSpec, config: Mapping[str, Any]) -> RunSpec:
         settings=replace(spec.settings, num_draws=draws, num_chains=chains),
         restrictions=_stored_part(spec.restrictions, config.get("weight_restrictions")),
         observables=_stored_part(spec.observables, config.get("observables")),
+        recorders=_stored_part(spec.recorders, config.get("recorders", {})),
     )
     if smaller.settings == spec.settings:
         return smaller

@@ -20,7 +20,7 @@ from devinterp.sampling.data.columns import leaves
 from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.losses.identity import held, update_with_tensor, update_with_value
 from devinterp.sampling.losses.loss import CustomLoss, Loss, NextTokenLoss
-from devinterp.sampling.spec import RunSpec
+from devinterp.sampling.spec import RunRecorder, RunSpec
 
 _PACKAGES = ("devinterp", "torch", "numpy", "xarray", "zarr", "transformers")
 
@@ -33,6 +33,9 @@ def config(spec: RunSpec) -> dict[str, Any]:
         "weight_restrictions": list(spec.restrictions),
         "observables": {name: len(o.sequence_id) for name, o in spec.observables.items()},
         "loss_dims": list(spec.loss_dims),
+        **_if_any(
+            "recorders", {name: {"recorder": each.kind, **each.settings} for name, each in spec.recorders.items()}
+        ),
     }
 
 
@@ -45,7 +48,13 @@ def fingerprints(spec: RunSpec) -> dict[str, Any]:
         "loss": describe_loss(spec.loss),
         "masks": {name: hash_masks(masks) for name, masks in spec.restrictions.items()},
         "observables": {name: hash_rows(o.rows) for name, o in spec.observables.items()},
+        **_if_any("recorders", {name: hash_recorder(each) for name, each in spec.recorders.items()}),
     }
+
+
+def _if_any(name: str, entries: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry of what not every run has: stores without it stay as they were."""
+    return {name: entries} if entries else {}
 
 
 def provenance(spec: RunSpec, fingerprints: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,6 +116,14 @@ def hash_rows(rows: Rows) -> str:
         update_with_tensor(digest, "counted", rows.counted)
     if rows.padded_before_text is not None and bool(rows.padded_before_text.any()):
         digest.update(b"positions count tokens of text")  # earlier versions counted padding, too: their runs are others
+    return digest.hexdigest()
+
+
+def hash_recorder(recorder: RunRecorder) -> str:
+    """Return a hash of what a recorder reads, and of its settings that are no JSON."""
+    digest = hashlib.blake2b(f"{recorder.kind} {recorder.other_settings}".encode(), digest_size=16)
+    for rows in recorder.rows:
+        digest.update(hash_rows(rows).encode())
     return digest.hexdigest()
 
 

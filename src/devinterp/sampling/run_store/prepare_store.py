@@ -78,11 +78,11 @@ def _attrs(spec: RunSpec, provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _reopen(store: RunStore, extension: Extension) -> None:
-    """Mark chains that are to go on; with a new observable from their start, because its losses are needed there."""
+    """Mark chains that are to go on; with a new observable or recorder from their start, where it is needed too."""
     state = store.read_status().state
     chains = [
         key
         for key in np.ndindex(state.shape)
-        if extension.observables or (extension.draws and state[key] == schema.FINISHED)
+        if extension.evaluates_more or (extension.draws and state[key] == schema.FINISHED)
     ]
-    store.reopen(chains, from_start=bool(extension.observables))
+    store.reopen(chains, from_start=extension.evaluates_more)

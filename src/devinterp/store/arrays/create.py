@@ -21,7 +21,8 @@ from devinterp.store.writing.checkpoints import RESUME
 #: Groups of a run's store that are no part of the tree.
 _OUTSIDE_TREE = (LOCK, RESUME)
 #: Names in the root of a store whose creation was cut off.
-_NAMES = {schema.TRACE, schema.OBSERVABLES, schema.METRICS, schema.STATUS, *_OUTSIDE_TREE, keys.METADATA}
+_NAMES = {schema.TRACE, schema.OBSERVABLES, schema.METRICS, schema.STATUS, schema.RECORDINGS}
+_NAMES |= {*_OUTSIDE_TREE, keys.METADATA}
 _NAMES |= {schema.RESTRICTION, schema.CHAIN, schema.DRAW, "draw_step", "num_moving"}
 
 #: Of every array. Level 1: losses hardly compress (about 11 %), so a higher level only costs time.
@@ -115,6 +116,12 @@ def _group_attrs(path: str, layout: RunLayout) -> dict[str, Any]:
         return {"names": list(layout.observables)}  # zarr lists groups in any order
     if path.startswith(f"{schema.OBSERVABLES}/"):
         return {"coordinates": "sequence_id"}  # how xarray finds coordinates that are no index
+    if path == schema.RECORDINGS:
+        return {"names": list(layout.recordings)}
+    if path.startswith(f"{schema.RECORDINGS}/"):
+        recording = layout.recordings[path.partition("/")[2]]
+        others = [name for name, (dims, _) in recording.coords.items() if dims != (name,)]
+        return {**recording.settings, **({"coordinates": " ".join(others)} if others else {})}
     return {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,31 @@ class VirialLayout:
 
 
 @dataclass(frozen=True)
+class RecordingLayout:
+    """What a recorder stores.
+
+    Parameters
+    ----------
+    initial : dict of str to numpy.ndarray
+        By variable, what it gave at the initial weights, in the shape and dtype of every draw: float32, float64 or int64.
+    dims : dict of str to tuple of str
+        Dims of each variable, beside restriction, chain and draw.
+    coords : dict of str to (tuple of str, numpy.ndarray)
+        Labels along these dims and other data that do not change, with their dims.
+    attrs : dict of str to dict
+        Attributes of variables.
+    settings : dict
+        Attributes of the group: the recorder and its settings.
+    """
+
+    initial: Mapping[str, np.ndarray]
+    dims: Mapping[str, tuple[str, ...]]
+    coords: Mapping[str, tuple[tuple[str, ...], np.ndarray]] = field(default_factory=dict)
+    attrs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RunLayout:
     """The sizes and data of a run that are known before its first step.
 
@@ -108,6 +134,8 @@ class RunLayout:
         without the restriction.
     virial : VirialLayout or None
         What is recorded of the virial at draws, if it is.
+    recordings : dict of str to RecordingLayout
+        What recorders store, by name.
     """
 
     restrictions: Mapping[str, int]
@@ -127,6 +155,7 @@ class RunLayout:
     rows: RowLayout | None = None
     w0_loss: Mapping[str, np.ndarray] = field(default_factory=dict)
     virial: VirialLayout | None = None
+    recordings: Mapping[str, RecordingLayout] = field(default_factory=dict)
 
     @property
     def loss_shape(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from devinterp import schema
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, ROW, SEQUENCE, STEP, TOKEN
 from devinterp.selection import NUM_LOSSES
-from devinterp.store.arrays.layout import ObservableLayout, RunLayout
+from devinterp.store.arrays.layout import ObservableLayout, RecordingLayout, RunLayout
 
 _MIB = 2**20
 #: A chunk of losses is between these sizes where the arrays are large enough. Measured: docs/performance.md.
@@ -144,6 +144,8 @@ def array_specs(layout: RunLayout) -> list[ArraySpec]:
         chunks = (1, 1, min(layout.num_steps, 2**18))
         specs.append(ArraySpec(f"{schema.METRICS}/{name}", (*lead, STEP), shape, chunks, np.float32, np.nan))
     specs += _virial_specs(layout)
+    for name, recording in layout.recordings.items():
+        specs += _recording_specs(f"{schema.RECORDINGS}/{name}", recording, layout)
     specs += [
         ArraySpec(f"{schema.STATUS}/steps_done", lead, pair, (1, 1), np.int64, 0),
         ArraySpec(f"{schema.STATUS}/state", lead, pair, (1, 1), str, schema.PENDING),
@@ -184,6 +186,26 @@ def _virial_specs(layout: RunLayout) -> list[ArraySpec]:
         ArraySpec(f"{group}/{schema.PARAMETER}", along, (len(names),), (len(names),), str, "", labels),
         _fixed(f"{group}/{schema.PARAMETER_SIZE}", (RESTRICTION, *along), sizes, np.int64),
     ]
+
+
+def _recording_specs(group: str, recording: RecordingLayout, layout: RunLayout) -> list[ArraySpec]:
+    """Return what a recorder stores: at draws, at the initial weights, and labels."""
+    lead = (len(layout.restrictions), layout.num_chains, len(layout.draw_steps))
+    specs = []
+    for name, initial in recording.initial.items():
+        dims, attrs = tuple(recording.dims[name]), dict(recording.attrs.get(name, {}))
+        fill = np.nan if initial.dtype.kind == "f" else schema.NO_INTEGER
+        rows = max(1, min(lead[2], 2**14, MIN_CHUNK_BYTES // max(1, initial.nbytes)))
+        chunks = (1, 1, rows, *_fixed_chunks(initial.shape, initial.itemsize))
+        path, all_dims = f"{group}/{name}", (RESTRICTION, CHAIN, DRAW, *dims)
+        specs.append(ArraySpec(path, all_dims, (*lead, *initial.shape), chunks, initial.dtype, fill, attrs=attrs))
+        specs.append(_fixed(f"{group}/{schema.AT_START}{name}", dims, initial, **attrs))
+    for name, (dims, values) in recording.coords.items():
+        if values.dtype.kind in "OU":
+            specs.append(ArraySpec(f"{group}/{name}", dims, values.shape, values.shape, str, "", values.astype(object)))
+        else:
+            specs.append(_fixed(f"{group}/{name}", dims, values))
+    return specs
 
 
 def _trace_specs(layout: RunLayout) -> list[ArraySpec]:

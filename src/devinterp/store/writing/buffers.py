@@ -75,6 +75,8 @@ class ChainBuffers:
             for name, losses in draw.observables.items():
                 path = f"{schema.OBSERVABLES}/{name}/{draw.loss_name}"
                 yield from self._extend(path, draw.index, losses[None])
+            for name, values in draw.recordings.items():
+                yield from self._extend(f"{schema.RECORDINGS}/{name}", draw.index, values[None])
         for path, values in draw.summaries.items():
             yield self._arrays[path], self._chain, values
         self.steps_done += draw.num_steps
