@@ -27,7 +27,7 @@ from devinterp.errors import (
     StoreMismatchError,
 )
 from devinterp.slt.llc import llc
-from support.layouts import AT_W0, IN_BOX, MOMENTS, paths_of_schema
+from support.layouts import AT_W0, IN_BOX, MOMENTS, RECORDED, paths_of_schema
 from support.small_models import Noisy, TinyModel, WithLogits, ids, make, run, same_numbers
 
 
@@ -311,7 +311,7 @@ def test_plain_xarray_reads_it(tmp_path):
     tree = run(**OPTIONS, output_path=tmp_path / "run.zarr")
     plain = xr.open_datatree(tmp_path / "run.zarr", engine="zarr", chunks={})
     same_numbers(plain, tree)
-    assert paths_of_schema(plain) == set(schema.DIMS) - MOMENTS - AT_W0 - IN_BOX
+    assert paths_of_schema(plain) == set(schema.DIMS) - MOMENTS - AT_W0 - IN_BOX - RECORDED
     assert set(plain["trace"].coords) >= {"restriction", "chain", "step", "position"}
     code = """
 import sys

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -10,9 +13,10 @@ from hypothesis import strategies as st
 from zarr.storage import MemoryStore
 
 from devinterp import schema
+from devinterp.store.arrays.layout import RecordingLayout
 from devinterp.store.arrays.specs import MAX_BUFFER_BYTES, MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, array_specs, loss_chunks
 from devinterp.store.reading.open import open as open_store
-from support.layouts import AT_W0, MOMENTS, VIRIAL, layout, make, paths_of_schema
+from support.layouts import AT_W0, MOMENTS, RECORDED, VIRIAL, layout, make, paths_of_schema
 
 
 @settings(max_examples=500, deadline=None)
@@ -77,7 +81,7 @@ def test_a_new_store_has_the_schema(num_restrictions, num_chains, num_steps, bat
     )
     store = MemoryStore()
     make(store, wanted)
-    paths = set(schema.DIMS) - MOMENTS - AT_W0 - VIRIAL - (set() if metrics else {"metrics/*"})
+    paths = set(schema.DIMS) - MOMENTS - AT_W0 - VIRIAL - RECORDED - (set() if metrics else {"metrics/*"})
     for tree in (open_store(store), xr.open_datatree(store, engine="zarr", chunks={})):
         assert paths_of_schema(tree) == paths
         assert schema.observable_names(tree) == ["code", "日本 語.v2"]
@@ -101,6 +105,29 @@ def test_no_two_chains_share_a_chunk():
     assert set(chunks.values()) == {(1, 1)}
 
 
+@given(
+    own=st.lists(st.integers(1, 400), max_size=3),
+    num_draws=st.integers(1, 5000),
+    dtype=st.sampled_from(["float32", "float64", "int64"]),
+)
+def test_chunks_of_recordings(own, num_draws, dtype):
+    """One chain each; at most 16 MiB, and as many draws as 4 MiB hold, up to 2^14."""
+    dims = tuple(f"dim{n}" for n in range(len(own)))
+    initial = np.broadcast_to(np.zeros((), dtype), own)  # takes no memory
+    recordings = {"mine": RecordingLayout({"value": initial}, {"value": dims})}
+    wanted = replace(layout(num_restrictions=2, draw_steps=tuple(range(num_draws))), recordings=recordings)
+    [spec] = [spec for spec in array_specs(wanted) if spec.path == "recordings/mine/value"]
+    assert spec.dims == ("restriction", "chain", "draw", *dims)
+    assert spec.shape == (2, 2, num_draws, *own)
+    assert spec.chunks[:2] == (1, 1)
+    item = np.dtype(dtype).itemsize
+    assert item * math.prod(spec.chunks) <= MAX_CHUNK_BYTES
+    of_draw = item * math.prod(own)
+    assert spec.chunks[2] == max(1, min(num_draws, 2**14, MIN_CHUNK_BYTES // of_draw))
+    if of_draw <= MAX_CHUNK_BYTES:
+        assert spec.chunks[3:] == tuple(own)
+
+
 def test_every_array_carries_its_units():
     units = {spec.path: spec.attrs.get("units") for spec in array_specs(layout()) if "loss" in spec.path}
     assert units.keys() >= {"trace/loss", "trace/init_loss", "observables/code/loss", "observables/code/init_loss"}
@@ -108,8 +135,6 @@ def test_every_array_carries_its_units():
 
 
 def test_losses_without_dims_of_their_own():
-    from dataclasses import replace
-
     from devinterp.store.arrays.layout import ObservableLayout
 
     base = layout()

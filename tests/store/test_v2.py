@@ -17,7 +17,7 @@ from devinterp.analyses.llc import compute_llc
 from devinterp.errors import BrokenChainsError, InvalidInputError, StoreError
 from devinterp.store.reading.v2 import from_v2, is_v2, open_v2, to_v2
 from devinterp.testing import synthetic_tree
-from support.layouts import AT_W0, MOMENTS, VIRIAL, paths_of_schema
+from support.layouts import AT_W0, MOMENTS, RECORDED, VIRIAL, paths_of_schema
 from support.small_models import ids, run
 from support.v2_results import V2, results
 
@@ -81,7 +81,7 @@ def test_opens_lazily_as_a_complete_tree():
     assert schema.observable_names(tree) == ["code", "train"]
     absent = {"init_loss_se", "init_loss_mean", "init_loss_mean_se", "sequence_id"}  # v2 stores none of these
     absent = {path for path in schema.DIMS if path.split("/")[-1] in absent} | {"observables/*/init_loss"}
-    assert paths_of_schema(tree) == set(schema.DIMS) - MOMENTS - AT_W0 - VIRIAL - absent
+    assert paths_of_schema(tree) == set(schema.DIMS) - MOMENTS - AT_W0 - VIRIAL - RECORDED - absent
     assert tree["trace/loss"].chunks is not None
     np.testing.assert_array_equal(tree["trace/loss"][0], results()["sgld_metrics/sampling_loss_micro"])
     np.testing.assert_array_equal(tree["observables/code/loss"][0], results()["sgld_metrics/loss_code"])

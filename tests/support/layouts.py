@@ -22,6 +22,8 @@ AT_W0 = {path for path in schema.DIMS if path.split("/")[-1].startswith(("row_",
 
 #: Paths of metrics of draws, and those of them that only runs in a bounding box have.
 VIRIAL = {path for path in schema.DIMS if path.startswith("metrics/")} - {"metrics/*"}
+#: Paths of what recorders store.
+RECORDED = {path for path in schema.DIMS if path.startswith("recordings/")}
 IN_BOX = {path for path in VIRIAL if path.endswith("_volume")}
 
 
