@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from devinterp import accessor as _accessor  # noqa: F401  (registers tree.slt)
 from devinterp.errors import (
     BrokenChainsError,
+    CalibrationRefused,
     DevinterpError,
     InvalidInputError,
     MissingDataError,
@@ -24,6 +25,8 @@ from devinterp.hookspecs import hookimpl
 from devinterp.types import Analysis, Check, Command, Draw, Finding, Kernel, ModelAdapter, Plot, StepInputs, Target
 
 if TYPE_CHECKING:
+    from devinterp.calibration.procedure import calibrate
+    from devinterp.calibration.result import Calibration
     from devinterp.sampling.options import RunOptions
     from devinterp.slt.sampling import sample
     from devinterp.slt.weight_restrictions import create_param_masks, restrictions
@@ -35,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Analysis",
     "BrokenChainsError",
+    "Calibration",
+    "CalibrationRefused",
     "Check",
     "Command",
     "DevinterpError",
@@ -53,6 +58,7 @@ __all__ = [
     "StoreMismatchError",
     "Target",
     "__version__",
+    "calibrate",
     "create_param_masks",
     "hookimpl",
     "restrictions",
@@ -61,7 +67,9 @@ __all__ = [
 
 #: What is imported on first use, because it needs torch or zarr, and the module it is in.
 _LAZY = {
+    "Calibration": "devinterp.calibration.result",
     "RunOptions": "devinterp.sampling.options",
+    "calibrate": "devinterp.calibration.procedure",
     "create_param_masks": "devinterp.slt.weight_restrictions",
     "open": "devinterp.store.reading.open",
     "restrictions": "devinterp.slt.weight_restrictions",
