@@ -100,6 +100,8 @@ class Judged:
         Steps that were left out, and draws the run has.
     num_steps_judged : int
         Steps of each chain that were not left out.
+    num_gradients : int
+        Steps that all chains took under all restrictions: fewer than planned where chains diverged.
     verdict : str
         Of its diagnosis.
     failures : tuple of Failure
@@ -112,6 +114,7 @@ class Judged:
     num_burnin_steps: int
     num_draws: int
     num_steps_judged: int
+    num_gradients: int
     verdict: str
     failures: tuple[Failure, ...]
     figures: Mapping[str, Figures]
@@ -188,6 +191,7 @@ def judge(tree: xr.DataTree, *, checkpoint: str, burnin: int) -> Judged:
         burnin,
         int(run.sizes[DRAW]),
         int(run["trace"].sizes[STEPS]) - burnin,
+        int(run["status/steps_done"].sum()),
         str(found.attrs["verdict"]),
         failures,
         _figures(Evidence(run, run, burnin_steps(run, burnin))) if is_whole else {},

@@ -19,6 +19,8 @@ from devinterp.errors import InvalidInputError, MissingDataError
 
 #: Where kernels without a bias on quadratics begin (docs/kernels.md); curvature that grows along the way may ask for less.
 FIRST_STEP = 0.5
+#: Where chains go, x may be larger than where they began, but not by more.
+MOST_STEP_AT_CHAINS = 0.75
 #: Noise of minibatches in the stiffest direction alone: one direction of many.
 MOST_NOISE_ALONG = 1.0
 #: Relaxation times of the flattest direction after which 99.8 % of its variance is there.
@@ -111,6 +113,10 @@ class Law:
             rho = self._rho(1.0, noise, n_beta, batch_size)
             limits.append(limit / rho if rho else math.inf)
         return rounded_down(min(limits))
+
+    def step_at(self, lr: float, curvature: float, n_beta: float, localization: float) -> float:
+        """Return x for a second derivative of the loss that was measured elsewhere than at w0."""
+        return self._longest(lr) * (n_beta * curvature + localization)
 
     def step(self, lr: float, measured: Measured, n_beta: float, localization: float) -> float:
         """Return x, the step in units of one over the largest second derivative of the potential."""

@@ -9,9 +9,10 @@ second derivative averaged over the way that chains go.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,12 +22,41 @@ from devinterp.sampling.engines.plan import ChainBatch, engines_of
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.spec import RunSpec
 
-#: Minibatches on which curvature is measured, and pairs of them that give the noise of gradients.
-NUM_CURVATURE_BATCHES, NUM_PAIRS = 2, 8
-_MOST_ITERATIONS, _CONVERGED = 20, 0.02
+#: Minibatches on which curvature is measured.
+NUM_CURVATURE_BATCHES = 2
+_MOST_ITERATIONS, _ITERATIONS_AT_CHAINS, _CONVERGED = 20, 10, 0.02
 _THERMAL_ITERATIONS, _DEVIATIONS = 6, 3.0
 
 Direction = list[Tensor]
+
+
+def curvature_at(spec: RunSpec, weights: Mapping[int, Sequence[Sequence[np.ndarray]]]) -> tuple[dict[str, float], int]:
+    """Return the largest second derivative of the loss at some weights, and how many gradients that took.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        As for `measure`.
+    weights : mapping of int to sequence of sequence of numpy.ndarray
+        By the number of a restriction, several points: the sampled elements of each of its parameters.
+
+    Returns
+    -------
+    curvatures : dict of str to float
+        By restriction, the largest of its points.
+    num_gradients : int
+        Gradients of minibatches.
+    """
+    shared, curvatures, num_gradients = SharedPrefix(), {}, 0
+    for number, name in enumerate(spec.restrictions):
+        with _engine(spec, name, shared) as engine:
+            largest = 0.0
+            for point in weights[number]:
+                probe = _Probe(engine, seed=spec.settings.init_seed, centre=point)
+                largest = max(largest, probe.largest(_ITERATIONS_AT_CHAINS)[0])
+                num_gradients += probe.num_gradients
+            curvatures[name] = largest
+    return curvatures, num_gradients
 
 
 def measure(spec: RunSpec, n_betas: Sequence[float], *, checkpoint: str = "") -> list[Measured]:
@@ -35,7 +65,7 @@ def measure(spec: RunSpec, n_betas: Sequence[float], *, checkpoint: str = "") ->
     Parameters
     ----------
     spec : RunSpec
-        A run with at least ``2 * NUM_PAIRS`` steps; its model must be at w0, and is afterwards.
+        A run with an even number of steps, whose minibatches are used; its model must be at w0, and is afterwards.
     n_betas : sequence of float
         Inverse temperatures for which chains' ways are measured.
     checkpoint : str, optional
@@ -43,36 +73,44 @@ def measure(spec: RunSpec, n_betas: Sequence[float], *, checkpoint: str = "") ->
     """
     shared, results = SharedPrefix(), []
     for name in spec.restrictions:
-        batches = [ChainBatch((name,), (0,), False, "calibration")]
-        with closing(engines_of(spec, batches, shared)) as engines:  # type: ignore[type-var]
-            engine, _ = next(engines)
-            probe = _Probe(engine, seed=spec.settings.init_seed)
-            try:
-                results.append(probe.measured(n_betas, checkpoint, name))
-            finally:
-                engine.weights.reset()
+        with _engine(spec, name, shared) as engine:
+            results.append(_Probe(engine, seed=spec.settings.init_seed).measured(n_betas, checkpoint, name))
     return results
 
 
-def num_gradients_at_most(num_n_betas: int) -> int:
-    """Return how many gradients the measurement of one restriction takes at most."""
-    power = 2 * (2 * _MOST_ITERATIONS + 1) * NUM_CURVATURE_BATCHES
-    return power + 2 * _THERMAL_ITERATIONS * num_n_betas * NUM_CURVATURE_BATCHES + 2 * NUM_PAIRS
+@contextmanager
+def _engine(spec: RunSpec, restriction: str, shared: SharedPrefix) -> Iterator[Engine]:
+    """Give an engine of one chain under a restriction; its weights are at w0 afterwards."""
+    batches = [ChainBatch((restriction,), (0,), False, "calibration")]
+    with closing(engines_of(spec, batches, shared)) as engines:  # type: ignore[type-var]
+        engine, _ = next(engines)
+        try:
+            yield engine
+        finally:
+            engine.weights.reset()
 
 
 class _Probe:
-    """Gradients of fixed minibatches at weights around w0."""
+    """Gradients of fixed minibatches at weights around a point: w0, where no other is given."""
 
-    def __init__(self, engine: Engine, *, seed: int) -> None:
+    def __init__(self, engine: Engine, *, seed: int, centre: Sequence[np.ndarray] | None = None) -> None:
         self._engine, self._weights = engine, engine.weights
         self._rows = engine.spec.schedule.steps(0)
         self._batch_size = len(self._rows[0])
+        initial = engine.weights.initial_weights
+        self._centre = (
+            initial
+            if centre is None
+            else [
+                torch.as_tensor(part).to(each).reshape(each.shape) for part, each in zip(centre, initial, strict=True)
+            ]
+        )
         self._generator = torch.Generator().manual_seed(seed)
         self.num_gradients = 0
 
     def measured(self, n_betas: Sequence[float], checkpoint: str, restriction: str) -> Measured:
         """Return all measurements."""
-        h_max, stiffest = self._largest()
+        h_max, stiffest = self.largest(_MOST_ITERATIONS)
         curvatures = {float(n_beta): self._thermal(float(n_beta), h_max, stiffest) for n_beta in n_betas}
         noise, noise_along, square = self._noise(stiffest)
         num = sum(each.numel() for each in self._weights.initial_weights)
@@ -99,27 +137,26 @@ class _Probe:
 
     @torch.no_grad()
     def _move(self, direction: Direction, length: float) -> None:
-        weights = self._weights
-        for value, initial, part in zip(weights.values, weights.initial_weights, direction, strict=True):
-            torch.add(initial, part, alpha=length, out=value)
-        weights.store()
+        for value, centre, part in zip(self._weights.values, self._centre, direction, strict=True):
+            torch.add(centre, part, alpha=length, out=value)
+        self._weights.store()
 
-    def _largest(self) -> tuple[float, Direction]:
-        """Return the largest second derivative at w0 and its direction, by power iteration.
+    def largest(self, most_iterations: int) -> tuple[float, Direction]:
+        """Return the largest second derivative at the point and its direction, by power iteration.
 
         That finds the eigenvalue of the largest size; where it is below zero, it is subtracted and another one is looked for.
         """
         radius = self._small_radius()
-        value, direction = self._power(radius, 0.0)
+        value, direction = self._power(radius, 0.0, most_iterations)
         if value < 0:
-            shifted, direction = self._power(radius, -value)
+            shifted, direction = self._power(radius, -value, most_iterations)
             value += shifted
         return value, direction
 
-    def _power(self, radius: float, shift: float) -> tuple[float, Direction]:
+    def _power(self, radius: float, shift: float, most_iterations: int) -> tuple[float, Direction]:
         direction, before = self._random(), math.inf
         value = 0.0
-        for _ in range(_MOST_ITERATIONS):
+        for _ in range(most_iterations):
             product = self._product(direction, radius)
             for part, own in zip(product, direction, strict=True):
                 part.add_(own, alpha=shift)
@@ -156,13 +193,14 @@ class _Probe:
     def _noise(self, stiffest: Direction) -> tuple[float, float, float]:
         """Return the variance of one row's gradient, summed over weights and along a direction, and the squared gradient."""
         total = along = square = 0.0
-        for first in range(0, 2 * NUM_PAIRS, 2):
+        for first in range(0, len(self._rows) - 1, 2):
             one, other = self._gradient(first), self._gradient(first + 1)
             difference = [a - b for a, b in zip(one, other, strict=True)]
             total += _dot(difference, difference) * self._batch_size / 2
             along += _dot(difference, stiffest) ** 2 * self._batch_size / 2
             square += _dot(one, other)
-        return total / NUM_PAIRS, along / NUM_PAIRS, square / NUM_PAIRS
+        num_pairs = len(self._rows) // 2
+        return total / num_pairs, along / num_pairs, square / num_pairs
 
     def _small_radius(self) -> float:
         """Return how far to go for a derivative at w0: the square root of the precision of weights."""

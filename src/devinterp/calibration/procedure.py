@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from devinterp.calibration.grid import Planned, first_points, posteriors
-from devinterp.calibration.measure import NUM_PAIRS, measure
+from devinterp.calibration.measure import measure
 from devinterp.calibration.measured import Measured
 from devinterp.calibration.record import Record
-from devinterp.calibration.request import KERNELS, N_BETAS, Request
+from devinterp.calibration.request import KERNELS, N_BETAS, Request, measuring_settings
 from devinterp.calibration.result import TO_BE_RUN, Calibration, Row
 from devinterp.calibration.search import Search, row_of, static_failure
 from devinterp.calibration.short_runs import ShortRuns
@@ -24,7 +24,6 @@ from devinterp.calibration.subject import Subject, as_models
 from devinterp.errors import CalibrationRefused, InvalidInputError
 from devinterp.sampling.losses.loss import LossFunction
 from devinterp.sampling.run_store.fingerprint import fingerprints
-from devinterp.sampling.settings import Settings
 from devinterp.store.several_runs import SeveralRuns
 from devinterp.types import ModelAdapter
 
@@ -195,26 +194,11 @@ def _runs(request: Request, subject: Subject, record: Record | None, measured: S
     )
 
 
-def _settings(request: Request) -> Settings:
-    """Return settings with as many minibatches as measuring takes."""
-    return Settings(
-        lr=1.0,
-        n_beta=1.0,
-        num_chains=1,
-        num_draws=2 * NUM_PAIRS,
-        num_init_loss_batches=1,
-        batch_size=max(request.batch_sizes),
-        batches_per_draw=1,
-        init_seed=request.init_seed,
-        sampling_method="sgld",
-    )
-
-
 def _fingerprints(request: Request, subject: Subject) -> tuple[dict[str, Any], int]:
     """Return what identifies checkpoints, data, loss and masks, and the number of rows of the dataset."""
     prints, num_rows = {}, 0
     for checkpoint in subject.models:
-        with subject.spec(checkpoint, _settings(request)) as spec:
+        with subject.spec(checkpoint, measuring_settings(request)) as spec:
             prints[checkpoint] = fingerprints(spec)
             num_rows = spec.num_rows
     return prints, num_rows
@@ -223,7 +207,7 @@ def _fingerprints(request: Request, subject: Subject) -> tuple[dict[str, Any], i
 def _measured(request: Request, subject: Subject, n_betas: Sequence[float]) -> list[Measured]:
     measured = []
     for checkpoint in subject.models:
-        with subject.spec(checkpoint, _settings(request)) as spec:
+        with subject.spec(checkpoint, measuring_settings(request)) as spec:
             measured += measure(spec, n_betas, checkpoint=checkpoint)
     bad = [each for each in measured if not math.isfinite(each.h_max + each.noise + each.gradient_square)]
     if bad:

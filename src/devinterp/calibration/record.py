@@ -39,7 +39,12 @@ class Record:
         stored = store.read_attrs()
         if stored and ATTRIBUTE not in stored:
             raise StoreError(f"{store.name} is not empty and holds no calibration: choose another path.")
-        self._values: dict[str, Any] = stored.get(ATTRIBUTE) or {**asked, "judged": {}, "has_runs": False}
+        self._values: dict[str, Any] = stored.get(ATTRIBUTE) or {
+            **asked,
+            "judged": {},
+            "curvatures": {},
+            "has_runs": False,
+        }
         differing = [
             f"{part} {name}: {self._values[part].get(name)!r} in the store, {asked[part].get(name)!r} now"
             for part in asked
@@ -70,6 +75,15 @@ class Record:
     def keep_judged(self, key: str, judged: Judged) -> None:
         """Store the judgement of a run."""
         self._keep(judged={**self._values["judged"], key: judged.to_json()}, has_runs=True)
+
+    def curvatures(self, run: str) -> tuple[dict[str, float], int] | None:
+        """Return the curvature where the chains of a run ended and what it took, None where it was not measured yet."""
+        stored = self._values["curvatures"].get(run)
+        return None if stored is None else (dict(stored[0]), int(stored[1]))
+
+    def keep_curvatures(self, run: str, curvatures: Mapping[str, float], num_gradients: int) -> None:
+        """Store the curvature where the chains of a run ended."""
+        self._keep(curvatures={**self._values["curvatures"], run: [dict(curvatures), num_gradients]})
 
     def finish(self, calibration: Calibration) -> bool:
         """Store the result, and make all runs readable as one tree; return whether there are runs."""

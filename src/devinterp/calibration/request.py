@@ -9,11 +9,14 @@ from typing import Any
 
 from devinterp.calibration.laws import Law
 from devinterp.errors import InvalidInputError
+from devinterp.sampling.settings import Settings
 
 #: Kernels in the order in which they are tried: the first has no bias of the step size and moves nine times as far as SGLD.
 KERNELS = ("baoab", "sgld")
 #: The practice of the field on language models; n / log n is added for a dataset of n rows.
 N_BETAS = (10.0, 30.0, 100.0)
+#: Minibatches on which is measured at w0: pairs give the noise of gradients.
+NUM_MINIBATCHES = 16
 #: Localization over the largest second derivative of n_beta L, where none is asked for.
 RELATIVE_LOCALIZATIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
@@ -76,6 +79,21 @@ class Request:
         values = asdict(self)
         del values["laws"]
         return values
+
+
+def measuring_settings(request: Request) -> Settings:
+    """Return settings with as many minibatches as measuring takes."""
+    return Settings(
+        lr=1.0,
+        n_beta=1.0,
+        num_chains=1,
+        num_draws=NUM_MINIBATCHES,
+        num_init_loss_batches=1,
+        batch_size=max(request.batch_sizes),
+        batches_per_draw=1,
+        init_seed=request.init_seed,
+        sampling_method="sgld",
+    )
 
 
 def _numbers(name: str, given: Any) -> tuple[float, ...] | None:

@@ -10,7 +10,7 @@ from typing import Any
 from devinterp.calibration.agreement import Comparison, compare
 from devinterp.calibration.grid import Planned, Point, Posterior, first_points, posteriors
 from devinterp.calibration.judged import LENGTH, PASSED, POSTERIOR, STEP, Failure, Figures, Judged
-from devinterp.calibration.laws import Law
+from devinterp.calibration.laws import MOST_STEP_AT_CHAINS, Law, rounded_down
 from devinterp.calibration.lengths import recommend
 from devinterp.calibration.measured import Measured
 from devinterp.calibration.recommendation import Recommendation
@@ -19,16 +19,17 @@ from devinterp.calibration.result import COMPARED, RECOMMENDED, Row
 from devinterp.calibration.short_runs import BudgetSpentError, ShortRuns
 
 #: How often the step is halved before a kernel is given up at a posterior.
-NUM_HALVINGS = 4
+NUM_HALVINGS = 6
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """A point, what its law says, and the judgements of its runs by checkpoint; none where it was not run."""
+    """A point, what its law says, the judgements of its runs by checkpoint, why it fails, and a smaller step to try next."""
 
     planned: Planned
     judged: tuple[Judged, ...]
     failure: Failure | None
+    smaller: Point | None = None
 
     @property
     def outcome(self) -> str:
@@ -81,21 +82,44 @@ class Search:
 
     def _from(self, point: Point, law: Law) -> Recommendation | str:
         """Try a point, and smaller steps where it fails for its step; return the last outcome where none passes."""
-        tried = self._try(point, law)
-        for _ in range(0 if self._request.lrs else NUM_HALVINGS + 1):
+        tried, num_halvings = self._try(point, law), 0
+        while True:
+            if tried.outcome == PASSED:
+                tried = self._at_its_chains(tried, law)
             if tried.outcome == PASSED:
                 outcome = self._confirm(tried, law)
                 if not isinstance(outcome, _Tried):
                     return outcome
-                tried = outcome
+                tried = outcome  # at half the step, which has been run
             elif tried.outcome == STEP or _may_be_the_step(tried):
-                tried = self._try(tried.planned.point.at_half_the_step(), law)
+                if self._request.lrs or num_halvings == NUM_HALVINGS:
+                    return STEP
+                tried = self._try(tried.smaller or tried.planned.point.at_half_the_step(), law)
             else:
                 return tried.outcome
-        if self._request.lrs and tried.outcome == PASSED:
-            outcome = self._confirm(tried, law)
-            return STEP if isinstance(outcome, _Tried) else outcome
-        return tried.outcome
+            num_halvings += 1
+            if num_halvings > NUM_HALVINGS or self._request.lrs:
+                return STEP
+
+    def _at_its_chains(self, tried: _Tried, law: Law) -> _Tried:
+        """Refuse a point whose steps are too large for the curvature where its chains ended, if it is not refused already."""
+        point = tried.planned.point
+        steps = {
+            (one.checkpoint, restriction): law.step_at(point.lr, curvature, point.n_beta, point.localization)
+            for one in tried.judged
+            for restriction, curvature in self._runs.curvatures(tried.planned, one.checkpoint).items()
+        }
+        (checkpoint, restriction), step = max(steps.items(), key=lambda each: each[1])
+        if step <= MOST_STEP_AT_CHAINS:
+            return tried
+        message = (
+            f"where chains went the step times the largest second derivative of the potential is {step:.3g} "
+            f"(limit {MOST_STEP_AT_CHAINS:g})"
+        )
+        failure = Failure("step_too_large", "reject", message, step, MOST_STEP_AT_CHAINS, checkpoint, restriction)
+        self._note(tried.planned, failure, tried.judged)
+        allowed = min(law.greatest_step(self._request.error) / step, 0.5)
+        return replace(tried, failure=failure, smaller=replace(point, lr=rounded_down(point.lr * allowed)))
 
     def _confirm(self, tried: _Tried, law: Law) -> Recommendation | str | _Tried:
         """Compare a point that passed with half its step, then with its null run.

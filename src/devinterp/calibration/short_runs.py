@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from devinterp.calibration.grid import Planned, Point
 from devinterp.calibration.judged import PASSED, Judged, judge
+from devinterp.calibration.measure import curvature_at
 from devinterp.calibration.record import Record
-from devinterp.calibration.request import Request
+from devinterp.calibration.request import Request, measuring_settings
 from devinterp.calibration.subject import Subject
 from devinterp.errors import DevinterpError
 
@@ -53,8 +56,7 @@ class ShortRuns:
     ) -> None:
         self._request, self._subject, self._record = request, subject, record
         self._chains = request.num_chains * num_restrictions
-        self._spent_on: dict[str, int] = {}
-        self._steps: dict[str, int] = {}
+        self._spent: dict[tuple[str, str], int] = {}  # by point and run
         self._before = num_gradients
         num = self._chains * len(subject.models)
         self._most_steps = request.max_gradients // (SHARE * num)
@@ -67,11 +69,11 @@ class ShortRuns:
     @property
     def num_gradients(self) -> int:
         """Return the gradients spent so far, those that were found in the store among them."""
-        return self._before + sum(self._spent_on.values())
+        return self._before + sum(self._spent.values())
 
     def gradients_of(self, point: Point) -> int:
         """Return the gradients spent on a point."""
-        return self._spent_on.get(point.name, 0)
+        return sum(number for (name, _), number in self._spent.items() if name == point.name)
 
     def first_gradients(self, planned: Planned) -> int:
         """Return the gradients that the first runs of a point take, at all checkpoints."""
@@ -116,6 +118,26 @@ class ShortRuns:
                 break
         return tuple(done)
 
+    def curvatures(self, planned: Planned, checkpoint: str) -> dict[str, float]:
+        """Return the largest second derivative of the loss where the chains of a point's run ended, by restriction."""
+        assert self._record is not None
+        name = self._run_name(planned.point, checkpoint)
+        measured = self._record.curvatures(name)
+        if measured is None:
+            ends = self._record.store.last_weights(name)
+            by_restriction: dict[int, list[list[np.ndarray]]] = {}
+            for (restriction, _), values in sorted(ends.items(), key=lambda each: each[0]):
+                by_restriction.setdefault(restriction, []).append(values)
+            with self._subject.spec(checkpoint, measuring_settings(self._request)) as spec:
+                measured = curvature_at(spec, by_restriction)
+            self._record.keep_curvatures(name, *measured)
+        self._spent[planned.point.name, f"{name}/curvature"] = measured[1]
+        return measured[0]
+
+    @staticmethod
+    def _run_name(point: Point, checkpoint: str) -> str:
+        return f"{checkpoint}-{point.name}" if checkpoint else point.name
+
     @property
     def _spacing(self) -> int:
         return SPACING if self._subject.observables else 1
@@ -140,11 +162,12 @@ class ShortRuns:
 
     def _judged(self, planned: Planned, checkpoint: str, burnin: int, length: int, *, null: bool = False) -> Judged:
         """Return the judgement of a run of some length, sampling what of it is not stored."""
-        point = planned.point
-        name = f"{checkpoint}-{point.name}" if checkpoint else point.name
-        self._spend(planned, name + ("/null" if null else ""), _burnin(planned) + length)
-        key = f"{name}/{burnin}/{length}" + ("/null" if null else "")
         assert self._record is not None
+        point = planned.point
+        name = self._run_name(point, checkpoint)
+        store, suffix = self._record.store, "/null" if null else ""
+        self._check_budget(planned, name + suffix, _burnin(planned) + length)
+        key = f"{name}/{burnin}/{length}{suffix}"
         judged = self._record.judged(key)
         if judged is None:
             tree = self._subject.run(
@@ -160,22 +183,21 @@ class ShortRuns:
                     "record": "sequence",
                     "paired": True,
                 },
-                self._record.store.place_of(name),
+                store.place_of(name),
                 null=null,
             )
             judged = judge(tree, checkpoint=checkpoint, burnin=burnin)
             self._record.keep_judged(key, judged)
+        # The null run has as many steps, and its chains are not looked at one by one.
+        self._spent[point.name, name + suffix] = judged.num_gradients
         return judged
 
-    def _spend(self, planned: Planned, name: str, steps: int) -> None:
-        """Take what a run of so many steps needs beyond what it has from the budget."""
-        needed = self._chains * max(0, steps - self._steps.get(name, 0))
+    def _check_budget(self, planned: Planned, run: str, steps: int) -> None:
+        """Raise unless the budget holds what a run of so many steps takes beyond what it has."""
+        needed = max(0, self._chains * steps - self._spent.get((planned.point.name, run), 0))
         left = self._request.max_gradients - self.num_gradients
         if needed > left:
             raise BudgetSpentError(planned, needed, left)
-        self._steps[name] = max(steps, self._steps.get(name, 0))
-        point = planned.point.name
-        self._spent_on[point] = self._spent_on.get(point, 0) + needed
 
 
 def _burnin(planned: Planned) -> int:

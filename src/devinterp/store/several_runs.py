@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from zarr.abc.store import Store
 
@@ -17,7 +18,8 @@ from devinterp.store.location import StoreLike, below, describe, resolve
 from devinterp.store.lock import LOCK, Lock
 from devinterp.store.reading.open import open as open_tree
 from devinterp.store.reading.validate import walk
-from devinterp.store.writing.checkpoints import RESUME
+from devinterp.store.writing.checkpoints import RESUME, load_all
+from devinterp.types import ChainKey
 
 #: Groups of a run's store that are no part of a tree.
 _OUTSIDE_TREE = (LOCK, RESUME)
@@ -58,6 +60,14 @@ class SeveralRuns:
     def place_of(self, run: str) -> StoreLike:
         """Return where a run is written, given the name of its group."""
         return below(self.location, run)
+
+    def last_weights(self, run: str) -> dict[ChainKey, list[np.ndarray]]:
+        """Return the sampled weights at the end of every chain of a run whose state was kept, by restriction and chain."""
+        weights = {}
+        for checkpoint in load_all(resolve(self.place_of(run))):
+            for number, key in enumerate(checkpoint.keys):
+                weights[key] = [values[number] for values in checkpoint.arrays["values"]]
+        return weights
 
     def lock(self) -> AbstractContextManager[Lock]:
         """Return a lock to hold while runs are added."""
