@@ -75,8 +75,8 @@ class Figures:
         The paired coefficient and its standard error.
     autocorrelation : float
         Steps that are worth one independent draw of the loss.
-    s_gamma : float
-        Slope of its logarithm in that of localization; NaN where it is not known.
+    s_gamma, s_gamma_se : float
+        Slope of its logarithm in that of localization, and its standard error; NaN where it is not known.
     temperature : float
         The configurational temperature.
     """
@@ -85,6 +85,7 @@ class Figures:
     llc_se: float
     autocorrelation: float
     s_gamma: float
+    s_gamma_se: float
     temperature: float
 
 
@@ -206,21 +207,23 @@ def _figures(evidence: Evidence) -> dict[str, Figures]:
     ess = series.convergence["ess"]
     effective = ess.where(ess < slow, slow).where(slow.notnull(), ess)
     num = series.rise.sizes[CHAIN] * series.rise.sizes[DRAW]
-    slopes, temperatures = _slopes(evidence), evidence.temperature["temperature"].to_numpy()
+    (slopes, slope_errors), temperatures = _slopes(evidence), evidence.temperature["temperature"].to_numpy()
     return {
         name: Figures(
             llc=evidence.n_beta * float(series.mean[number]),
             llc_se=evidence.n_beta * float(series.error[number]),
             autocorrelation=num / max(float(effective[number]), 1.0),
             s_gamma=float(slopes[number]),
+            s_gamma_se=float(slope_errors[number]),
             temperature=float(temperatures[number]),
         )
         for number, name in enumerate(evidence.names)
     }
 
 
-def _slopes(evidence: Evidence) -> np.ndarray:
+def _slopes(evidence: Evidence) -> tuple[np.ndarray, np.ndarray]:
     try:
-        return evidence.sensitivity["s_gamma"].to_numpy()
+        return evidence.sensitivity["s_gamma"].to_numpy(), evidence.sensitivity["s_gamma_se"].to_numpy()
     except (MissingDataError, KeyError):
-        return np.full(len(evidence.names), np.nan)
+        unknown = np.full(len(evidence.names), np.nan)
+        return unknown, unknown

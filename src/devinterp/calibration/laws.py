@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from devinterp import plugins
 from devinterp.analyses.common.kernel_laws import friction_of, reach_of
 from devinterp.analyses.common.limits import LIMITS
 from devinterp.calibration.measured import Measured
@@ -69,6 +70,7 @@ class Law:
         InvalidInputError
             If none is known.
         """
+        plugins.kernel(kernel)  # raises where there is none
         plain = kernel.removeprefix(_PRECONDITIONED)
         try:
             reach = reach_of(plain, options)

@@ -164,7 +164,7 @@ class _Probe:
             if not 0 < size < math.inf:
                 return value, direction
             direction = [part / size for part in product]
-            if abs(value - before) <= _CONVERGED * abs(value):
+            if abs(value - before) <= _CONVERGED * abs(value - shift):
                 break
             before = value
         return value, direction

@@ -73,7 +73,7 @@ def _measured(each: Measured) -> tuple[str, ...]:
 def _point(row: Row) -> tuple[str, ...]:
     llc = "" if math.isnan(row.llc) else f"{row.llc:.3g} ± {row.llc_se:.1g}"
     settings = (row.lr, row.n_beta, row.localization, row.batch_size, row.step, row.noise, row.relaxation)
-    slope = "" if math.isnan(row.s_gamma) else f"{row.s_gamma:.2f}"
+    slope = "" if math.isnan(row.s_gamma) else f"{row.s_gamma:.2f} ± {row.s_gamma_se:.1g}"
     return (row.kernel, *map(_number, settings), llc, slope, row.outcome)
 
 

@@ -49,8 +49,8 @@ class Row:
         Where it failed.
     num_gradients : int
         Gradients that its runs took, or would take first.
-    llc, llc_se, s_gamma : float
-        The coefficient, its error and its slope in localization, of the checkpoint and restriction where it failed or else the
+    llc, llc_se, s_gamma, s_gamma_se : float
+        The coefficient and its slope in localization, each with its standard error, of the checkpoint and restriction where it failed or else the
         first; NaN where it was not run.
     """
 
@@ -72,6 +72,7 @@ class Row:
     llc: float = math.nan
     llc_se: float = math.nan
     s_gamma: float = math.nan
+    s_gamma_se: float = math.nan
 
 
 @dataclass(frozen=True)

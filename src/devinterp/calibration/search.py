@@ -244,6 +244,7 @@ def row_of(
         llc=figures.llc,
         llc_se=figures.llc_se,
         s_gamma=figures.s_gamma,
+        s_gamma_se=figures.s_gamma_se,
         **why,
     )
 
@@ -254,7 +255,7 @@ def _figures_at(judged: Sequence[Judged], failure: Failure | None) -> Figures:
         for restriction, each in one.figures.items():
             if failure is None or (one.checkpoint == failure.checkpoint and failure.restriction in ("", restriction)):
                 return each
-    return Figures(math.nan, math.nan, math.nan, math.nan, math.nan)
+    return Figures(*[math.nan] * 6)
 
 
 def _worst(judged: Sequence[Judged]) -> Failure | None:
