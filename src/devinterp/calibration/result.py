@@ -50,8 +50,8 @@ class Row:
     num_gradients : int
         Gradients that its runs took, or would take first.
     llc, llc_se, s_gamma, s_gamma_se : float
-        The coefficient and its slope in localization, each with its standard error, of the checkpoint and restriction where it failed or else the
-        first; NaN where it was not run.
+        The coefficient and its slope in localization, each with its standard error, of the checkpoint and restriction where
+        it failed or else the first; NaN where it was not run.
     """
 
     kernel: str
