@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from devinterp.slt.sampling import sample
     from devinterp.slt.weight_restrictions import create_param_masks, restrictions
     from devinterp.store.reading.open import open as open  # noqa: A004  # the name users expect: devinterp.open(path)
+    from devinterp.studies.study import study
 
     __version__: str
 
@@ -63,6 +64,7 @@ __all__ = [
     "hookimpl",
     "restrictions",
     "sample",
+    "study",
 ]
 
 #: What is imported on first use, because it needs torch or zarr, and the module it is in.
@@ -74,6 +76,7 @@ _LAZY = {
     "open": "devinterp.store.reading.open",
     "restrictions": "devinterp.slt.weight_restrictions",
     "sample": "devinterp.slt.sampling",
+    "study": "devinterp.studies",
 }
 
 

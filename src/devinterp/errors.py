@@ -52,6 +52,10 @@ class StoreMismatchError(StoreError):
     """An existing store holds another run than the one asked for."""
 
 
+class StudyError(DevinterpError, RuntimeError):
+    """No run of a study could be made."""
+
+
 class OutOfMemoryError(DevinterpError, MemoryError):
     """A device has not enough memory for a step; the message says which batch size would fit."""
 
@@ -80,6 +84,10 @@ class PluginWarning(UserWarning):
 
 class DivergenceWarning(UserWarning):
     """Chains of a run diverged; their state is recorded and analyses refuse them."""
+
+
+class FailedRunsWarning(UserWarning):
+    """Runs of a study failed; what was wrong is recorded, and the others are complete."""
 
 
 def first_line(error: BaseException, limit: int = 100) -> str:

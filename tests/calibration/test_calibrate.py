@@ -72,8 +72,9 @@ def test_its_runs_are_one_tree(stored: tuple[Path, Calibration]) -> None:
     path, calibration = stored
     tree = devinterp.open(path)
     llc = tree.slt.llc()
-    assert llc.sizes["lr"] == 2
-    assert calibration.settings["lr"] in llc["lr"].to_numpy()
+    assert llc.sizes["point"] == 2
+    assert set(llc["lr"].to_numpy()) == {calibration.settings["lr"], calibration.settings["lr"] / 2}
+    assert set(llc["kernel"].to_numpy()) == {"baoab"}
     (name,) = [name for name in tree.children if "null" in tree[name].children]
     assert f"lr{calibration.settings['lr']:g}-" in name
     plain = xr.open_datatree(path, engine="zarr")
@@ -132,7 +133,7 @@ def test_another_calibration_is_not_mixed_with_it(stored: tuple[Path, Calibratio
     devinterp.sample(
         Bowl(), DATA, loss_fn=bowl_loss(), progress=False, output_path=run, **{**calibration.settings, "num_draws": 1}
     )
-    with pytest.raises(StoreError, match="single run"):
+    with pytest.raises(StoreError, match="holds no study"):
         calibrate(Bowl(), DATA, output_path=run, **SHORT)
 
 
@@ -140,7 +141,7 @@ def test_in_memory_it_is_the_same(stored: tuple[Path, Calibration]) -> None:
     calibration = calibrate(Bowl(), DATA, **SHORT)
     assert str(calibration) == str(stored[1])
     assert calibration.tree is not None
-    assert calibration.tree.slt.llc().sizes["lr"] == 2
+    assert calibration.tree.slt.llc().sizes["point"] == 2
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_in_memory_it_is_the_same(stored: tuple[Path, Calibration]) -> None:
         (Bowl(3.0), {}, "loss_decreased", "full"),
         ({"good": Bowl(), "moved": Bowl(3.0)}, {}, "loss_decreased", "moved: full"),
         (Bowl(), {"max_gradients": 600}, "short_burnin", ""),
-        (Bowl(), {"max_gradients": 1500}, "budget", ""),
+        (Bowl(3.0), {"localization": [5.0 + n for n in range(9)], "max_gradients": 3000}, "budget", ""),
         (Bowl(), {"localization": 1000.0, "max_gradients": 60_000}, "prior_dominated", "full"),
         (Bowl(), {"lr": 1e-3, "batch_size": 4, "dataset": rows(16, noise=30.0)}, "too_much_noise", ""),
     ],
@@ -203,6 +204,7 @@ def test_one_setting_for_several_restrictions_and_an_observable() -> None:
     )
     assert [each.restriction for each in calibration.measured] == ["all", "first"]
     assert calibration.tree is not None
+    assert set(calibration.tree.slt.llc().sizes) >= {"point", "restriction"}
     run = next(iter(calibration.tree.children.values()))
     assert run["restriction"].to_numpy().tolist() == ["all", "first"]
     assert "same" in run["observables"].children

@@ -19,12 +19,12 @@ from devinterp.calibration.record import Record
 from devinterp.calibration.request import KERNELS, N_BETAS, Request, measuring_settings
 from devinterp.calibration.result import TO_BE_RUN, Calibration, Row
 from devinterp.calibration.search import Search, row_of, static_failure
-from devinterp.calibration.short_runs import ShortRuns
+from devinterp.calibration.short_runs import ShortRuns, dims_of
 from devinterp.calibration.subject import Subject, as_models
 from devinterp.errors import CalibrationRefused, InvalidInputError
 from devinterp.sampling.losses.loss import LossFunction
 from devinterp.sampling.run_store.fingerprint import fingerprints
-from devinterp.store.several_runs import SeveralRuns
+from devinterp.store.calibration_store import CalibrationStore
 from devinterp.types import ModelAdapter
 
 if TYPE_CHECKING:
@@ -127,9 +127,9 @@ def calibrate(
     if dry_run:
         return _dry_run(request, subject)
     if output_path is not None:
-        return _finished(_calibrate(request, subject, SeveralRuns(output_path)))
+        return _finished(_calibrate(request, subject, output_path))
     with tempfile.TemporaryDirectory(prefix="devinterp-") as directory:
-        calibration = _calibrate(request, subject, SeveralRuns(Path(directory) / "calibration.zarr"))
+        calibration = _calibrate(request, subject, Path(directory) / "calibration.zarr")
         if calibration.tree is not None:
             calibration.tree.load()
         return _finished(calibration)
@@ -141,23 +141,25 @@ def _finished(calibration: Calibration) -> Calibration:
     return calibration
 
 
-def _calibrate(request: Request, subject: Subject, store: SeveralRuns) -> Calibration:
+def _calibrate(request: Request, subject: Subject, location: StoreLike) -> Calibration:
     """Carry out a calibration in a store, or what is missing of it."""
     prints, num_rows = _fingerprints(request, subject)
+    n_betas = n_betas_of(request, num_rows)
+    store = CalibrationStore.at(location, dims_of(subject))
     record = Record(store, request.to_json(), prints)
     with store.lock():
         measured = record.measured
         if measured is None:
-            measured = _measured(request, subject, n_betas_of(request, num_rows))
+            measured = _measured(request, subject, n_betas)
             record.keep_measured(measured)
         runs = _runs(request, subject, record, measured)
-        search = Search(request, measured, n_betas_of(request, num_rows), runs)
+        search = Search(request, measured, n_betas, runs)
         recommendation = search.run()
         calibration = Calibration(
             request.to_json(), prints, measured, list(search.rows.values()), recommendation, runs.num_gradients
         )
-        has_runs = record.finish(calibration)
-    return replace(calibration, tree=store.open_tree()) if has_runs else calibration
+        record.finish(calibration)
+    return replace(calibration, tree=store.open_tree()) if store.num_runs() else calibration
 
 
 def _dry_run(request: Request, subject: Subject) -> Calibration:

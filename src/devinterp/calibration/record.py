@@ -8,9 +8,9 @@ from typing import Any
 
 from devinterp.calibration.judged import Judged
 from devinterp.calibration.measured import Measured
-from devinterp.calibration.result import ATTRIBUTE, Calibration
-from devinterp.errors import StoreError, StoreMismatchError
-from devinterp.store.several_runs import SeveralRuns
+from devinterp.calibration.result import Calibration
+from devinterp.errors import StoreMismatchError
+from devinterp.store.calibration_store import CalibrationStore
 
 
 class Record:
@@ -18,7 +18,7 @@ class Record:
 
     Parameters
     ----------
-    store : SeveralRuns
+    store : CalibrationStore
         The store.
     request : mapping
         What is asked for, JSON-able.
@@ -33,18 +33,10 @@ class Record:
         If it holds something else.
     """
 
-    def __init__(self, store: SeveralRuns, request: Mapping[str, Any], fingerprints: Mapping[str, Any]) -> None:
+    def __init__(self, store: CalibrationStore, request: Mapping[str, Any], fingerprints: Mapping[str, Any]) -> None:
         self.store = store
         asked = {"request": _as_stored(request), "fingerprints": _as_stored(fingerprints)}
-        stored = store.read_attrs()
-        if stored and ATTRIBUTE not in stored:
-            raise StoreError(f"{store.name} is not empty and holds no calibration: choose another path.")
-        self._values: dict[str, Any] = stored.get(ATTRIBUTE) or {
-            **asked,
-            "judged": {},
-            "curvatures": {},
-            "has_runs": False,
-        }
+        self._values: dict[str, Any] = store.read() or {**asked, "judged": {}, "curvatures": {}}
         differing = [
             f"{part} {name}: {self._values[part].get(name)!r} in the store, {asked[part].get(name)!r} now"
             for part in asked
@@ -74,7 +66,7 @@ class Record:
 
     def keep_judged(self, key: str, judged: Judged) -> None:
         """Store the judgement of a run."""
-        self._keep(judged={**self._values["judged"], key: judged.to_json()}, has_runs=True)
+        self._keep(judged={**self._values["judged"], key: judged.to_json()})
 
     def curvatures(self, run: str) -> tuple[dict[str, float], int] | None:
         """Return the curvature where the chains of a run ended and what it took, None where it was not measured yet."""
@@ -85,15 +77,14 @@ class Record:
         """Store the curvature where the chains of a run ended."""
         self._keep(curvatures={**self._values["curvatures"], run: [dict(curvatures), num_gradients]})
 
-    def finish(self, calibration: Calibration) -> bool:
-        """Store the result, and make all runs readable as one tree; return whether there are runs."""
-        self._keep(result=calibration.to_json(), is_finished=True)
-        self.store.consolidate()
-        return bool(self._values["has_runs"])
+    def finish(self, calibration: Calibration) -> None:
+        """Store the result, and make all runs readable as one tree."""
+        self._keep(result=calibration.to_json())
+        self.store.finish()
 
     def _keep(self, **changes: Any) -> None:
         self._values.update(_as_stored(changes))
-        self.store.update_attrs({ATTRIBUTE: self._values})
+        self.store.write(self._values)
 
 
 def _as_stored(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from devinterp.calibration.laws import Law
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.settings import Settings
 
 #: Kernels in the order in which they are tried: the first has no bias of the step size and moves nine times as far as SGLD.
 KERNELS = ("baoab", "sgld")
@@ -81,19 +80,19 @@ class Request:
         return values
 
 
-def measuring_settings(request: Request) -> Settings:
-    """Return settings with as many minibatches as measuring takes."""
-    return Settings(
-        lr=1.0,
-        n_beta=1.0,
-        num_chains=1,
-        num_draws=NUM_MINIBATCHES,
-        num_init_loss_batches=1,
-        batch_size=max(request.batch_sizes),
-        batches_per_draw=1,
-        init_seed=request.init_seed,
-        sampling_method="sgld",
-    )
+def measuring_settings(request: Request) -> dict[str, Any]:
+    """Return arguments of `devinterp.sample` with as many minibatches as measuring takes."""
+    return {
+        "lr": 1.0,
+        "n_beta": 1.0,
+        "num_chains": 1,
+        "num_draws": NUM_MINIBATCHES,
+        "num_init_loss_batches": 1,
+        "batch_size": max(request.batch_sizes),
+        "batches_per_draw": 1,
+        "init_seed": request.init_seed,
+        "sampling_method": "sgld",
+    }
 
 
 def _numbers(name: str, given: Any) -> tuple[float, ...] | None:

@@ -18,8 +18,6 @@ from devinterp.errors import CalibrationRefused, StoreError
 if TYPE_CHECKING:
     from devinterp.store.location import StoreLike
 
-#: Attribute of a store's root that holds a calibration as JSON.
-ATTRIBUTE = "calibration"
 #: What became of a setting, beside codes of findings: recommended; a half step that was compared with; would be run.
 RECOMMENDED, COMPARED, TO_BE_RUN = "recommended", "compared", "to be run"
 
@@ -168,17 +166,24 @@ class Calibration:
         StoreError
             If it holds none, or one that was interrupted.
         """
-        from devinterp.store.several_runs import SeveralRuns
+        from devinterp.store.calibration_store import CALIBRATION, read_root
+        from devinterp.store.location import describe
+        from devinterp.store.reading.open import open as open_tree
 
-        store = SeveralRuns(location)
-        values = store.read_attrs().get(ATTRIBUTE)
-        if not isinstance(values, Mapping) or not values.get("is_finished"):
+        root = read_root(location)
+        values = root[CALIBRATION].get("result")
+        if values is None:
             raise StoreError(
-                f"{store.name} holds no finished calibration: call `devinterp.calibrate` with output_path= this path; it goes "
-                "on where it was."
+                f"{describe(location)} holds no finished calibration: call `devinterp.calibrate` with output_path= this path; "
+                "it goes on where it was."
             )
-        calibration = cls.from_json(values["result"])
-        return replace(calibration, tree=store.open_tree() if values["has_runs"] else None)
+        calibration = cls.from_json(values)
+        return replace(calibration, tree=open_tree(location) if calibration.has_runs else None)
+
+    @property
+    def has_runs(self) -> bool:
+        """Return whether anything was sampled."""
+        return any(row.num_gradients and row.outcome != TO_BE_RUN for row in self.rows)
 
 
 def _dtype(name: str) -> Any:

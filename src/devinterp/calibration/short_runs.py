@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -170,6 +171,8 @@ class ShortRuns:
         key = f"{name}/{burnin}/{length}{suffix}"
         judged = self._record.judged(key)
         if judged is None:
+            labels = labels_of(point, checkpoint)
+            store.add(name, labels)
             tree = self._subject.run(
                 checkpoint,
                 {
@@ -179,11 +182,13 @@ class ShortRuns:
                     "num_draws": length // self._spacing,
                     "num_steps_bw_draws": self._spacing,
                     "num_init_loss_batches": NUM_INIT_LOSS_BATCHES,
-                    "init_seed": self._request.init_seed,
+                    "init_seed": _seed(self._request, name),
                     "record": "sequence",
                     "paired": True,
                 },
-                store.place_of(name),
+                store.place(name),
+                labels,
+                dims_of(self._subject),
                 null=null,
             )
             judged = judge(tree, checkpoint=checkpoint, burnin=burnin)
@@ -198,6 +203,30 @@ class ShortRuns:
         left = self._request.max_gradients - self.num_gradients
         if needed > left:
             raise BudgetSpentError(planned, needed, left)
+
+
+def dims_of(subject: Subject) -> dict[str, list[str]]:
+    """Return the dimensions along which results of the runs are joined, and what varies along each."""
+    point = {"point": ["kernel", "lr", "n_beta", "localization", "batch_size"]}
+    return point if list(subject.models) == [""] else {"checkpoint": [], **point}
+
+
+def labels_of(point: Point, checkpoint: str) -> dict[str, str | float]:
+    """Return what tells the run of a point at a checkpoint apart."""
+    own: dict[str, str | float] = {
+        "point": point.name,
+        "kernel": point.kernel,
+        "lr": point.lr,
+        "n_beta": point.n_beta,
+        "localization": point.localization,
+        "batch_size": point.batch_size,
+    }
+    return {"checkpoint": checkpoint, **own} if checkpoint else own
+
+
+def _seed(request: Request, run: str) -> int:
+    """Return the seed of a run: no two runs share noise, or a point and half its step would agree too well."""
+    return request.init_seed + request.num_chains * (zlib.crc32(run.encode()) % 100_000)
 
 
 def _burnin(planned: Planned) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,18 +14,17 @@ import xarray as xr
 from torch import nn
 
 from devinterp.errors import DivergenceWarning, InvalidInputError
-from devinterp.models.parameter_check import trainable_names
-from devinterp.sampling.losses.identity import loss_identity
 from devinterp.sampling.losses.loss import LossFunction
-from devinterp.sampling.model_guard import sheltered
-from devinterp.sampling.prepare import check_model, choose_device, name_restrictions, prepare
-from devinterp.sampling.settings import Settings
 from devinterp.sampling.spec import RunSpec
+from devinterp.slt.prepared_run import prepared_run
 from devinterp.slt.sampling import sample
 from devinterp.types import ModelAdapter
 
 if TYPE_CHECKING:
     from devinterp.store.location import StoreLike
+
+#: Key of a run's notes that says what tells it apart from others of its study (`devinterp.study_labels`).
+_NOTE = "study"
 
 
 @dataclass(frozen=True)
@@ -44,31 +44,30 @@ class Subject:
     progress: bool | None = None
 
     @contextmanager
-    def spec(self, checkpoint: str, settings: Settings) -> Iterator[RunSpec]:
-        """Give the checked run of a checkpoint with some settings; the model comes back unchanged when the block ends."""
-        model = self.models[checkpoint]
-        inner = check_model(model)
-        device = choose_device(inner, self.device)
-        trainable = trainable_names(inner)
-        with (
-            sheltered(inner, device, seed=settings.init_seed),
-            loss_identity(self.loss_fn, self.loss_id) as identity,
-        ):
-            yield prepare(
-                inner,
-                self.dataset,
-                self.observables,
-                settings,
-                restrictions=name_restrictions(model, self.param_masks, self.weight_restrictions, trainable),
-                loss_fn=self.loss_fn,
-                loss_dims=self.loss_dims,
-                loss_identity=identity,
-                adapter=self.adapter,
-                device=device,
-            )
+    def spec(self, checkpoint: str, settings: Mapping[str, Any]) -> Iterator[RunSpec]:
+        """Give the checked run of a checkpoint with some settings; the model comes back unchanged when the block ends.
 
-    def run(self, checkpoint: str, settings: Mapping[str, Any], place: StoreLike, *, null: bool) -> xr.DataTree:
-        """Sample a checkpoint into a store of its own, a group of the calibration's; what the store holds is not sampled again.
+        Parameters
+        ----------
+        checkpoint : str
+            Its label.
+        settings : mapping
+            Arguments of `devinterp.sample`.
+        """
+        with prepared_run(self._arguments(checkpoint, settings)) as (spec, _):
+            yield spec
+
+    def run(
+        self,
+        checkpoint: str,
+        settings: Mapping[str, Any],
+        place: StoreLike,
+        labels: Mapping[str, Any],
+        dims: Mapping[str, list[str]],
+        *,
+        null: bool,
+    ) -> xr.DataTree:
+        """Sample a checkpoint into a group of the calibration's store; what that holds is not sampled again.
 
         Parameters
         ----------
@@ -78,30 +77,33 @@ class Subject:
             Arguments of `devinterp.sample`.
         place : str, path or zarr.abc.store.Store
             Where the run is written.
+        labels, dims : mapping
+            What tells the run apart from others, and the dimensions along which results are joined.
         null : bool
             Whether to sample the same chains at ``n_beta`` zero, too.
         """
+        where = {"output_path": place, "null": null, "keep_state": True, "progress": self.progress}
+        notes = {_NOTE: {"labels": dict(labels), "dims": dict(dims)}}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DivergenceWarning)  # one of the things that are looked for
-            tree = sample(
-                self.models[checkpoint],
-                self.dataset,
-                self.observables,
-                param_masks=self.param_masks,
-                weight_restrictions=self.weight_restrictions,
-                loss_fn=self.loss_fn,
-                loss_dims=self.loss_dims,
-                loss_id=self.loss_id,
-                adapter=self.adapter,
-                device=self.device,
-                progress=self.progress,
-                keep_state=True,
-                null=null,
-                output_path=place,
-                **settings,
-            )
+            tree = sample(**self._arguments(checkpoint, {**settings, **where, "notes": notes}))
         assert isinstance(tree, xr.DataTree)
         return tree
+
+    def _arguments(self, checkpoint: str, others: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every argument of `devinterp.sample`, by its name."""
+        own = {
+            "param_masks": self.param_masks,
+            "weight_restrictions": self.weight_restrictions,
+            "loss_fn": self.loss_fn,
+            "loss_dims": self.loss_dims,
+            "loss_id": self.loss_id,
+            "adapter": self.adapter,
+            "device": self.device,
+        }
+        bound = inspect.signature(sample).bind(self.models[checkpoint], self.dataset, self.observables, **own, **others)
+        bound.apply_defaults()
+        return dict(bound.arguments)
 
 
 def as_models(model: Any) -> dict[str, nn.Module]:

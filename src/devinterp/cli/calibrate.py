@@ -17,9 +17,8 @@ from devinterp.calibration.result import Calibration
 from devinterp.cli.options import MODEL, as_command, options_of, pairs_of, value_of
 from devinterp.cli.sampling import absolute, load_data
 from devinterp.errors import InvalidInputError
+from devinterp.store.calibration_store import COMMAND, read_root, write_command
 
-#: Attribute of a store's root under which the arguments of the command are kept, for `devinterp sample --from`.
-COMMAND = "devinterp calibrate"
 #: Arguments of the command that `devinterp sample` has, too.
 SHARED = (
     "model",
@@ -112,15 +111,9 @@ def calibrate_named(
         "split": split,
         **{name: settings[name] for name in SHARED if settings.get(name) is not None},
     }
-    _note(output_path, arguments)
+    write_command(output_path, arguments)
     console.print(f"Wrote {output_path}. Go on with:", highlight=False, soft_wrap=True)
     console.print(f"  devinterp sample --from {output_path} -o run.zarr", highlight=False, soft_wrap=True)
-
-
-def _note(location: Path, arguments: Mapping[str, Any]) -> None:
-    from devinterp.store.several_runs import SeveralRuns
-
-    SeveralRuns(location).update_attrs({COMMAND: dict(arguments)})
 
 
 def recommended_arguments(location: Path) -> dict[str, Any]:
@@ -133,10 +126,8 @@ def recommended_arguments(location: Path) -> dict[str, Any]:
     CalibrationRefused
         If it recommends none.
     """
-    from devinterp.store.several_runs import SeveralRuns
-
     settings = Calibration.open(location).settings
-    arguments = SeveralRuns(location).read_attrs().get(COMMAND)
+    arguments = read_root(location).get(COMMAND)
     named = dict(arguments) if isinstance(arguments, Mapping) else {}
     kernel_options = settings.pop("sampling_method_kwargs")
     named["kernel_option"] = [f"{name}={value}" for name, value in kernel_options.items()]
