@@ -57,7 +57,7 @@ def test_what_it_says_of_its_runs(stored: tuple[Path, Calibration]) -> None:
     _, calibration = stored
     points = calibration.points
     assert (points["outcome"] == "recommended").sum() == 1
-    chosen = points.isel(point=int((points["outcome"] == "recommended").argmax()))
+    chosen = points.isel(point=int((points["outcome"] == "recommended").argmax("point")))
     assert float(chosen["lr"]) == calibration.settings["lr"]
     assert abs(float(chosen["llc"]) - expected_llc()) < 4 * float(chosen["llc_se"])
     half = points.where(points["lr"] == float(chosen["lr"]) / 2, drop=True)

@@ -71,7 +71,7 @@ def test_each_restriction_has_its_own() -> None:
 
 def test_the_largest_and_not_the_one_of_the_largest_size() -> None:
     (one,) = measured(rows(), bowl_loss(curvatures=((-1.0, 0.5), (0.1, 0.2))))
-    assert one.h_max == pytest.approx(0.5, rel=0.03)
+    assert one.h_max == pytest.approx(0.5, rel=0.05)
 
 
 def test_a_loss_that_grows_like_a_power_is_measured_where_chains_go() -> None:
