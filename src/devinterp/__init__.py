@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from devinterp import accessor as _accessor  # noqa: F401  (registers tree.slt)
 from devinterp.errors import (
     BrokenChainsError,
+    CalibrationRefused,
     DevinterpError,
     InvalidInputError,
     MissingDataError,
@@ -38,10 +39,13 @@ from devinterp.types import (
 )
 
 if TYPE_CHECKING:
+    from devinterp.calibration.procedure import calibrate
+    from devinterp.calibration.result import Calibration
     from devinterp.sampling.options import RunOptions
     from devinterp.slt.sampling import sample
     from devinterp.slt.weight_restrictions import create_param_masks, restrictions
     from devinterp.store.reading.open import open as open  # noqa: A004  # the name users expect: devinterp.open(path)
+    from devinterp.studies.study import study
 
     __version__: str
 
@@ -49,6 +53,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Analysis",
     "BrokenChainsError",
+    "Calibration",
+    "CalibrationRefused",
     "Check",
     "Command",
     "DevinterpError",
@@ -70,19 +76,24 @@ __all__ = [
     "StoreMismatchError",
     "Target",
     "__version__",
+    "calibrate",
     "create_param_masks",
     "hookimpl",
     "restrictions",
     "sample",
+    "study",
 ]
 
 #: What is imported on first use, because it needs torch or zarr, and the module it is in.
 _LAZY = {
+    "Calibration": "devinterp.calibration.result",
     "RunOptions": "devinterp.sampling.options",
+    "calibrate": "devinterp.calibration.procedure",
     "create_param_masks": "devinterp.slt.weight_restrictions",
     "open": "devinterp.store.reading.open",
     "restrictions": "devinterp.slt.weight_restrictions",
     "sample": "devinterp.slt.sampling",
+    "study": "devinterp.studies",
 }
 
 

@@ -95,8 +95,8 @@ class PlotAccessor(_Methods[Plot]):
 class SltAccessor(_Methods[Analysis]):
     """The installed analyses of a tree, ``tree.slt``.
 
-    On a node with several sampling runs below it, an analysis is computed of each and the results are joined along a
-    dimension named after what differs between the runs (`devinterp.runs.join`).
+    On a node with several sampling runs below it, an analysis is computed of each and the results are joined: those of a study
+    along what varies in it, others along a dimension named after what differs between the runs (`devinterp.runs.join`).
     """
 
     __slots__ = ()
@@ -107,7 +107,11 @@ class SltAccessor(_Methods[Analysis]):
 
     def _call(self, spec: Analysis, *args: Any, **options: Any) -> Any:
         return runs.compute_each(
-            self._tree, lambda run: spec.compute(run, *args, **options), name=spec.name, requires=spec.requires
+            self._tree,
+            lambda run: spec.compute(run, *args, **options),
+            name=spec.name,
+            requires=spec.requires,
+            leave_out_broken=options.get("chains") == "finished",
         )
 
     def to_v2(self, *, restriction: str | None = None) -> xr.Dataset:

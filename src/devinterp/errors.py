@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import xarray as xr
 
+    from devinterp.calibration.result import Calibration
+
 
 class DevinterpError(Exception):
     """Base of every error this package raises on purpose."""
@@ -50,8 +52,26 @@ class StoreMismatchError(StoreError):
     """An existing store holds another run than the one asked for."""
 
 
+class StudyError(DevinterpError, RuntimeError):
+    """No run of a study could be made."""
+
+
 class OutOfMemoryError(DevinterpError, MemoryError):
     """A device has not enough memory for a step; the message says which batch size would fit."""
+
+
+class CalibrationRefused(DevinterpError, RuntimeError):  # noqa: N818  # what it says is an answer
+    """No setting that was tried gives a run whose numbers can be used; the message says what failed at each.
+
+    Attributes
+    ----------
+    calibration : devinterp.calibration.Calibration or None
+        What was measured and tried.
+    """
+
+    def __init__(self, message: str, *, calibration: Calibration | None = None) -> None:
+        super().__init__(message)
+        self.calibration = calibration
 
 
 class PluginError(DevinterpError, RuntimeError):
@@ -64,6 +84,10 @@ class PluginWarning(UserWarning):
 
 class DivergenceWarning(UserWarning):
     """Chains of a run diverged; their state is recorded and analyses refuse them."""
+
+
+class FailedRunsWarning(UserWarning):
+    """Runs of a study failed; what was wrong is recorded, and the others are complete."""
 
 
 def first_line(error: BaseException, limit: int = 100) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.errors import InvalidInputError, MissingDataError, StoreError
+from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError, StoreError
 from devinterp.selection import restored
+from devinterp.study_labels import StudyLabels, unfolded
 
 Result = xr.Dataset | xr.DataArray | xr.DataTree
 
@@ -106,7 +107,12 @@ def only(tree: xr.DataTree, *, name: str, requires: Sequence[str] = ()) -> xr.Da
 
 
 def compute_each(
-    tree: xr.DataTree, compute: Callable[[xr.DataTree], Result], *, name: str, requires: Sequence[str] = ()
+    tree: xr.DataTree,
+    compute: Callable[[xr.DataTree], Result],
+    *,
+    name: str,
+    requires: Sequence[str] = (),
+    leave_out_broken: bool = False,
 ) -> Result:
     """Compute something of every run at or below a node.
 
@@ -120,16 +126,21 @@ def compute_each(
         Name of the analysis, for messages.
     requires : sequence of str, optional
         Paths of the variables that it reads.
+    leave_out_broken : bool, default: False
+        Whether, of several runs, those without a finished chain are left out; the attribute ``runs_left_out`` names them.
 
     Returns
     -------
     xarray.Dataset, xarray.DataArray or xarray.DataTree
-        What `compute` returned for the only run, or the results of all runs joined as `join` says.
+        What `compute` returned for the only run, or the results of all runs joined: those of a study along what varies in it,
+        others as `join` says.
 
     Raises
     ------
     MissingDataError
         If there is no run, or one lacks a required variable.
+    BrokenChainsError
+        If chains of a run diverged or are unfinished, and `compute` refuses that.
     """
     runs = find(tree, needed_by=name)
     for path, run in runs.items():
@@ -137,10 +148,32 @@ def compute_each(
             schema.check(run, requires, needed_by=name)
         except MissingDataError as error:
             raise error if len(runs) == 1 else MissingDataError(f"run {path!r}: {error}") from None
-    results = {path: compute(restored(run, settings(run))) for path, run in runs.items()}
-    if len(results) == 1:
-        return next(iter(results.values()))
-    return join(results, {path: settings(run) for path, run in runs.items()}, name=name)
+    results: dict[str, Result] = {}
+    broken: dict[str, BrokenChainsError] = {}
+    for path, run in runs.items():
+        try:
+            results[path] = compute(restored(run, settings(run)))
+        except BrokenChainsError as error:
+            if len(runs) == 1:
+                raise
+            if not leave_out_broken:
+                raise BrokenChainsError(f"run {path!r}: {error}") from None
+            broken[path] = error
+    if not results:
+        raise next(iter(broken.values()))
+    study = StudyLabels.of(runs)
+    if study is None:
+        runs = {path: run for path, run in runs.items() if path in results}
+        if len(results) == 1:
+            return next(iter(results.values()))
+        joined = join(results, {path: settings(run) for path, run in runs.items()}, name=name)
+    else:
+        paths = list(results)
+        along = xr.Dataset(coords={RUN: paths})
+        joined = _join(list(results.values()), along, name, paths, lambda part: unfolded(part, study, RUN, paths))
+    if broken:
+        joined.attrs["runs_left_out"] = list(broken)
+    return joined
 
 
 def join(results: Mapping[str, Result], configs: Mapping[str, Mapping[str, Any]], *, name: str) -> Result:
@@ -165,15 +198,25 @@ def join(results: Mapping[str, Result], configs: Mapping[str, Mapping[str, Any]]
         If the results do not fit together.
     """
     paths, along = _labels(configs)
-    parts = [results[path] for path in paths]
+    return _join([results[path] for path in paths], along, name, list(results))
+
+
+def _join(
+    parts: Sequence[Result],
+    along: xr.Dataset,
+    name: str,
+    paths: Sequence[str],
+    unfold: Callable[[Any], Any] = lambda joined: joined,
+) -> Result:
+    """Join results in their order along the one dimension of `along`, and call a function on each joined part."""
     try:
         if all(isinstance(part, xr.DataTree) for part in parts):
-            return _join_trees([part for part in parts if isinstance(part, xr.DataTree)], along)
-        joined: Result = _concat(parts, along)
+            return _join_trees([part for part in parts if isinstance(part, xr.DataTree)], along, unfold)
+        joined: Result = unfold(_concat(parts, along))
         return joined
     except (ValueError, TypeError) as error:
         raise InvalidInputError(
-            f"the results of `{name}` for the runs {', '.join(map(repr, results))} cannot be joined ({error}); call it "
+            f"the results of `{name}` for the runs {', '.join(map(repr, paths))} cannot be joined ({error}); call it "
             f"on one run at a time, for example `tree[{paths[0]!r}].slt.{name}()`."
         ) from error
 
@@ -219,7 +262,20 @@ def _concat(parts: Sequence[Any], along: xr.Dataset) -> Any:
         combine_attrs="drop_conflicts",
     )
     joined = joined.assign_coords(along.coords)
+    if isinstance(joined, xr.Dataset):
+        joined = _with_verdicts(joined, parts, dim)
     return _with_degrees_of_freedom(joined, parts, dim) if isinstance(joined, xr.Dataset) else joined
+
+
+def _with_verdicts(joined: xr.Dataset, parts: Sequence[xr.Dataset], dim: Any) -> xr.Dataset:
+    """Keep what is said of each run beside its numbers: attributes of results that are no variable of theirs."""
+    if "verdict" in joined or any("verdict" not in part.attrs for part in parts):
+        return joined
+    findings = [", ".join(map(str, part.attrs.get("findings", ()))) for part in parts]
+    joined["verdict"] = (dim, np.array([str(part.attrs["verdict"]) for part in parts], dtype=object))
+    joined["findings"] = (dim, np.array(findings, dtype=object))
+    joined.attrs = {name: value for name, value in joined.attrs.items() if name not in ("verdict", "findings")}
+    return joined
 
 
 def _with_degrees_of_freedom(joined: xr.Dataset, parts: Sequence[xr.Dataset], dim: Any) -> xr.Dataset:
@@ -231,9 +287,9 @@ def _with_degrees_of_freedom(joined: xr.Dataset, parts: Sequence[xr.Dataset], di
     return joined
 
 
-def _join_trees(trees: Sequence[xr.DataTree], along: xr.Dataset) -> xr.DataTree:
+def _join_trees(trees: Sequence[xr.DataTree], along: xr.Dataset, unfold: Callable[[Any], Any]) -> xr.DataTree:
     groups = [{node.relative_to(tree): node.to_dataset(inherit=False) for node in tree.subtree} for tree in trees]
     if any(set(each) != set(groups[0]) for each in groups):
         raise ValueError("they have different groups")
-    joined = {path: _concat([each[path] for each in groups], along) for path in groups[0]}
+    joined = {path: unfold(_concat([each[path] for each in groups], along)) for path in groups[0]}
     return xr.DataTree.from_dict(joined)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Any
 
 import xarray as xr
 
@@ -107,7 +108,12 @@ DIMS: dict[str, tuple[str, ...]] = {
 
 def is_run(tree: xr.DataTree) -> bool:
     """Say whether this very node is a sampling run."""
-    return "schema_version" in tree.attrs
+    return is_run_attrs(tree.attrs)
+
+
+def is_run_attrs(attrs: Mapping[Any, Any]) -> bool:
+    """Say whether attributes are those of a sampling run's root."""
+    return "schema_version" in attrs
 
 
 def runs(tree: xr.DataTree) -> dict[str, xr.DataTree]:

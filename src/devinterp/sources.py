@@ -44,20 +44,49 @@ def load_model(name: str = SMOLLM2) -> tuple[Any, Any]:
     InvalidInputError
         If transformers is not installed, or the model cannot be loaded.
     """
-    transformers = require("transformers", "huggingface")
+    if name == SMOLLM2:
+        file = _smollm2_file()
+        return load_network(name), _transformers("AutoTokenizer", file.parent, gguf_file=file.name)
+    return load_network(name), _transformers("AutoTokenizer", name)
+
+
+def load_network(name: str, *, revision: str | None = None) -> Any:
+    """Return a causal language model in eval mode, without its tokenizer.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_model`.
+    revision : str, optional
+        Branch, tag or commit of a model on the hub, such as ``"step512"``.
+
+    Raises
+    ------
+    InvalidInputError
+        If transformers is not installed, or the model cannot be loaded.
+    """
+    require("transformers", "huggingface")
     import torch  # the command line must start without it
 
+    if name == SMOLLM2:
+        file = _smollm2_file()
+        model = _transformers("AutoModelForCausalLM", file.parent, gguf_file=file.name, dtype=torch.float32)
+    else:
+        model = _transformers(
+            "AutoModelForCausalLM", name, dtype="auto", **({"revision": revision} if revision else {})
+        )
+    return model.eval()
+
+
+def _transformers(kind: str, name: str | Path, **options: Any) -> Any:
+    """Return what a class of transformers loads by name."""
+    transformers = require("transformers", "huggingface")
     try:
-        if name == SMOLLM2:
-            file = _smollm2_file()
-            options: dict[str, Any] = {"gguf_file": file.name}
-            model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **options)
-            return model.eval(), transformers.AutoTokenizer.from_pretrained(file.parent, **options)
-        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype="auto")
-        return model.eval(), transformers.AutoTokenizer.from_pretrained(name)
+        return getattr(transformers, kind).from_pretrained(name, **options)
     except (OSError, ValueError, ImportError) as error:
+        what = f"{name}@{options['revision']}" if "revision" in options else str(name)
         raise InvalidInputError(
-            f"cannot load the model {name!r}: {error}. Expected {SMOLLM2!r}, a directory, or a model on the HuggingFace hub."
+            f"cannot load the model {what!r}: {error}. Expected {SMOLLM2!r}, a directory, or a model on the HuggingFace hub."
         ) from error
 
 

@@ -112,7 +112,7 @@ def test_of_a_sampled_run_nothing_is_found_where_nothing_is_wrong() -> None:
     assert result.attrs["verdict"] == "ok", result["message"].to_numpy()
     assert result.sizes["finding"] == 0
     left_out = set(result["check"].to_numpy()[~result["looked_at"].to_numpy()])
-    assert left_out == {"tokens", "acceptance", "localization", "seen_in_the_loss"}
+    assert left_out == {"tokens", "acceptance", "localization", "seen_in_the_loss", "null"}
     assert abs(float(tree.slt.llc()["paired_llc_mean"]) - 25 * 100 / 101) < 4 * float(tree.slt.llc()["paired_llc_se"])
 
 
@@ -129,6 +129,12 @@ def apart(loss: np.ndarray) -> np.ndarray:
 def rising(loss: np.ndarray) -> np.ndarray:
     loss += np.linspace(0, 1, loss.shape[2], dtype=loss.dtype)[:, None, None] ** 4
     return loss
+
+
+def beside(tree: xr.DataTree, null: xr.DataTree) -> xr.DataTree:
+    """Return a run with a null run."""
+    parts = {f"{prefix}{node.path}": node for prefix, run in (("", tree), ("/null", null)) for node in run.subtree}
+    return xr.DataTree.from_dict({path.rstrip("/"): node.to_dataset(inherit=False) for path, node in parts.items()})
 
 
 FAULTS: dict[str, tuple[Callable[[], xr.DataTree], str]] = {
@@ -151,8 +157,18 @@ FAULTS: dict[str, tuple[Callable[[], xr.DataTree], str]] = {
     "prior_dominated": (lambda: with_metrics(tree_of(), slope=1.2), "reject"),
     "step_too_large": (lambda: settings_of(tree_of(), lr=0.3), "reject"),
     "too_much_noise": (tree_of, "note"),
+    "survives_in_null": (lambda: beside(tree_of(), tree_of(seed=1, scale=0.1)), "reject"),
     "tokens_disagree": (lambda: tree_of(num_draws=40, autocorrelation=0.97), "warning"),
 }
+
+
+def test_a_null_run_that_goes_much_further_says_nothing() -> None:
+    result = diagnose(beside(tree_of(), tree_of(seed=1, scale=0.3)))
+    assert "survives_in_null" not in findings(result)
+    assert bool(result["looked_at"].sel(check="null"))
+    broken = diagnose(beside(tree_of(), tree_of(diverged=[(0, chain) for chain in range(4)])))
+    assert not bool(broken["looked_at"].sel(check="null"))
+    assert broken["reason"].sel(check="null").item() == "no chain of the null run has finished"
 
 
 @pytest.mark.parametrize("code", FAULTS)

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from devinterp import plugins
 from devinterp.cli.app import PLUGINS_DIR, build, check_command
-from devinterp.errors import DevinterpError, InvalidInputError, PluginWarning
+from devinterp.errors import CalibrationRefused, DevinterpError, InvalidInputError, PluginWarning
 
-#: Exit codes: what was asked cannot be done; something failed that should not have.
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+#: Exit codes: what was asked cannot be done; something failed that should not have; a calibration recommends nothing.
+USAGE, FAILURE, INTERRUPTED, REFUSED = 2, 1, 130, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises
     ------
     SystemExit
-        Always: with 0, with 2 when what was asked cannot be done, with 1 when something failed that should not have.
+        Always: with 0, with 2 when what was asked cannot be done, with 1 when something failed that should not have, with 3
+        when a calibration recommends nothing; commands have further codes of their own.
     """
     if not sys.stderr.isatty():
         # Libraries that load models draw bars wherever they are; read when they are imported, which is later.
@@ -50,6 +51,9 @@ def run(arguments: Sequence[str]) -> int:
             app(command, exit_on_error=False, error_console=errors, result_action="return_none")
     except CycloptsError:  # printed by cyclopts already
         return USAGE
+    except CalibrationRefused as refusal:
+        errors.print("[bold red]refused:[/]", _plain(str(refusal)), highlight=False, markup=True)
+        return REFUSED
     except DevinterpError as error:
         errors.print("[bold red]error:[/]", _plain(str(error)), highlight=False, markup=True)
         return USAGE

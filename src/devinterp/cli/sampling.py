@@ -41,6 +41,9 @@ _OWN = {
 }
 
 
+# What must be given where no calibration says it.
+_NEEDED = ("model", "dataset", "lr", "n_beta", "output_path")
+
 # Types of the command's own options, with their help.
 _DATASET = Annotated[
     str,
@@ -55,6 +58,14 @@ _OBSERVABLES = Annotated[
     Parameter(
         help="Data whose losses are recorded at every draw, as name=source or source; may be repeated.",
         show_default=False,
+    ),
+]
+_FROM = Annotated[
+    Path | None,
+    Parameter(
+        name="--from",
+        help="Store of `devinterp calibrate`: model, data and settings are those of its recommendation, where they are not "
+        "given. Without it --model, --dataset, --lr and --n-beta are needed.",
     ),
 ]
 _KERNEL_OPTIONS = Annotated[
@@ -109,9 +120,9 @@ def sample_named(
             for source in dict.fromkeys([dataset, *named.values()])
         }
     arguments = {
-        "model": _absolute(model),
-        "dataset": _absolute(dataset),
-        "observable": [f"{name}={_absolute(source)}" for name, source in named.items()],
+        "model": absolute(model),
+        "dataset": absolute(dataset),
+        "observable": [f"{name}={absolute(source)}" for name, source in named.items()],
         "length": length,
         "num_sequences": num_sequences,
         "column": column,
@@ -157,6 +168,28 @@ def _recorders(given: Sequence[str]) -> dict[str, dict[str, Any]]:
             )
         recorders[name] = settings
     return recorders
+
+
+def sample_given(*, from_: _FROM = None, **given: Any) -> None:
+    """Sample a model and data that are given by name, or those that a calibration recommends settings for.
+
+    Raises
+    ------
+    InvalidInputError
+        If neither gives an argument that is needed.
+    """
+    if from_ is not None:
+        from devinterp.cli.calibrate import recommended_arguments
+
+        given = {**recommended_arguments(from_), **given}
+    missing = [name for name in _NEEDED if given.get(name) is None]
+    if missing:
+        option = "--" + missing[0].replace("_", "-")
+        reason = (
+            "or `--from` a calibration" if from_ is None else f"{from_} was made from Python and has no name for it"
+        )
+        raise InvalidInputError(f"`devinterp sample` needs `{option}`: {reason}.")
+    sample_named(**given)
 
 
 def _show_llc(console: Console, tree: xr.DataTree) -> None:
@@ -205,23 +238,30 @@ def load_data(source: str, tokenizer: Any, *, length: int, limit: int, column: s
         raise InvalidInputError(f"cannot read token ids from {source!r}: {error}.") from error
 
 
-def _absolute(source: str) -> str:
+def absolute(source: str) -> str:
     """Return the absolute path of what is on disk, and any other name as it is."""
     return str(Path(source).absolute()) if Path(source).exists() else source
 
 
 def _command() -> Any:
     """Return the command: the parameters above, then those of the sampling function with their own documentation."""
-    hints = inspect.get_annotations(sample_named, eval_str=True)
-    own = [
-        each.replace(annotation=hints[each.name])
-        for each in inspect.signature(sample_named).parameters.values()
-        if each.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
+    own = []
+    for function in (sample_given, sample_named):
+        hints = inspect.get_annotations(function, eval_str=True)
+        own += [
+            each.replace(annotation=hints[each.name])
+            for each in inspect.signature(function).parameters.values()
+            if each.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
     settings = [each for each in options_of(sample_model, skip=3) if each.name not in _OWN]
-    parameters = sorted([*own, *settings], key=lambda each: each.default is not inspect.Parameter.empty)
+    parameters = sorted([*own, *settings], key=lambda each: each.name not in _NEEDED)
+    optional = [_may_be_left_out(each) if each.name in _NEEDED else each for each in parameters]
+    return as_command(sample_given, optional, name="sample", documented=sample_model)
 
-    return as_command(sample_named, parameters, name="sample", documented=sample_model)
+
+def _may_be_left_out(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter without which `sample_given` looks elsewhere."""
+    return parameter.replace(annotation=parameter.annotation | None, default=None)
 
 
 sample = _command()

@@ -14,6 +14,11 @@ BUILTIN_COMMANDS = {
             "Sample a real language model and show its learning coefficient.",
         ),
         Command(
+            "calibrate",
+            "devinterp.cli.calibrate:calibrate",
+            "Choose the settings of a run by measurements and short runs, or refuse.",
+        ),
+        Command(
             "sample",
             "devinterp.cli.sampling:sample",
             "Sample around the weights of a HuggingFace model into a store.",

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import xarray as xr
@@ -34,8 +34,28 @@ from devinterp.store.lock import Lock
 from devinterp.store.run_store import RunStore
 from devinterp.types import ChainKey
 
+#: What to do about chains that diverged, given the store of a run that has ended.
+TellDiverged: TypeAlias = Callable[[RunStore], None]
 
-def run(spec: RunSpec, options: RunOptions) -> xr.DataTree:
+
+def warn_of_diverged(store: RunStore) -> None:
+    """Warn of every chain that diverged, so that nobody learns it from an analysis first."""
+    status = store.read_status()
+    lines = [
+        f"restriction {r}, chain {c}: {status.error[r, c]}"
+        for r, c in np.ndindex(status.state.shape)
+        if status.state[r, c] == schema.DIVERGED
+    ]
+    if lines:
+        warnings.warn(
+            f"{len(lines)} of {status.state.size} chains diverged; analyses refuse them unless told `chains='finished'`:\n  "
+            + "\n  ".join(lines),
+            DivergenceWarning,
+            stacklevel=5,
+        )
+
+
+def run(spec: RunSpec, options: RunOptions, tell_diverged: TellDiverged = warn_of_diverged) -> xr.DataTree:
     """Sample every chain of a run that its store does not hold yet.
 
     Parameters
@@ -44,6 +64,8 @@ def run(spec: RunSpec, options: RunOptions) -> xr.DataTree:
         From `devinterp.sampling.prepare.prepare`.
     options : RunOptions
         Where and how.
+    tell_diverged : callable, optional
+        What to do about chains that diverged. Default: warn.
 
     Returns
     -------
@@ -72,7 +94,7 @@ def run(spec: RunSpec, options: RunOptions) -> xr.DataTree:
                 if remaining:
                     with _kept_in_memory(store):
                         _Sampling(spec, store, options, lock).run(remaining)
-        warn_of_diverged(store)
+        tell_diverged(store)
         return store.open_tree()
 
 
@@ -183,23 +205,6 @@ class _Sampling:
         provenance["paths"] = {**provenance.get("paths", {}), **self._spec.choices, **choices}
         provenance["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         self._store.update_attrs({"provenance": json.dumps(provenance)})
-
-
-def warn_of_diverged(store: RunStore) -> None:
-    """Warn of every chain that diverged, so that nobody learns it from an analysis first."""
-    status = store.read_status()
-    lines = [
-        f"restriction {r}, chain {c}: {status.error[r, c]}"
-        for r, c in np.ndindex(status.state.shape)
-        if status.state[r, c] == schema.DIVERGED
-    ]
-    if lines:
-        warnings.warn(
-            f"{len(lines)} of {status.state.size} chains diverged; analyses refuse them unless told `chains='finished'`:\n  "
-            + "\n  ".join(lines),
-            DivergenceWarning,
-            stacklevel=4,
-        )
 
 
 def _labels(names: Sequence[str]) -> Callable[[int, int], str]:

@@ -16,7 +16,9 @@ from devinterp.store.location import below
 from devinterp.store.run_store import RunStore
 
 
-def run_both(spec: RunSpec, options: RunOptions) -> xr.DataTree:
+def run_both(
+    spec: RunSpec, options: RunOptions, tell_diverged: driver.TellDiverged = driver.warn_of_diverged
+) -> xr.DataTree:
     """Sample a run and its null.
 
     Parameters
@@ -25,6 +27,8 @@ def run_both(spec: RunSpec, options: RunOptions) -> xr.DataTree:
         The run.
     options : RunOptions
         Where and how.
+    tell_diverged : callable, optional
+        What to do about chains that diverged, given the store of each of the two. Default: warn.
 
     Returns
     -------
@@ -38,12 +42,12 @@ def run_both(spec: RunSpec, options: RunOptions) -> xr.DataTree:
     """
     null = _null_of(spec)
     if options.output_path is None:
-        tree = driver.run(spec, options)
-        tree[NULL] = driver.run(null, options)
+        tree = driver.run(spec, options, tell_diverged)
+        tree[NULL] = driver.run(null, options, tell_diverged)
         return tree
     place = below(options.output_path, NULL)  # before anything is sampled: not every store can hold a second one
-    driver.run(spec, options)
-    driver.run(null, replace(options, output_path=place))
+    driver.run(spec, options, tell_diverged)
+    driver.run(null, replace(options, output_path=place), tell_diverged)
     store = RunStore.at(options.output_path, storage_options=options.storage_options)
     with store.lock():
         store.consolidate()

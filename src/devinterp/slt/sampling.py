@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import xarray as xr
 from torch import nn
 
-from devinterp import arguments
-from devinterp.errors import InvalidInputError
-from devinterp.models.parameter_check import trainable_names
-from devinterp.sampling import driver, null_run
-from devinterp.sampling.estimate import DryRun, estimate
-from devinterp.sampling.losses.identity import loss_identity
+from devinterp.sampling.estimate import DryRun
 from devinterp.sampling.losses.loss import LossFunction
-from devinterp.sampling.model_guard import sheltered
 from devinterp.sampling.options import RunOptions
-from devinterp.sampling.prepare import check_model, choose_device, name_restrictions, prepare
-from devinterp.sampling.settings import Settings
+from devinterp.slt.prepared_run import carry_out, prepared_run
 from devinterp.types import ModelAdapter, Recorder
 
 if TYPE_CHECKING:
@@ -255,59 +247,5 @@ def sample(
     .. [1] E. Lau et al. The local learning coefficient: a singularity-aware complexity measure. arXiv:2308.12108.
     """
     given = dict(locals())  # every argument, by its name
-    settings = Settings.of(
-        given,
-        kernel_options(sampling_method, sampling_method_kwargs, rmsprop_eps, rmsprop_alpha),
-        arguments.number("llc_weight_decay", llc_weight_decay),
-    )
-    how = RunOptions.merged(options, given)
-    inner = check_model(model)
-    device = choose_device(inner, device)
-    trainable = trainable_names(inner)
-    with sheltered(inner, device, seed=settings.init_seed), loss_identity(loss_fn, loss_id) as identity:
-        spec = prepare(
-            inner,
-            dataset,
-            observables,
-            settings,
-            restrictions=name_restrictions(model, param_masks, weight_restrictions, trainable),
-            loss_fn=loss_fn,
-            loss_dims=loss_dims,
-            loss_identity=identity,
-            adapter=adapter,
-            device=device,
-            compile_backend=how.compile_backend,
-            recorders=recorders,
-        )
-        spec = replace(spec, virial=how.virial)
-        if how.null:
-            return null_run.estimate_both(spec, how) if how.dry_run else null_run.run_both(spec, how)
-        return estimate(spec, mode=how.chains, paired=how.paired) if how.dry_run else driver.run(spec, how)
-
-
-def kernel_options(
-    sampling_method: str, options: Mapping[str, Any] | None, rmsprop_eps: float | None, rmsprop_alpha: float | None
-) -> dict[str, Any]:
-    """Return the options of a kernel, from either way v2 has of giving them.
-
-    Raises
-    ------
-    InvalidInputError
-        If an RMSprop option is given to another kernel, or one is given in both ways.
-    """
-    merged = arguments.mapping("sampling_method_kwargs", options)
-    for name, value in (("eps", rmsprop_eps), ("alpha", rmsprop_alpha)):
-        if value is None:
-            continue
-        if sampling_method != "rmsprop_sgld":
-            raise InvalidInputError(
-                f"`rmsprop_{name}` can only be set when sampling_method='rmsprop_sgld'; got {sampling_method!r}."
-            )
-        given = [key for key in (name, f"rmsprop_{name}") if key in merged]
-        if given:
-            raise InvalidInputError(
-                f"rmsprop_{name} (={value}) and sampling_method_kwargs[{given[0]!r}] (={merged[given[0]]}) are both set; "
-                "specify only one."
-            )
-        merged[name] = value
-    return merged
+    with prepared_run(given) as (spec, how):
+        return carry_out(spec, how)

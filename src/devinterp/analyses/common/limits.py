@@ -43,6 +43,9 @@ class Limit:
 
 _RHAT = "1.1: Gelman and Rubin 1992. The 1.01 of arXiv:1903.08008 few good runs have, and errors say as much; 1.05 is "
 _ACCEPTANCE = "the practice of the field: 0.9 to 0.95 is healthy"
+_NULL = (
+    "quadratics: at 0.5 localization is as stiff as the loss, and halves the coefficient; at 0.9 nothing of it is left"
+)
 _SPREAD = "the practice of the field: chains that differ by more than 15 % are too few or too short"
 
 LIMITS = {
@@ -83,6 +86,8 @@ LIMITS = {
     "high_acceptance": Limit(note=0.999, source=_ACCEPTANCE),
     # Slope of the logarithm of the coefficient in that of localization.
     "prior": Limit(note=0.1, warning=0.25, reject=0.75),
+    # Rise of the loss over that at `n_beta` 0.
+    "null": Limit(note=0.25, warning=0.5, reject=0.9, source=_NULL),
     # Draws of a chain, and effective draws of all.
     "draws": Limit(
         warning=10.0, below=True, source="of fewer, Geyer's effective sample size does not depend on the data"

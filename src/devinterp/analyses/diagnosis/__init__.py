@@ -2,7 +2,7 @@
 
 `judge` asks every installed check and puts findings together; `evidence` is what checks are given, `series` the mean losses
 they share, `limits` where each limit comes from. One idea a module: `chain_states`, `agreement`, `drift`, `signal`,
-`loss_level`, `equilibrium`, `step_size`, `prior`. Other packages add checks by the same hook.
+`loss_level`, `equilibrium`, `step_size`, `prior`, `null`. Other packages add checks by the same hook.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from devinterp.analyses.diagnosis import (
     drift,
     equilibrium,
     loss_level,
+    null,
     prior,
     signal,
     step_size,
@@ -24,7 +25,7 @@ from devinterp.types import Analysis, Check
 
 __all__ = ["Evidence", "devinterp_analyses", "diagnose"]
 
-_MODULES = (chain_states, agreement, drift, signal, loss_level, equilibrium, step_size, prior)
+_MODULES = (chain_states, agreement, drift, signal, loss_level, equilibrium, step_size, prior, null)
 
 
 @hookimpl

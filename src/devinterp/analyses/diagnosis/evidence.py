@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from devinterp import plugins
+from devinterp.analyses.common.kernel_laws import reach_of
 from devinterp.analyses.common.limits import Limit
 from devinterp.analyses.common.mean_losses import share_minibatches
 from devinterp.analyses.common.run_data import restriction_names
@@ -23,15 +22,6 @@ from devinterp.errors import MissingDataError
 from devinterp.runs import settings
 from devinterp.schema import CHAIN, RESTRICTION, check
 from devinterp.types import Finding
-
-#: What multiplies lr s^2 / 4 in the stationary variance, of the friction of the kernel (`devinterp.kernels`).
-_NOISE_FACTORS: dict[str, Callable[[Any], float]] = {
-    "sgld": lambda friction: 1.0,
-    "sgmcmc_sgld": lambda friction: 1.0,
-    "leimkuhler_matthews": lambda friction: 1.0,
-    "sghmc": lambda friction: 1 / float(friction),
-    "baoab": lambda friction: (2 - float(friction)) / float(friction),
-}
 
 
 class Evidence:
@@ -126,18 +116,10 @@ class Evidence:
         MissingDataError
             For a kernel of which it is not known, or one that subtracts that noise.
         """
-        name, options = (
-            str(self.settings.get("sampling_method", "sgld")),
-            self.settings.get("sampling_method_kwargs") or {},
-        )
-        if "lr" not in self.settings or name not in _NOISE_FACTORS or options.get("gradient_noise"):
-            raise MissingDataError(
-                f"what the noise of minibatches does is not known for the kernel {name!r} and {options}"
-            )
-        friction = options.get("friction")
-        if friction is None and name in ("sghmc", "baoab"):
-            friction = inspect.signature(plugins.kernel(name).build).parameters["friction"].default
-        return _NOISE_FACTORS[name](friction)
+        if "lr" not in self.settings:
+            raise MissingDataError("the step size is not known")
+        name, options = self.settings.get("sampling_method", "sgld"), self.settings.get("sampling_method_kwargs") or {}
+        return reach_of(str(name), options)
 
     def flag(
         self,

@@ -55,7 +55,7 @@ def _replayed(selected: xr.DataTree, shared: bool) -> float:
     rows = selected[TRACE]["sequence_id"].to_numpy()  # chain, step, batch
     steps = rows[:1] if shared else rows
     num = steps.shape[0] * steps.shape[1]
-    return float(1 / len(np.unique(steps.reshape(num, -1), axis=0)) - 1 / num)
+    return float(1 / len(np.unique(np.sort(steps.reshape(num, -1)), axis=0)) - 1 / num)
 
 
 def _noise(run: xr.DataTree, selected: xr.DataTree, rows: RowLosses) -> xr.Variable:

@@ -7,6 +7,7 @@ written, so that one slot is complete whenever the writer is killed.
 from __future__ import annotations
 
 import math
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -125,6 +126,17 @@ class CheckpointSlots:
                 overwrite=True,
             )
         return array
+
+
+def load_all(store: Store) -> list[Checkpoint]:
+    """Return the latest complete checkpoint of all chains of a run that have one, those that advanced together as one."""
+    loaded = []
+    for name in keys.children(store, RESUME):
+        marks = [keys.get_attrs(store, f"{RESUME}/{name}/{slot}") for slot in _SLOTS]
+        members = next((mark for mark in marks if isinstance(mark.get("restrictions"), list)), None)
+        if members is not None:
+            loaded.append(CheckpointSlots(store, members["restrictions"], members["chains"]).load(most=sys.maxsize))
+    return [each for each in loaded if each is not None]
 
 
 def remove_all(store: Store) -> None:

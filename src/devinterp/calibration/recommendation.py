@@ -1,0 +1,62 @@
+"""The setting that a calibration recommends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One setting: everything that `devinterp.sample` needs beside model, data and restrictions.
+
+    Parameters
+    ----------
+    kernel : str
+        Name of the kernel, ``sampling_method``.
+    options : mapping
+        Its options, ``sampling_method_kwargs``.
+    lr, n_beta, localization : float
+        Step size, inverse temperature and localization.
+    batch_size, num_chains, num_burnin_steps, num_draws, num_steps_bw_draws : int
+        As for `devinterp.sample`.
+    predicted_error : float
+        Standard error of the least certain coefficient, as a share of it, that this length should give.
+    predicted_gradients : int
+        Gradients of minibatches that the run takes, under all restrictions, for each checkpoint.
+    """
+
+    kernel: str
+    options: Mapping[str, Any]
+    lr: float
+    n_beta: float
+    localization: float
+    batch_size: int
+    num_chains: int
+    num_burnin_steps: int
+    num_draws: int
+    num_steps_bw_draws: int
+    predicted_error: float
+    predicted_gradients: int
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of `devinterp.sample` that these are."""
+        return {
+            "sampling_method": self.kernel,
+            "sampling_method_kwargs": dict(self.options),
+            "lr": self.lr,
+            "n_beta": self.n_beta,
+            "localization": self.localization,
+            "batch_size": self.batch_size,
+            "num_chains": self.num_chains,
+            "num_burnin_steps": self.num_burnin_steps,
+            "num_draws": self.num_draws,
+            "num_steps_bw_draws": self.num_steps_bw_draws,
+            "paired": True,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return asdict(self)

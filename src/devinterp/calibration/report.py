@@ -1,0 +1,91 @@
+"""A calibration as text: what was measured, every setting with what became of it, and the recommendation or the refusal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from devinterp.calibration.measured import Measured
+from devinterp.calibration.recommendation import Recommendation
+
+if TYPE_CHECKING:
+    from devinterp.calibration.result import Row
+
+_MEASURED = ("checkpoint", "restriction", "weights", "h_max", "|grad L|^2", "noise", "noise along")
+_POINTS = (
+    "kernel",
+    "lr",
+    "n_beta",
+    "localization",
+    "batch",
+    "step",
+    "noise",
+    "relaxation",
+    "llc",
+    "s_gamma",
+    "outcome",
+)
+
+
+def report(
+    measured: Sequence[Measured], rows: Sequence[Row], recommendation: Recommendation | None, num_gradients: int
+) -> str:
+    """Return a calibration as text."""
+    lines = [
+        "At w0:",
+        *_aligned([_MEASURED, *(_measured(each) for each in measured)]),
+        "",
+        "Settings, in the order tried:",
+    ]
+    lines += _aligned([_POINTS, *(_point(row) for row in rows)])
+    for row in rows:
+        if row.message:
+            lines.append(
+                f"  lr {row.lr:g}, n_beta {row.n_beta:g}, localization {row.localization:g}: {_place(row)}{row.message}"
+            )
+    return "\n".join([*lines, "", *_end(rows, recommendation, num_gradients)])
+
+
+def _end(rows: Sequence[Row], recommendation: Recommendation | None, num_gradients: int) -> Iterator[str]:
+    if recommendation is not None:
+        yield f"Recommended (calibration took {num_gradients:,} gradients):"
+        yield from (f"  {name} = {value!r}" for name, value in recommendation.settings.items())
+        yield (
+            f"The run takes {recommendation.predicted_gradients:,} gradients for each checkpoint; the error of its least "
+            f"certain coefficient should be {recommendation.predicted_error:.0%} or less."
+        )
+    elif any(row.outcome == "to be run" for row in rows):
+        yield f"A dry run: {num_gradients:,} gradients were taken to measure, and nothing was sampled."
+    else:
+        reasons: dict[str, int] = {}
+        for row in rows:
+            reasons[row.outcome] = reasons.get(row.outcome, 0) + 1
+        told = ", ".join(f"{code} ({number})" for code, number in sorted(reasons.items(), key=lambda each: -each[1]))
+        yield f"No setting is recommended (after {num_gradients:,} gradients). What failed: {told}."
+
+
+def _measured(each: Measured) -> tuple[str, ...]:
+    figures = (each.h_max, each.gradient_square, each.noise, each.noise_along)
+    return (each.checkpoint or "-", each.restriction, f"{each.num_parameters:,}", *map(_number, figures))
+
+
+def _point(row: Row) -> tuple[str, ...]:
+    llc = "" if math.isnan(row.llc) else f"{row.llc:.3g} ± {row.llc_se:.1g}"
+    settings = (row.lr, row.n_beta, row.localization, row.batch_size, row.step, row.noise, row.relaxation)
+    slope = "" if math.isnan(row.s_gamma) else f"{row.s_gamma:.2f} ± {row.s_gamma_se:.1g}"
+    return (row.kernel, *map(_number, settings), llc, slope, row.outcome)
+
+
+def _place(row: Row) -> str:
+    return "".join(f"{each}: " for each in (row.checkpoint, row.restriction) if each)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()

@@ -1,0 +1,296 @@
+"""The search: settings are tried in the order in which they would be preferred, and the first that passes everything is it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from devinterp.calibration.agreement import Comparison, compare
+from devinterp.calibration.grid import Planned, Point, Posterior, first_points, posteriors
+from devinterp.calibration.judged import LENGTH, PASSED, POSTERIOR, STEP, Failure, Figures, Judged
+from devinterp.calibration.laws import MOST_STEP_AT_CHAINS, Law, rounded_down
+from devinterp.calibration.lengths import recommend
+from devinterp.calibration.measured import Measured
+from devinterp.calibration.recommendation import Recommendation
+from devinterp.calibration.request import Request
+from devinterp.calibration.result import COMPARED, RECOMMENDED, Row
+from devinterp.calibration.short_runs import BudgetSpentError, ShortRuns
+
+#: How often the step is halved before a kernel is given up at a posterior.
+NUM_HALVINGS = 6
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A point, what its law says, the judgements of its runs by checkpoint, why it fails, and a smaller step to try next."""
+
+    planned: Planned
+    judged: tuple[Judged, ...]
+    failure: Failure | None
+    smaller: Point | None = None
+
+    @property
+    def outcome(self) -> str:
+        return PASSED if self.failure is None else self.failure.cure
+
+
+class Search:
+    """Tries settings until one passes.
+
+    Parameters
+    ----------
+    request : Request
+        What is asked for.
+    measured : sequence of Measured
+        Of every checkpoint and restriction.
+    n_betas : sequence of float
+        Inverse temperatures to try.
+    runs : ShortRuns
+        Runs and judges points.
+    """
+
+    def __init__(
+        self, request: Request, measured: Sequence[Measured], n_betas: Sequence[float], runs: ShortRuns
+    ) -> None:
+        self._request, self._measured, self._n_betas, self._runs = request, measured, n_betas, runs
+        self.rows: dict[Point, Row] = {}
+
+    def run(self) -> Recommendation | None:
+        """Return the setting that passes everything, None where there is none; `rows` says what became of each."""
+        for posterior in posteriors(self._request, self._measured, self._n_betas):
+            try:
+                recommendation = self._at(posterior)
+            except BudgetSpentError as spent:
+                self._note(spent.planned, Failure("budget", "reject", str(spent)), ())
+                return None
+            if recommendation is not None:
+                return recommendation
+        return None
+
+    def _at(self, posterior: Posterior) -> Recommendation | None:
+        """Try every kernel at a posterior, until one passes or the posterior itself is refused."""
+        for law in self._request.laws.values():
+            for point in first_points(self._request, law, posterior, self._measured):
+                outcome = self._from(point, law)
+                if isinstance(outcome, Recommendation):
+                    return outcome
+                if outcome == POSTERIOR:
+                    return None
+        return None
+
+    def _from(self, point: Point, law: Law) -> Recommendation | str:
+        """Try a point, and smaller steps where it fails for its step; return the last outcome where none passes."""
+        tried, num_halvings = self._try(point, law), 0
+        while True:
+            if tried.outcome == PASSED:
+                tried = self._at_its_chains(tried, law)
+            if tried.outcome == PASSED:
+                outcome = self._confirm(tried, law)
+                if not isinstance(outcome, _Tried):
+                    return outcome
+                tried = outcome  # at half the step, which has been run
+            elif tried.outcome == STEP or _may_be_the_step(tried):
+                if self._request.lrs or num_halvings == NUM_HALVINGS:
+                    return STEP
+                tried = self._try(tried.smaller or tried.planned.point.at_half_the_step(), law)
+            else:
+                return tried.outcome
+            num_halvings += 1
+            if num_halvings > NUM_HALVINGS or self._request.lrs:
+                return STEP
+
+    def _at_its_chains(self, tried: _Tried, law: Law) -> _Tried:
+        """Refuse a point whose steps are too large for the curvature where its chains ended, if it is not refused already."""
+        point = tried.planned.point
+        steps = {
+            (one.checkpoint, restriction): law.step_at(point.lr, curvature, point.n_beta, point.localization)
+            for one in tried.judged
+            for restriction, curvature in self._runs.curvatures(tried.planned, one.checkpoint).items()
+        }
+        (checkpoint, restriction), step = max(steps.items(), key=lambda each: each[1])
+        if step <= MOST_STEP_AT_CHAINS:
+            return tried
+        message = (
+            f"where chains went the step times the largest second derivative of the potential is {step:.3g} "
+            f"(limit {MOST_STEP_AT_CHAINS:g})"
+        )
+        failure = Failure("step_too_large", "reject", message, step, MOST_STEP_AT_CHAINS, checkpoint, restriction)
+        self._note(tried.planned, failure, tried.judged)
+        allowed = min(law.greatest_step(self._request.error) / step, 0.5)
+        return replace(tried, failure=failure, smaller=replace(point, lr=rounded_down(point.lr * allowed)))
+
+    def _confirm(self, tried: _Tried, law: Law) -> Recommendation | str | _Tried:
+        """Compare a point that passed with half its step, then with its null run.
+
+        Returns
+        -------
+        Recommendation, str or _Tried
+            What is recommended; what is to be changed; or the point at half the step, where it is that which is to be looked at
+            next.
+        """
+        half = self._compared_with(tried, law)
+        if not all(each.is_usable for each in half.judged) or not half.judged:
+            worst = half.failure or Failure("step_halving", "reject", "")
+            self._note(
+                tried.planned,
+                replace(worst, code="step_halving", message=f"at half the step: {worst.message}"),
+                tried.judged,
+            )
+            return LENGTH
+        tried, half, compared = self._compare(tried, half)
+        if not compared.is_precise or not compared.agrees:
+            self._note(tried.planned, _disagreement(compared), tried.judged)
+            return half if compared.is_precise else LENGTH
+        judged = self._runs.judge_with_null(tried.planned, tried.judged)
+        failure = _worst(judged)
+        if failure is not None:
+            self._note(tried.planned, failure, judged)
+            return POSTERIOR
+        self._note(tried.planned, None, judged, outcome=RECOMMENDED)
+        return recommend(self._request, tried.planned, judged)
+
+    def _compared_with(self, tried: _Tried, law: Law) -> _Tried:
+        """Return the point at half the step, run until its coefficient is usable."""
+        planned = Planned.of(tried.planned.point.at_half_the_step(), law, self._measured)
+        judged = self._runs.judge(planned, at_half=True)
+        half = _Tried(planned, judged, _worst(judged))
+        self._note_half(half)
+        return half
+
+    def _compare(self, tried: _Tried, half: _Tried) -> tuple[_Tried, _Tried, Comparison]:
+        """Compare a point with half its step; both are made longer while their difference is too uncertain."""
+        compared = compare(tried.judged, half.judged, self._request.error)
+        while not compared.is_precise:
+            longer = [self._runs.judge_longer(each.planned, each.judged) for each in (tried, half)]
+            tried, half = (
+                each if judged is None else replace(each, judged=judged, failure=_worst(judged))
+                for each, judged in zip((tried, half), longer, strict=True)
+            )
+            if longer == [None, None]:
+                break
+            compared = compare(tried.judged, half.judged, self._request.error)
+        self._note_half(half)
+        return tried, half, compared
+
+    def _try(self, point: Point, law: Law) -> _Tried:
+        planned = Planned.of(point, law, self._measured)
+        failure = static_failure(planned, self._runs.most_burnin_steps)
+        if failure is not None:
+            self._note(planned, failure, ())
+            return _Tried(planned, (), failure)
+        judged = self._runs.judge(planned)
+        failure = _worst(judged)
+        self._note(planned, failure, judged, outcome=COMPARED)
+        return _Tried(planned, judged, failure)
+
+    def _note_half(self, half: _Tried) -> None:
+        """Write the row of a run that is compared with: warnings do not matter there."""
+        is_usable = all(each.is_usable for each in half.judged)
+        self._note(half.planned, None if is_usable else half.failure, half.judged, outcome=COMPARED)
+
+    def _note(self, planned: Planned, failure: Failure | None, judged: Sequence[Judged], *, outcome: str = "") -> None:
+        """Write the row of a point anew."""
+        self.rows[_key(planned.point)] = row_of(
+            planned, failure, judged, outcome=outcome, num_gradients=self._runs.gradients_of(planned.point)
+        )
+
+
+_STATIC = {
+    "step_too_large": "the step times the largest second derivative of the potential is {value:.3g} (limit {limit:g})",
+    "too_much_noise": "minibatch noise would add {value:.3g} of the variance of the weights (limit {limit:g})",
+    "short_burnin": "flat directions need {value:.0f} steps of burn-in; the budget allows {limit:.0f}",
+}
+
+
+def static_failure(planned: Planned, most_burnin_steps: int) -> Failure | None:
+    """Return why a point needs no run to be refused; None where it is to be run."""
+    refusal = planned.refusal(most_burnin_steps)
+    if refusal is None:
+        return None
+    code, value, limit = refusal
+    return Failure(code, "reject", _STATIC[code].format(value=value, limit=limit), value, limit)
+
+
+def row_of(
+    planned: Planned, failure: Failure | None, judged: Sequence[Judged], *, outcome: str, num_gradients: int
+) -> Row:
+    """Return the row of a point: its code is that of the failure, where there is one."""
+    point = planned.point
+    figures = _figures_at(judged, failure)
+    why: Mapping[str, Any] = (
+        {}
+        if failure is None
+        else {
+            "message": failure.message,
+            "value": failure.value,
+            "limit": failure.limit,
+            "checkpoint": failure.checkpoint,
+            "restriction": failure.restriction,
+        }
+    )
+    return Row(
+        kernel=point.kernel,
+        lr=point.lr,
+        n_beta=point.n_beta,
+        localization=point.localization,
+        batch_size=point.batch_size,
+        step=planned.step,
+        noise=planned.noise,
+        relaxation=planned.relaxation,
+        outcome=outcome if failure is None else failure.code,
+        num_gradients=num_gradients,
+        llc=figures.llc,
+        llc_se=figures.llc_se,
+        s_gamma=figures.s_gamma,
+        s_gamma_se=figures.s_gamma_se,
+        **why,
+    )
+
+
+def _figures_at(judged: Sequence[Judged], failure: Failure | None) -> Figures:
+    """Return the figures of the checkpoint and restriction where a point failed, or of the first."""
+    for one in judged:
+        for restriction, each in one.figures.items():
+            if failure is None or (one.checkpoint == failure.checkpoint and failure.restriction in ("", restriction)):
+                return each
+    return Figures(*[math.nan] * 6)
+
+
+def _worst(judged: Sequence[Judged]) -> Failure | None:
+    """Return the failure of the last checkpoint that was run: a point that fails at one is not run at the next."""
+    return judged[-1].worst if judged else None
+
+
+def _may_be_the_step(tried: _Tried) -> bool:
+    """Say whether chains that disagree may do so because of a step that is too large for where they go."""
+    return tried.failure is not None and tried.failure.code in ("chains_disagree", "drift") and tried.planned.step > 0.1
+
+
+def _disagreement(compared: Comparison) -> Failure:
+    if not compared.is_precise:
+        message = (
+            f"the difference between this step and half of it is known to {compared.error:.2g} of the coefficient only: "
+            "the budget allows no longer runs"
+        )
+        return Failure(
+            "too_little_signal", "reject", message, compared.error, math.nan, compared.checkpoint, compared.restriction
+        )
+    message = (
+        f"the coefficient differs by {compared.difference:.2g} of it from that at half the step "
+        f"(allowed {compared.allowed:.2g})"
+    )
+    return Failure(
+        "step_halving",
+        "reject",
+        message,
+        abs(compared.difference),
+        compared.allowed,
+        compared.checkpoint,
+        compared.restriction,
+    )
+
+
+def _key(point: Point) -> Any:
+    return point.name
