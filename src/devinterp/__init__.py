@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from devinterp.slt.sampling import sample
     from devinterp.slt.weight_restrictions import create_param_masks, restrictions
     from devinterp.store.reading.open import open as open  # noqa: A004  # the name users expect: devinterp.open(path)
+    from devinterp.studies.recorder import TrainingRecorder
     from devinterp.studies.study import study
 
     __version__: str
@@ -53,6 +54,7 @@ __all__ = [
     "StoreError",
     "StoreMismatchError",
     "Target",
+    "TrainingRecorder",
     "__version__",
     "create_param_masks",
     "hookimpl",
@@ -64,6 +66,7 @@ __all__ = [
 #: What is imported on first use, because it needs torch or zarr, and the module it is in.
 _LAZY = {
     "RunOptions": "devinterp.sampling.options",
+    "TrainingRecorder": "devinterp.studies",
     "create_param_masks": "devinterp.slt.weight_restrictions",
     "open": "devinterp.store.reading.open",
     "restrictions": "devinterp.slt.weight_restrictions",

@@ -23,6 +23,8 @@ RESTRICTION, CHAIN, STEP, DRAW = "restriction", "chain", "step", "draw"
 BATCH, SEQUENCE, TOKEN, POSITION, ROW = "batch", "sequence", "token", "position", "row"
 
 TRACE, OBSERVABLES, METRICS, STATUS = "trace", "observables", "metrics", "status"
+#: Attribute of the root of a study: a table of its runs.
+STUDY = "study"
 #: The same chains at ``n_beta`` zero, a complete run below a run.
 NULL = "null"
 
