@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from devinterp.slt.sampling import sample
     from devinterp.slt.weight_restrictions import create_param_masks, restrictions
     from devinterp.store.reading.open import open as open  # noqa: A004  # the name users expect: devinterp.open(path)
+    from devinterp.studies.recorder import TrainingRecorder
     from devinterp.studies.study import study
 
     __version__: str
@@ -75,6 +76,7 @@ __all__ = [
     "StoreError",
     "StoreMismatchError",
     "Target",
+    "TrainingRecorder",
     "__version__",
     "calibrate",
     "create_param_masks",
@@ -89,6 +91,7 @@ _LAZY = {
     "Calibration": "devinterp.calibration.result",
     "RunOptions": "devinterp.sampling.options",
     "calibrate": "devinterp.calibration.procedure",
+    "TrainingRecorder": "devinterp.studies",
     "create_param_masks": "devinterp.slt.weight_restrictions",
     "open": "devinterp.store.reading.open",
     "restrictions": "devinterp.slt.weight_restrictions",

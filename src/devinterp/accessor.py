@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import xarray as xr
 
-from devinterp import flat_layout, overview, plugins, runs
+from devinterp import flat_layout, overview, plugins, runs, schema
 from devinterp.errors import DevinterpError
 from devinterp.types import Analysis, Plot
 
@@ -80,6 +80,10 @@ class PlotAccessor(_Methods[Plot]):
     _installed = staticmethod(plugins.plots)
 
     def _call(self, spec: Plot, *args: Any, **options: Any) -> Any:
+        if spec.of_study and len(schema.runs(self._tree)) > 1:
+            return spec.draw(
+                runs.checked(self._tree, name=f"plot.{spec.name}", requires=spec.requires), *args, **options
+            )
         run = runs.only(self._tree, name=f"plot.{spec.name}", requires=spec.requires)
         return spec.draw(run, *args, **options)
 
@@ -106,6 +110,8 @@ class SltAccessor(_Methods[Analysis]):
     _installed = staticmethod(plugins.analyses)
 
     def _call(self, spec: Analysis, *args: Any, **options: Any) -> Any:
+        if spec.of_study:
+            return spec.compute(runs.checked(self._tree, name=spec.name, requires=spec.requires), *args, **options)
         return runs.compute_each(
             self._tree,
             lambda run: spec.compute(run, *args, **options),

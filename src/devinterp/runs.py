@@ -106,6 +106,23 @@ def only(tree: xr.DataTree, *, name: str, requires: Sequence[str] = ()) -> xr.Da
     return restored(run, settings(run))
 
 
+def checked(tree: xr.DataTree, *, name: str, requires: Sequence[str] = ()) -> xr.DataTree:
+    """Return a tree of several runs, each of which has everything that is required of it.
+
+    Raises
+    ------
+    MissingDataError
+        If there is no run, or one lacks a required variable.
+    """
+    runs = find(tree, needed_by=name)
+    for path, run in runs.items():
+        try:
+            schema.check(run, requires, needed_by=name)
+        except MissingDataError as error:
+            raise error if len(runs) == 1 else MissingDataError(f"run {path!r}: {error}") from None
+    return tree
+
+
 def compute_each(
     tree: xr.DataTree,
     compute: Callable[[xr.DataTree], Result],
@@ -142,12 +159,7 @@ def compute_each(
     BrokenChainsError
         If chains of a run diverged or are unfinished, and `compute` refuses that.
     """
-    runs = find(tree, needed_by=name)
-    for path, run in runs.items():
-        try:
-            schema.check(run, requires, needed_by=name)
-        except MissingDataError as error:
-            raise error if len(runs) == 1 else MissingDataError(f"run {path!r}: {error}") from None
+    runs = find(checked(tree, name=name, requires=requires), needed_by=name)
     results: dict[str, Result] = {}
     broken: dict[str, BrokenChainsError] = {}
     for path, run in runs.items():
@@ -168,12 +180,32 @@ def compute_each(
             return next(iter(results.values()))
         joined = join(results, {path: settings(run) for path, run in runs.items()}, name=name)
     else:
-        paths = list(results)
-        along = xr.Dataset(coords={RUN: paths})
-        joined = _join(list(results.values()), along, name, paths, lambda part: unfolded(part, study, RUN, paths))
+        joined = join_study(results, study, name=name)
     if broken:
         joined.attrs["runs_left_out"] = list(broken)
     return joined
+
+
+def join_study(results: Mapping[str, Result], study: StudyLabels, *, name: str) -> Any:
+    """Join results of the runs of a study along what varies in it; combinations without a result are NaN.
+
+    Parameters
+    ----------
+    results : mapping of str to result
+        By path of the run.
+    study : StudyLabels
+        What tells the runs apart.
+    name : str
+        Name of the analysis, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If the results do not fit together.
+    """
+    paths = list(results)
+    along = xr.Dataset(coords={RUN: paths})
+    return _join(list(results.values()), along, name, paths, lambda part: unfolded(part, study, RUN, paths))
 
 
 def join(results: Mapping[str, Result], configs: Mapping[str, Mapping[str, Any]], *, name: str) -> Result:

@@ -27,6 +27,8 @@ TRACE, OBSERVABLES, METRICS, STATUS = "trace", "observables", "metrics", "status
 RECORDINGS, AT_START = "recordings", "init_"
 #: A whole number that is missing among those of a recorder.
 NO_INTEGER = -(2**63)
+#: Attribute of the root of a study: a table of its runs.
+STUDY = "study"
 #: The same chains at ``n_beta`` zero, a complete run below a run.
 NULL = "null"
 

@@ -44,10 +44,21 @@ def load_model(name: str = SMOLLM2) -> tuple[Any, Any]:
     InvalidInputError
         If transformers is not installed, or the model cannot be loaded.
     """
+    return load_network(name), load_tokenizer(name)
+
+
+def load_tokenizer(name: str) -> Any:
+    """Return the tokenizer of a model, by the name that `load_model` takes.
+
+    Raises
+    ------
+    InvalidInputError
+        If transformers is not installed, or there is none.
+    """
     if name == SMOLLM2:
         file = _smollm2_file()
-        return load_network(name), _transformers("AutoTokenizer", file.parent, gguf_file=file.name)
-    return load_network(name), _transformers("AutoTokenizer", name)
+        return _transformers("AutoTokenizer", file.parent, gguf_file=file.name)
+    return _transformers("AutoTokenizer", name)
 
 
 def load_network(name: str, *, revision: str | None = None) -> Any:

@@ -67,6 +67,15 @@ class StudyLabels:
         }
         return places, [at.get(combination) for combination in itertools.product(*places.values())]
 
+    def lines(self, dim: str) -> list[list[tuple[Label, str]]]:
+        """Return the runs along a dimension, with their labels on it, for each combination of labels on the others."""
+        number = list(self.dims).index(dim)
+        lines: dict[tuple[Any, ...], dict[tuple[Label, ...], str]] = {}
+        for path in self.labels:
+            place = self._place(path)
+            lines.setdefault((*place[:number], *place[number + 1 :]), {})[place[number]] = path
+        return [[(place[0], line[place]) for place in _sorted(list(line))] for line in lines.values()]
+
 
 def _note(run: xr.DataTree) -> dict[str, Any]:
     provenance = run.attrs.get("provenance")

@@ -49,11 +49,15 @@ class Analysis:
     requires : tuple of str, optional
         Paths of the variables it reads, checked when the method is called. ``*`` stands for any one group, for example
         ``"observables/*/loss"``.
+    of_study : bool, default: False
+        Whether `compute` takes a tree of several runs as it is, to compare them. Otherwise it is given one run at a time, and
+        the results are joined.
     """
 
     name: str
     compute: Callable[..., xr.Dataset | xr.DataArray | xr.DataTree]
     requires: tuple[str, ...] = ()
+    of_study: bool = False
 
     def __post_init__(self) -> None:
         _check_name("analysis", self.name)
@@ -140,11 +144,14 @@ class Plot:
         ``draw(tree, **options)`` returning the figure or axes it drew on.
     requires : tuple of str, optional
         Paths of the variables it reads, as in `Analysis`.
+    of_study : bool, default: False
+        Whether `draw` takes a tree of several runs, too; otherwise the tree must hold a single one.
     """
 
     name: str
     draw: Callable[..., Any]
     requires: tuple[str, ...] = ()
+    of_study: bool = False
 
     def __post_init__(self) -> None:
         _check_name("plot", self.name)

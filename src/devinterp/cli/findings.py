@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +10,12 @@ import numpy as np
 import xarray as xr
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 #: Exit status by verdict: scripts can tell a run that is not to be used from one that could not be read (1, 2).
 EXIT_STATUS = {"ok": 0, "note": 0, "warning": 3, "reject": 4}
+#: Of more runs than this only the table is shown.
+_MOST_RUNS = 4
 _STYLES = {"ok": "green", "note": "cyan", "warning": "yellow", "reject": "red"}
 
 
@@ -22,7 +26,8 @@ def is_diagnosis(result: Any) -> bool:
 
 def exit_status(result: xr.Dataset) -> int:
     """Return the exit status of a diagnosis: of several runs that of the worst."""
-    return max(EXIT_STATUS[str(verdict)] for verdict in np.atleast_1d(result["verdict"].to_numpy()).ravel())
+    verdicts = np.atleast_1d(result["verdict"].to_numpy()).ravel().tolist()
+    return max(EXIT_STATUS[verdict] for verdict in verdicts if isinstance(verdict, str))
 
 
 def show_findings(result: xr.Dataset, console: Console | None = None) -> None:
@@ -36,7 +41,13 @@ def show_findings(result: xr.Dataset, console: Console | None = None) -> None:
         Where to print; default: the standard output stream.
     """
     console = console or Console()
-    for name, run in _runs(result):
+    runs = list(_runs(result))
+    if len(runs) > 1:
+        console.print(_table(runs))
+    if len(runs) > _MOST_RUNS:
+        console.print("What is said of each run: `devinterp diagnose STORE --group RUN`.", highlight=False)
+        return
+    for name, run in runs:
         verdict = str(run["verdict"].item())
         title = f"{name}: " if name else ""
         console.print(f"{escape(title)}[bold {_STYLES[verdict]}]{verdict}[/]", soft_wrap=True)
@@ -69,9 +80,18 @@ def _show_finding(finding: xr.Dataset, console: Console) -> None:
 def _runs(result: xr.Dataset) -> Iterator[tuple[str, xr.Dataset]]:
     """Yield each run of a result and what tells it from the others."""
     dims = result["verdict"].dims
-    if not dims:
-        yield "", result
-        return
-    (along,) = dims
-    for number, label in enumerate(result[along].to_numpy()):
-        yield f"{along} {label}", result.isel({along: number})
+    for place in np.ndindex(result["verdict"].shape):
+        run = result.isel(dict(zip(dims, place, strict=True)))
+        if isinstance(run["verdict"].item(), str):  # else there is no such run in the study
+            yield ", ".join(f"{dim} {run[dim].item()}" for dim in dims), run
+
+
+def _table(runs: list[tuple[str, xr.Dataset]]) -> Table:
+    """Return one table of all runs: the verdict of each, and what was found how often."""
+    table = Table("run", "verdict", "findings", title="Verdicts", title_justify="left")
+    for name, run in runs:
+        verdict = str(run["verdict"].item())
+        codes = Counter(code for code in run["code"].to_numpy().ravel().tolist() if isinstance(code, str))
+        shown = ", ".join(code if number == 1 else f"{code} ({number})" for code, number in codes.items())
+        table.add_row(escape(name), f"[{_STYLES[verdict]}]{verdict}[/]", escape(shown))
+    return table

@@ -16,6 +16,10 @@ from rich.table import Table
 from devinterp import overview, plugins, runs, schema
 from devinterp.cli.analysis import GROUP, STORE
 from devinterp.cli.run_progress import progress
+from devinterp.cli.study_overview import study_overview
+
+#: Of more runs than this the settings and arrays of each are not shown.
+_MOST_SHOWN = 8
 
 _STYLES = {
     schema.FINISHED: "green",
@@ -39,6 +43,10 @@ def info(store: STORE, /, *, group: GROUP = None) -> None:
     on_disk = f", {_size(_bytes_below(Path(store)))} on disk" if Path(store).exists() else ""
     count = "1 sampling run" if len(sampled) == 1 else f"{len(sampled)} sampling runs"
     console.print(f"[bold]{escape(store)}[/]: {count}{on_disk}", soft_wrap=True)
+    if schema.STUDY in tree.attrs or len(sampled) > _MOST_SHOWN:
+        for each in study_overview(store, tree, sampled):
+            console.print(each, soft_wrap=isinstance(each, str))
+        sampled = {}
     for path, run in sampled.items():
         if path != ".":
             console.rule(f"[bold]{escape(path)}[/]", align="left")

@@ -48,12 +48,25 @@ def llc_summary(result: xr.Dataset) -> Iterator[Any]:
     yield escape(_legend(printed))
     if printed.sizes[_ROW] < rows.sizes[_ROW]:
         yield f"{rows.sizes[_ROW] - printed.sizes[_ROW]} more coefficients are in the whole result."
+    if "verdict" in result.data_vars:
+        yield from _verdicts(result["verdict"])
     for reason in dict.fromkeys(str(each) for each in rows["reason"].to_numpy() if each):
         yield f"[yellow]no error:[/] {escape(reason)}"
     if "caution" in attrs:
         yield f"[yellow]caution:[/] {escape(str(attrs['caution']))}"
     rest = [str(name) for name in result.data_vars if name not in shown]
     yield f"[dim]Also in the result (`devinterp llc STORE -o FILE.zarr` writes all of it): {escape(', '.join(rest))}[/]"
+
+
+def _verdicts(verdict: xr.DataArray) -> Iterator[str]:
+    """Yield how many of several runs have numbers that must not be used, or may be off."""
+    values = verdict.to_numpy().ravel().tolist()
+    for word, meaning in (("reject", "must not be used"), ("warning", "may be off")):
+        if word in values:
+            yield (
+                f"[yellow]{word}:[/] the numbers of {values.count(word)} of {len(values)} runs {meaning}; `devinterp diagnose` "
+                "says why"
+            )
 
 
 def _rows(table: xr.Dataset) -> xr.Dataset:

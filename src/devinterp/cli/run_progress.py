@@ -55,7 +55,7 @@ def progress(store: str, run: xr.DataTree) -> Iterator[str]:
         if owner is not None:
             yield f"[red]dead:[/] {escape(str(owner))} ended without a word; what it saved is intact"
         missing = int((~ended).sum())
-        yield f"[yellow]incomplete:[/] {missing} of {states.size} chains are not at their end; {_how_to_go_on(store, run)}"
+        yield f"[yellow]incomplete:[/] {missing} of {states.size} chains are not at their end; {how_to_go_on(store, run)}"
     elif (states == schema.DIVERGED).any():
         yield f"[red]{int((states == schema.DIVERGED).sum())} of {states.size} chains diverged[/]; the others are complete"
     else:
@@ -74,13 +74,19 @@ def _with_heartbeat(done: np.ndarray, steps: object) -> np.ndarray:
     return done
 
 
-def _how_to_go_on(store: str, run: xr.DataTree) -> str:
+def how_to_go_on(store: str, run: xr.DataTree) -> str:
+    """Return what to do about an unfinished run, by who began it."""
     try:
         notes = json.loads(run.attrs["provenance"]).get("notes", {})
     except (KeyError, TypeError, ValueError, AttributeError):
         notes = {}
     if "devinterp sample" in notes:
         return f"go on with `devinterp resume {escape(store)}`"
+    plan = notes.get("devinterp study")
+    if isinstance(plan, dict):
+        return f"go on with `devinterp study {escape(str(plan.get('path')))}`"
+    if schema.STUDY in notes:
+        return "call `study` with the same arguments again to go on"
     return "call `sample` with the same arguments again to go on"
 
 

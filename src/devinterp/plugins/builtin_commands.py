@@ -24,6 +24,11 @@ BUILTIN_COMMANDS = {
             "Sample around the weights of a HuggingFace model into a store.",
         ),
         Command(
+            "study",
+            "devinterp.cli.study:study",
+            "Sample every run of a plan: checkpoints, seeds, settings, into one store.",
+        ),
+        Command(
             "masks",
             "devinterp.cli.masks:masks",
             "Show which weights of a model a restriction such as l0h1 selects.",

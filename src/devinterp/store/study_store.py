@@ -74,7 +74,7 @@ class StudyStore:
 
     def write_table(self, table: StudyTable) -> None:
         """Set which runs belong to the study. What the root says of their metadata goes, because it is complete no more."""
-        attributes = {**keys.get_attrs(self.store, ""), "study": json.dumps(table.to_json())}
+        attributes = {**keys.get_attrs(self.store, ""), schema.STUDY: json.dumps(table.to_json())}
         root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
         keys.put_json(self.store, keys.METADATA, root)
 
@@ -111,7 +111,7 @@ class StudyStore:
         # Failures stand in the root, too: whoever has the tree, and not the store, sees that runs are missing.
         failed = {name: record.get("error", "") for name, record in self.failures().items() if name in table.runs}
         table = StudyTable(table.dims, table.runs, failed)
-        attributes = {**root.get("attributes", {}), "study": json.dumps(table.to_json())}
+        attributes = {**root.get("attributes", {}), schema.STUDY: json.dumps(table.to_json())}
         nodes = dict(self._nodes(table)) if self.store.supports_consolidated_metadata else {}
         consolidated = {"kind": "inline", "must_understand": False, "metadata": nodes}
         keys.put_json(

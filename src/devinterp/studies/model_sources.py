@@ -79,7 +79,7 @@ def model_source(
         If `models` is none of what it may be.
     """
     if isinstance(models, nn.Module):
-        return ModelSource((), None, lambda _: models, lambda _: _identity(models))
+        return ModelSource((), None, lambda _: models, lambda _: identity_of(models))
     if isinstance(models, Mapping) and models and not _is_state_dict(models):
         return _of_labels(dict(models), architecture)
     if isinstance(models, str | os.PathLike):
@@ -106,7 +106,7 @@ def _of_labels(models: dict[Any, Any], architecture: Any) -> ModelSource:
         (CHECKPOINT,),
         axis(CHECKPOINT, models),
         lambda point: _loaded(point.values[CHECKPOINT], architecture),
-        lambda point: _identity(point.values[CHECKPOINT]),
+        lambda point: identity_of(point.values[CHECKPOINT]),
         is_function=has_functions,
     )
 
@@ -127,7 +127,7 @@ def _of_name(name: str, varying: Sequence[str], architecture: Any) -> ModelSourc
         names,
         axis(CHECKPOINT, expanded) if expanded else None,
         lambda point: _loaded(filled(point), architecture),
-        lambda point: _identity(filled(point)),
+        lambda point: identity_of(filled(point)),
     )
 
 
@@ -184,7 +184,8 @@ def _with_weights(architecture: Any, weights: Mapping[str, Tensor], name: str) -
     return model
 
 
-def _identity(value: Any) -> str:
+def identity_of(value: Any) -> str:
+    """Return a text that changes when a model, a state dict or what a name stands for does."""
     if isinstance(value, nn.Module):
         return f"{type(value).__qualname__} {value.training} {_hash(unwrapped(value).state_dict())}"
     if _is_state_dict(value):

@@ -21,6 +21,6 @@ def devinterp_plots() -> list[Plot]:
     """Return the pictures of this distribution."""
     return [
         Plot(name="trace", draw=trace, requires=_TRACE),
-        Plot(name="llc", draw=llc, requires=_TRACE),
+        Plot(name="llc", draw=llc, requires=_TRACE, of_study=True),
         Plot(name="tokens", draw=tokens, requires=("observables/*/loss", "observables/*/init_loss")),
     ]

@@ -9,6 +9,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses.llc import compute_llc, estimates
+from devinterp.errors import InvalidInputError
 from devinterp_plots.read import one_run
 
 if TYPE_CHECKING:
@@ -19,20 +20,29 @@ if TYPE_CHECKING:
 def llc(
     tree: xr.DataTree,
     *,
+    x: str | None = None,
+    y: str | None = None,
     burnin: int | None = None,
     chains: Literal["all", "finished"] = "all",
     ax: Axes | None = None,
 ) -> Figure:
-    r"""Draw the local learning coefficient of every restriction and observable, with its chains.
+    r"""Draw the local learning coefficient of every restriction and observable, or along what varies in a study.
 
-    A large dot is the mean over chains, its bar one standard error (docs/errors.md), small dots are single chains. *Paired*
-    is that of the run, each minibatch compared with itself at :math:`w_0`, where the run stores what that needs;
+    Of a run a large dot is the mean over chains, its bar one standard error (docs/errors.md), small dots are single chains.
+    *Paired* is that of the run, each minibatch compared with itself at :math:`w_0`, where the run stores what that needs;
     *minibatches* is DevInterp 2's, with one value of :math:`L(w_0)`; observables compare the same sequences too.
+
+    Of a study the coefficient of each restriction is a line along `x`, with a band of one standard error on either side; lines
+    of one colour differ in what else varies. Where a run's verdict is *reject* or *warning*, its point is marked. With `y` it
+    is a heat map over both.
 
     Parameters
     ----------
     tree : xarray.DataTree
-        One sampling run.
+        A sampling run, or a study.
+    x, y : str, optional
+        Dimensions of a study, such as ``"checkpoint"``. Default of `x`: its first. The axis is logarithmic where the labels
+        are more evenly spaced so.
     burnin : int, optional
         As in `devinterp.analyses.llc.compute_llc`.
     chains : {"all", "finished"}, default: "all"
@@ -48,12 +58,18 @@ def llc(
     Raises
     ------
     InvalidInputError
-        If the tree does not hold exactly one run.
+        If the tree holds several runs that are no study, or a dimension is none of it.
     BrokenChainsError
         If chains diverged or did not finish and `chains` is ``"all"``.
     """
     from devinterp_plots import style
 
+    if len(schema.runs(tree)) > 1:
+        from devinterp_plots.study import draw_study
+
+        return draw_study(tree.slt.llc(burnin=burnin, chains=chains), x=x, y=y, ax=ax)
+    if x is not None or y is not None:
+        raise InvalidInputError(f"`plot.llc` draws along {x or y!r} in a study; this is a single run.")
     rows = table(compute_llc(one_run(tree, plot="llc"), burnin=burnin, chains=chains))
     names, kinds = [str(n) for n in rows[schema.RESTRICTION].values], [str(n) for n in rows["estimate"].values]
     if ax is None:

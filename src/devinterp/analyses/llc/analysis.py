@@ -34,6 +34,7 @@ from devinterp.analyses.common.run_data import (
     steps_after,
     use_chains,
 )
+from devinterp.analyses.llc.difference import DIFFERENCE_REQUIRES, difference
 from devinterp.analyses.llc.errors import error_with_rows, error_without_rows
 from devinterp.analyses.llc.row_losses import RowLosses, StepLosses
 from devinterp.analyses.llc.schedule import data_shares, run_attrs
@@ -209,5 +210,6 @@ def devinterp_analyses() -> list[Analysis]:
     """Return the analyses of this package."""
     return [
         Analysis(name="llc", compute=compute_llc, requires=_REQUIRES),
+        Analysis(name="difference", compute=difference, requires=DIFFERENCE_REQUIRES, of_study=True),
         Analysis(name="token_llc", compute=token_llc, requires=TOKEN_REQUIRES),
     ]

@@ -9,6 +9,7 @@ from typing import Any, final
 
 from zarr.abc.store import Store
 
+from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.store import keys
 
@@ -49,7 +50,7 @@ def read_table(store: Store) -> StudyTable | None:
     StoreError
         If the table is damaged.
     """
-    text = keys.get_attrs(store, "").get("study")
+    text = keys.get_attrs(store, "").get(schema.STUDY)
     return None if text is None else table_of(text)
 
 

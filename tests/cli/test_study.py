@@ -1,0 +1,107 @@
+"""A study from a plan on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import devinterp
+from devinterp import cli
+from support.small_models import same_numbers
+
+PLAN = """
+models = "loader.py:load"
+dataset = "loader.py:data"
+output_path = "study.zarr"
+
+[observables]
+numbers = "numbers.npy"
+
+[over]
+checkpoint = "0,1,2,4,...,8"
+seed = [1, 2]
+
+[sample]
+lr = 1e-3
+n_beta = 20.0
+localization = 5.0
+num_chains = 2
+num_draws = 3
+batch_size = 4
+num_init_loss_batches = 2
+batches_per_draw = 1
+weight_restrictions = ["mix.*"]
+"""
+LOADER = """
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Embedding(23, 6), nn.Linear(6, 6), nn.Linear(6, 23)
+
+    def forward(self, ids):
+        return self.head(torch.tanh(self.mix(self.embed(ids))))
+
+
+def load(checkpoint):
+    torch.manual_seed(checkpoint)
+    return Model().eval()
+
+
+def data():
+    return torch.arange(24 * 9).reshape(24, 9) % 23
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    (tmp_path / "plan.toml").write_text(PLAN.replace('["mix.*"]', '{mix = "mix*"}'))
+    (tmp_path / "loader.py").write_text(LOADER)
+    np.save(tmp_path / "numbers.npy", np.arange(8 * 9).reshape(8, 9) % 23)
+    return tmp_path / "plan.toml"
+
+
+def test_a_plan(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["study", str(plan), "--dry-run"]) == 0
+    assert "10 runs, 60 gradients" in " ".join(capsys.readouterr().out.split())
+    assert not (plan.parent / "study.zarr").exists()
+    assert cli.run(["study", str(plan)]) == 0
+    tree = devinterp.open(plan.parent / "study.zarr")
+    llc = tree.slt.llc()
+    assert llc["observable_llc_mean"].dims == ("checkpoint", "seed", "observable")
+    assert llc["checkpoint"].values.tolist() == [0, 1, 2, 4, 8]
+    assert cli.run(["info", str(plan.parent / "study.zarr")]) == 0
+    shown = capsys.readouterr().out
+    assert "10 sampling runs" in shown
+    assert "checkpoint" in shown
+    # The same command has nothing to do; a plan that has grown adds what is missing.
+    before = tree.load()
+    plan.write_text(plan.read_text().replace("seed = [1, 2]", "seed = [1, 2, 3]"))
+    assert cli.run(["study", str(plan)]) == 0
+    grown = devinterp.open(plan.parent / "study.zarr")
+    assert len(grown.children) == 15
+    same_numbers(grown["checkpoint=4,seed=2"].copy().load(), before["checkpoint=4,seed=2"].copy())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("models =", "model =", "no entry 'model'"),
+        ('"loader.py:load"', '"loader.py:none"', "cannot load 'loader.py:none'"),
+        ('"loader.py:data"', '"prose"', "needs `tokenizer`"),
+        ('"numbers.npy"', '"nothing.npy"', "cannot read token ids"),
+        ("[over]", "[[rows]]\nlr = 1\n[over]", "both say what varies"),
+        ("lr = 1e-3", "lr = -1.0", "must be positive"),
+        ("[sample]", "[sample", "cannot read the plan"),
+        ('"0,1,2,4,...,8"', '"0,...,8"', "'...' must stand after"),
+    ],
+)
+def test_what_cannot_be(plan: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str) -> None:
+    plan.write_text(plan.read_text().replace(old, new))
+    assert cli.run(["study", str(plan)]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
