@@ -7,7 +7,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devinterp_plots.text import CONTEXT, NEWLINE, lay_out, pieces, visible
+from devinterp.token_text import CONTEXT, pieces
+from devinterp_plots.text import NEWLINE, lay_out, visible
 
 
 class ByteTokenizer:

@@ -1,24 +1,12 @@
-"""From token ids to pieces of text, and from pieces to places on a page of fixed-width characters."""
+"""From pieces of text to places on a page of fixed-width characters."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-#: Tokens of context that are decoded along with each: enough for byte-level pieces and for spaces that depend on neighbours.
-CONTEXT = 8
-UNDECODABLE = "\ufffd"
 NEWLINE, TAB, BYTE = "⏎", "→", "·"
-
-
-class Tokenizer(Protocol):
-    """Anything with a ``decode`` like that of HuggingFace's tokenizers."""
-
-    def decode(self, token_ids: list[int], /) -> str:
-        """Return the text of token ids."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,24 +29,6 @@ def character_width(character: str) -> int:
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def pieces(token_ids: Sequence[int], tokenizer: Tokenizer | None) -> list[str]:
-    """Return the text that each token adds to those before it.
-
-    A token that ends inside a character of several bytes adds nothing; the one that completes it adds the character. Without
-    a tokenizer the ids themselves are the text.
-    """
-    ids = list(token_ids)
-    if tokenizer is None:
-        return [f" {token}" for token in ids]
-    texts = []
-    for i in range(len(ids)):
-        start = max(0, i - CONTEXT)
-        before, after = tokenizer.decode(ids[start:i]) if i > start else "", tokenizer.decode(ids[start : i + 1])
-        complete = before.rstrip(UNDECODABLE)
-        texts.append("" if after.endswith(UNDECODABLE) else after[len(complete) :])
-    return texts
 
 
 def visible(text: str) -> str:

@@ -11,8 +11,9 @@ import xarray as xr
 from devinterp import schema
 from devinterp.analyses.llc import token_llc
 from devinterp.errors import InvalidInputError
+from devinterp.token_text import Tokenizer, pieces
 from devinterp_plots.read import array, choose, one_run
-from devinterp_plots.text import Cell, Tokenizer, lay_out, pieces
+from devinterp_plots.text import Cell, lay_out
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,126 @@
+"""``devinterp report STORE -o report.html``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import xarray as xr
+from cyclopts import Parameter
+from rich.console import Console
+
+from devinterp import sources
+from devinterp.cli.analysis import GROUP, STORE
+from devinterp.errors import InvalidInputError
+from devinterp_view.budget import Limits
+from devinterp_view.passages import parse
+from devinterp_view.report import check_output
+from devinterp_view.report import report as write_report
+
+_OUTPUT = Annotated[Path, Parameter(name=["--output", "-o"], help="The HTML file to write.")]
+_TOKENIZER = Annotated[
+    str | None,
+    Parameter(
+        help="Whose tokens the sequences are: `smollm2`, a directory, or a model on the HuggingFace hub; without it token ids "
+        "are shown, but for a run of the bundled model."
+    ),
+]
+_PASSAGES = Annotated[
+    tuple[str, ...],
+    Parameter(
+        help="Sequences to show, as `name`, `name:3` or `name:0-2,5`; default: the first ones of every observable.",
+        show_default=False,
+        consume_multiple=True,
+    ),
+]
+_RESTRICTION = Annotated[str | None, Parameter(help="Weight restriction of influences; default: full, or the first.")]
+_TASK = Annotated[
+    str | None,
+    Parameter(help="The observable made of the data that the run was sampled on, for susceptibilities."),
+]
+_DEFAULT = Limits()
+
+
+def report(
+    store: STORE,
+    /,
+    *,
+    output: _OUTPUT = Path("report.html"),
+    group: GROUP = None,
+    tokenizer: _TOKENIZER = None,
+    passages: _PASSAGES = (),
+    restriction: _RESTRICTION = None,
+    sampling_task: _TASK = None,
+    num_passages: Annotated[int, Parameter(help="Sequences of each observable to show.")] = _DEFAULT.passages,
+    num_tokens: Annotated[int, Parameter(help="Tokens of all passages together.")] = _DEFAULT.tokens,
+    num_candidates: Annotated[
+        int, Parameter(help="Sequences of each observable in which the strongest influences are looked for.")
+    ] = _DEFAULT.candidates,
+    top_k: Annotated[int, Parameter(help="Strongest positive and negative influences of each token.")] = _DEFAULT.top_k,
+    overwrite: Annotated[bool, Parameter(help="Write over an earlier report.", negative="")] = False,
+) -> None:
+    """Write what a run says as one HTML file: verdict, traces, coefficients, coloured tokens and their influences.
+
+    The file needs no network and runs nothing but its own script. Its size is bounded: it says what was left out.
+    """
+    from devinterp.store.reading.open import open as open_store
+
+    check_output(output, overwrite=overwrite)
+    limits = Limits(passages=num_passages, tokens=num_tokens, candidates=num_candidates, top_k=top_k)
+    chosen = parse(passages) or None
+    tree = open_store(store, group=group)
+    decoder, note = _tokenizer(tree, tokenizer)
+    path = write_report(
+        tree,
+        output,
+        overwrite=overwrite,
+        tokenizer=decoder,
+        text_note=note,
+        passages=chosen,
+        restriction=restriction,
+        sampling_task=sampling_task if sampling_task is not None else recorded_task(tree),
+        limits=limits,
+        source=store if group is None else f"{store}, {group}",
+    )
+    size = path.stat().st_size / 2**20
+    Console().print(f"Wrote {path} ({size:.1f} MiB).", highlight=False, markup=False, soft_wrap=True)
+    if note:
+        Console().print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _tokenizer(tree: xr.DataTree, name: str | None) -> tuple[Any, str]:
+    """Return the tokenizer that was asked for, or that of the bundled model where the run used it, and a note.
+
+    What a store names is not loaded by itself: somebody else may have written it.
+    """
+    if name is not None:
+        return sources.load_tokenizer(name), ""
+    model = recorded_notes(tree).get("model")
+    if model == sources.SMOLLM2:
+        try:
+            return sources.load_tokenizer(model), ""
+        except InvalidInputError as error:
+            return None, f"Tokens are shown as ids: {error}"
+    of = f" (the run names {model!r})" if isinstance(model, str) and model else ""
+    return None, f"Tokens are shown as ids: pass --tokenizer{of}."
+
+
+def recorded_notes(tree: xr.DataTree) -> dict[str, Any]:
+    """Return the arguments of the command that began a run, or nothing where it was begun otherwise."""
+    try:
+        notes = json.loads(tree.attrs["provenance"])["notes"]
+        for command in ("devinterp sample", "devinterp quickstart"):
+            if isinstance(notes.get(command), dict):
+                return dict(notes[command])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass
+    return {}
+
+
+def recorded_task(tree: xr.DataTree) -> str | None:
+    """Return the one observable that was read from the data that the run was sampled on, as its notes say; else None."""
+    notes = recorded_notes(tree)
+    pairs = [str(each).partition("=") for each in notes.get("observable", ()) if isinstance(each, str)]
+    names = [name for name, _, source in pairs if source == notes.get("dataset")]
+    return names[0] if len(names) == 1 else None

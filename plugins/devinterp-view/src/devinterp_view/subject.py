@@ -1,0 +1,104 @@
+"""The run that a page is about, and which of its chains can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from devinterp import schema
+from devinterp.analyses.common.run_data import Chains, use_chains
+from devinterp.errors import BrokenChainsError, InvalidInputError
+from devinterp.runs import only
+from devinterp.schema import OBSERVABLES, RESTRICTION, SEQUENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One run, as the sections of a page read it.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        The run.
+    chains : {"all", "finished"}
+        What analyses are told.
+    caveat : str
+        Which chains are left out and why; empty if none.
+    """
+
+    run: xr.DataTree
+    chains: Chains
+    caveat: str
+
+    @classmethod
+    def of(cls, tree: xr.DataTree) -> Subject:
+        """Return the only run at or below a node.
+
+        Raises
+        ------
+        MissingDataError
+            If there is none.
+        InvalidInputError
+            If there are several.
+        """
+        run = only(tree, name="report")
+        try:
+            use_chains(run, "all", needed_by="report")
+        except BrokenChainsError as error:
+            return cls(run, "finished", str(error))
+        return cls(run, "all", "")
+
+    @property
+    def restrictions(self) -> list[str]:
+        """Return the names of the weight restrictions."""
+        return [str(name) for name in np.atleast_1d(self.run[RESTRICTION].to_numpy())]
+
+    @property
+    def observables(self) -> list[str]:
+        """Return the names of the observables."""
+        return schema.observable_names(self.run)
+
+    def num_sequences(self, observable: str) -> int:
+        """Return how many sequences an observable has."""
+        return int(self.run[f"{OBSERVABLES}/{observable}"].sizes.get(SEQUENCE, 0))
+
+    def under(self, restrictions: Sequence[str]) -> xr.DataTree:
+        """Return the run under some of its restrictions only.
+
+        Raises
+        ------
+        InvalidInputError
+            If it has no such restriction.
+        """
+        names = self.restrictions
+        for each in restrictions:
+            if each not in names:
+                raise InvalidInputError(f"restriction: {each!r} is not one of {', '.join(map(repr, names))}.")
+        return self.run.isel({RESTRICTION: [names.index(each) for each in restrictions]}, missing_dims="ignore")
+
+
+def with_sequences(run: xr.DataTree, sequences: Mapping[str, Sequence[int]], whole: Sequence[str] = ()) -> xr.DataTree:
+    """Return a run with these sequences of these observables, and no others, so that nothing else is read.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        A run.
+    sequences : mapping of str to sequence of int
+        By observable.
+    whole : sequence of str, optional
+        Observables of which all sequences are kept.
+    """
+    groups = {path: node.to_dataset(inherit=False) for path, node in schema.groups_of(run)}
+    for name in schema.observable_names(run):
+        path = f"{OBSERVABLES}/{name}"
+        if name in whole:
+            continue
+        if name in sequences:
+            groups[path] = groups[path].isel({SEQUENCE: list(sequences[name])}, missing_dims="ignore")
+        else:
+            del groups[path]
+    return xr.DataTree.from_dict({f"/{path}": dataset for path, dataset in groups.items()})
