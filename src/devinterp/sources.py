@@ -96,39 +96,9 @@ def _transformers(kind: str, name: str | Path, **options: Any) -> Any:
         return getattr(transformers, kind).from_pretrained(name, **options)
     except (OSError, ValueError, ImportError) as error:
         what = f"{name}@{options['revision']}" if "revision" in options else str(name)
+        part = "tokenizer" if kind == "AutoTokenizer" else "model"
         raise InvalidInputError(
-            f"cannot load the model {what!r}: {error}. Expected {SMOLLM2!r}, a directory, or a model on the HuggingFace hub."
-        ) from error
-
-
-def load_tokenizer(name: str) -> Any:
-    """Return the tokenizer of a model, without loading the model.
-
-    Parameters
-    ----------
-    name : str
-        As for `load_model`.
-
-    Returns
-    -------
-    transformers.PreTrainedTokenizerBase
-        The model's own.
-
-    Raises
-    ------
-    InvalidInputError
-        If transformers is not installed, or there is no such tokenizer.
-    """
-    transformers = require("transformers", "huggingface")
-    try:
-        if name == SMOLLM2:
-            file = _smollm2_file()
-            return transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        return transformers.AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, ImportError) as error:
-        raise InvalidInputError(
-            f"cannot load the tokenizer {name!r}: {error}. Expected {SMOLLM2!r}, a directory, or a model on the HuggingFace "
-            "hub."
+            f"cannot load the {part} {what!r}: {error}. Expected {SMOLLM2!r}, a directory, or a model on the HuggingFace hub."
         ) from error
 
 
