@@ -24,11 +24,11 @@ PYTEST_WORKERS ?= 2
 FAST := not slow and not gpu and not benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install install-dev quickstart browser lint test test-all bench bench-peers docs format clean
+.PHONY: help venv install install-dev quickstart browser lint test test-all bench bench-peers docs site format clean
 
 help:
 	@sed -n 's/^#   make/make/p' $(firstword $(MAKEFILE_LIST))
-	@echo "also: install install-dev lint bench bench-peers docs format clean"
+	@echo "also: install install-dev lint bench bench-peers docs site format clean"
 
 $(VENV)/.stamp-venv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=python3.12 ...")'
@@ -97,6 +97,10 @@ bench-peers: install-dev $(PEERS)/.stamp
 
 docs: install-dev
 	$(BIN)/python -m pytest $(ARGS) tests/test_docs.py
+
+site: install-dev
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
+	@echo "open build/site/contents.html"
 
 format: install-dev
 	$(BIN)/ruff check --fix
