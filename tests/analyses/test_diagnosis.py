@@ -340,13 +340,21 @@ def test_a_slope_that_is_not_known_well_enough_is_a_warning() -> None:
         noise = 3 * np.random.default_rng(seed).normal(size=tree["metrics/virial_square"].shape)
         noisy = changed(tree, "metrics/virial_square", lambda square, noise=noise: square + noise)
         slopes = noisy.slt.sensitivity()
-        if 0.75 < -float(slopes["s_gamma"]) < 2 * float(slopes["s_gamma_se"]):
+        if 0.75 < -float(slopes["s_gamma"]) < 2 * float(slopes["s_gamma_se"]) < 2:
             break
     else:
         raise AssertionError("no slope was as uncertain as it is large")
     result = diagnose(noisy)
     assert "prior_dominated" in findings(result, "warning")
     assert "prior_dominated" not in findings(result, "reject")
+
+
+def test_a_slope_that_is_not_known_at_all_is_not_looked_at() -> None:
+    tree = with_metrics(tree_of(num_draws=40), slope=1.5)
+    noise = 1e3 * np.random.default_rng(0).normal(size=tree["metrics/virial_square"].shape)
+    result = diagnose(changed(tree, "metrics/virial_square", lambda square: square + noise))
+    assert not bool(result["looked_at"].sel(check="prior_dominated"))
+    assert "the slope is known to ±" in result["reason"].sel(check="prior_dominated").item()
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 #: Curvatures in two tensors; four weights, a learning coefficient of 2.
 CURVATURES = ((1.0, 0.5), (0.25, 0.6))
+#: Forty weights: their coefficient of 20 is known from few draws.
+MANY = tuple(tuple(0.25 + 0.75 * n / 39 for n in part) for part in (range(20), range(20, 40)))
 
 
 class Bowl(nn.Module):
-    """Two tensors of two weights, at zero."""
+    """Two tensors of weights, all at one value."""
 
-    def __init__(self, centre: float = 0.0) -> None:
+    def __init__(self, centre: float = 0.0, size: int = 2) -> None:
         super().__init__()
-        self.first, self.second = (nn.Parameter(torch.full((2,), centre)) for _ in range(2))
+        self.first, self.second = (nn.Parameter(torch.full((size,), centre)) for _ in range(2))
 
 
 def bowl_loss(
@@ -34,7 +36,7 @@ def bowl_loss(
     return loss
 
 
-def rows(num: int = 16, noise: float = 0.0, seed: int = 0) -> tuple[Tensor]:
+def rows(num: int = 16, noise: float = 0.0, num_weights: int = 4) -> tuple[Tensor]:
     """Return slopes of rows, with mean zero and a standard deviation of `noise`."""
-    slopes = torch.randn((num, 4), generator=torch.Generator().manual_seed(seed))
+    slopes = torch.randn((num, num_weights), generator=torch.Generator().manual_seed(0))
     return (noise * (slopes - slopes.mean(0)),)

@@ -10,6 +10,9 @@ from devinterp.analyses.sensitivity import SENSITIVITY_REQUIRES
 from devinterp.errors import MissingDataError
 from devinterp.types import Check, Finding
 
+#: A slope whose error is larger than the slope can be says nothing: its noise is that of the many weights that are flat.
+_NO_INFORMATION = 1.0
+
 
 def prior_dominated(evidence: Evidence) -> Iterator[Finding]:
     """Yield a finding for each coefficient that depends on localization."""
@@ -22,12 +25,17 @@ def prior_dominated(evidence: Evidence) -> Iterator[Finding]:
     advice = "lower `localization`, or raise `n_beta`"
     slope, error, limit = -result["s_gamma"], result["s_gamma_se"], LIMITS["prior"]
     yield from evidence.flag(slope.where(slope > 2 * error), limit, "prior_dominated", message, advice)
+    if bool((error > _NO_INFORMATION).all()):
+        raise MissingDataError(
+            f"the slope is known to ± {float(error.min()):.2g} only, and lies between 0 and 1 on most losses"
+        )
     # Where its error hides whether localization decides all, that is worth a warning and no more.
+    is_unclear = (slope <= 2 * error) & (error <= _NO_INFORMATION)
     unclear = Limit(warning=limit.reject, source=limit.source)
     message = (
         "the coefficient may fall like localization to the power {value} (limit {limit}), but the error is as large"
     )
-    yield from evidence.flag(slope.where(slope <= 2 * error), unclear, "prior_dominated", message, advice)
+    yield from evidence.flag(slope.where(is_unclear), unclear, "prior_dominated", message, advice)
 
 
 CHECKS = [
