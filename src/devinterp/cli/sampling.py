@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,6 +110,58 @@ def sample_named(
     `devinterp.slt.sampling.sample`; the others are documented as options of the command.
     """
     console = Console()
+    given: dict[str, Any] = {
+        "model": model,
+        "dataset": dataset,
+        "observable": observable,
+        "length": length,
+        "num_sequences": num_sequences,
+        "column": column,
+        "split": split,
+        "kernel_option": kernel_option,
+        "save_metrics": save_metrics,
+        "metric": metric,
+        "recorder": recorder,
+    }
+    result = run_named(console, output_path, settings, **given)
+    if isinstance(result, DryRun):
+        console.print(result)
+        return
+    _show_llc(console, result)
+    console.print(f"Wrote {output_path}. Go on with:", highlight=False, soft_wrap=True)
+    console.print(f"  devinterp info {output_path}\n  devinterp llc {output_path}", highlight=False, soft_wrap=True)
+
+
+def run_named(
+    console: Console,
+    output_path: Path,
+    settings: Mapping[str, Any],
+    *,
+    model: str,
+    dataset: str,
+    observable: Sequence[str],
+    length: int,
+    num_sequences: int,
+    column: str,
+    split: str,
+    kernel_option: Sequence[str],
+    save_metrics: bool = False,
+    metric: Sequence[str] = (),
+    recorder: Sequence[str] = (),
+) -> xr.DataTree | DryRun:
+    """Sample a model and data that are given by name, as `sample_named` does, and print nothing.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+        Says what is being loaded.
+    output_path : pathlib.Path
+        Where the store is written.
+    settings : mapping
+        Arguments of `devinterp.slt.sampling.sample`.
+    model, dataset, observable, length, num_sequences, column, split, kernel_option, save_metrics, metric, recorder
+        As of `sample_named`.
+    """
     named = pairs_of(observable, "observable", alone=True)
     options = {name: value_of(text) for name, text in pairs_of(kernel_option, "kernel-option").items()}
     with console.status("loading the model"):
@@ -131,7 +183,7 @@ def sample_named(
         "recorder": list(recorder),
         "settings": {name: value for name, value in settings.items() if name not in _NOT_NOTED},
     }
-    result = sample_model(
+    return sample_model(
         network,
         read[dataset],
         {name: read[source] for name, source in named.items()} or None,
@@ -142,12 +194,6 @@ def sample_named(
         notes={COMMAND: arguments},
         **settings,
     )
-    if isinstance(result, DryRun):
-        console.print(result)
-        return
-    _show_llc(console, result)
-    console.print(f"Wrote {output_path}. Go on with:", highlight=False, soft_wrap=True)
-    console.print(f"  devinterp info {output_path}\n  devinterp llc {output_path}", highlight=False, soft_wrap=True)
 
 
 def _recorders(given: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -44,6 +44,16 @@ BUILTIN_COMMANDS = {
             "Go on with a run that `devinterp sample` began, or make it longer.",
         ),
         Command(
+            "replay",
+            "devinterp.cli.replay:replay",
+            "Make a stored run again from what its store says of it, and compare.",
+        ),
+        Command(
+            "export",
+            "devinterp.cli.export:export",
+            "Write the numbers of a run or a study as a table: Parquet, CSV or JSON.",
+        ),
+        Command(
             "check",
             "devinterp.cli.check:check",
             "Verify a store from end to end, and name what is damaged.",

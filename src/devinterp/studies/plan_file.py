@@ -43,8 +43,29 @@ def read_plan(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"cannot read the plan {str(path)!r}: {error}.") from error
+    return parse_plan(text, path)
+
+
+def parse_plan(text: str, path: Path) -> dict[str, Any]:
+    """Return the arguments of `devinterp.study` that the text of a plan holds; see `read_plan`.
+
+    Parameters
+    ----------
+    text : str
+        TOML.
+    path : pathlib.Path
+        Where the plan is or was.
+
+    Raises
+    ------
+    InvalidInputError
+        If it holds something else.
+    """
+    try:
         plan = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise InvalidInputError(f"cannot read the plan {str(path)!r}: {error}.") from error
     unknown = [key for key in plan if key not in (*_TABLES, *_VALUES)]
     if unknown or "models" not in plan:
@@ -109,11 +130,16 @@ def _function(value: Any, folder: Path) -> Callable[..., Any]:
     return loaded
 
 
+#: Modules that plans have loaded: by file, the state it was in, and the module.
+_LOADED: dict[Path, tuple[tuple[int, int], ModuleType]] = {}
+
+
 def _module(path: Path) -> ModuleType:
-    name = f"{path.stem}_of_{abs(hash(str(path))):x}" if path.stem in sys.modules else path.stem
-    known = sys.modules.get(path.stem)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        return known
+    """Return the module in a file, loaded again where the file has changed."""
+    state = path.stat().st_mtime_ns, path.stat().st_size
+    if path in _LOADED and _LOADED[path][0] == state:
+        return _LOADED[path][1]
+    name = f"devinterp_plan_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
@@ -125,6 +151,7 @@ def _module(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     cloudpickle.register_pickle_by_value(module)  # other processes cannot import it by its name
+    _LOADED[path] = state, module
     return module
 
 

@@ -67,10 +67,17 @@ def provenance(spec: RunSpec, fingerprints: Mapping[str, Any]) -> dict[str, Any]
         "name_or_path": str(getattr(spec.model, "name_or_path", "")),  # HuggingFace keeps where weights came from
         "num_parameters": sum(p.numel() for p in spec.model.parameters()),
         "device": str(spec.device),
+        **environment(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Return the machine, Python, and the versions of the packages on which numbers depend."""
+    return {
         "host": platform.node(),
         "python": sys.version.split()[0],
         "packages": {name: number for name in _PACKAGES if (number := _version(name)) is not None},
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
