@@ -46,7 +46,21 @@ def rows(tmp_path: Path) -> Path:
 def test_a_refusal_has_a_status_of_its_own(run: Run, model: Path, rows: Path, tmp_path: Path) -> None:
     store = tmp_path / "calibration.zarr"
     code, _, err = run(
-        *("calibrate", "--model", model, "--dataset", rows, "-o", store, "--n-beta", 1000, "--localization", 100),
+        *(
+            "calibrate",
+            "--model",
+            model,
+            "--dataset",
+            rows,
+            "-o",
+            store,
+            "--n-beta",
+            1000,
+            "--localization",
+            100,
+            "--max-gradients",
+            2000,
+        ),
         *(
             "--batch-size",
             8,
