@@ -160,11 +160,13 @@ def compute_each(
         If chains of a run diverged or are unfinished, and `compute` refuses that.
     """
     runs = find(checked(tree, name=name, requires=requires), needed_by=name)
+    # What is read of large runs is not kept in the tree: memory would grow with their number.
+    are_large = len(runs) > 1 and sum(map(_size, runs.values())) > EAGER_BYTES
     results: dict[str, Result] = {}
     broken: dict[str, BrokenChainsError] = {}
     for path, run in runs.items():
         try:
-            results[path] = compute(restored(run, settings(run)))
+            results[path] = compute(restored(run.copy(deep=False) if are_large else run, settings(run)))
         except BrokenChainsError as error:
             if len(runs) == 1:
                 raise
@@ -184,6 +186,12 @@ def compute_each(
     if broken:
         joined.attrs["runs_left_out"] = list(broken)
     return joined
+
+
+def _size(run: xr.DataTree) -> int:
+    return sum(
+        variable.nbytes for node in run.subtree for variable in node.variables.values() if variable.chunks is None
+    )
 
 
 def join_study(results: Mapping[str, Result], study: StudyLabels, *, name: str) -> Any:

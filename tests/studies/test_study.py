@@ -279,6 +279,39 @@ def test_a_run_that_diverges_is_recorded(tmp_path: Path, stored: bool) -> None:
     assert llc.attrs["runs_left_out"] == ["n_beta=1e+30"]
 
 
+def test_runs_in_other_processes(tmp_path: Path) -> None:
+    weights = {step: checkpoint(step).state_dict() for step in STEPS}
+    tree = make_study(weights, tmp_path / "study", architecture=make(), workers=2)
+    same_numbers(tree.load(), make_study(weights, architecture=make()))
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_other_processes(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"architecture": make(), "over": {"seed": [1, 2]}}
+    # Fewer runs than workers are spread by their chains.
+    weights: dict[int, Any] = {step: checkpoint(step).state_dict() for step in STEPS}
+    tree = make_study(weights, tmp_path / "study", workers=7, **settings)
+    same_numbers(tree.load(), make_study(weights, **settings))
+    bad = {**weights, 66: {"nothing": torch.zeros(1)}}
+    with pytest.warns(FailedRunsWarning, match=r"2 of 8 runs failed.*\n  checkpoint=66,seed=1: InvalidInputError"):
+        make_study(bad, tmp_path / "study", workers=2, **settings)
+    over = {"n_beta": [20.0, 1e30]}
+    with pytest.warns(DivergenceWarning, match=r"chains of 1 of 2 runs diverged.*\n  n_beta=1e\+30: 2 of 2 chains"):
+        make_study(make(), tmp_path / "other", over=over, lr=1.0, workers=2)
+
+
+@pytest.mark.slow
+def test_a_study_on_a_cluster(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    weights = {step: checkpoint(step).state_dict() for step in STEPS}
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        tree = make_study(weights, tmp_path / "study", architecture=make(), client=client)
+    same_numbers(tree.load(), make_study(weights, architecture=make()))
+
+
 @pytest.mark.slow
 def test_killed_again_and_again(tmp_path: Path) -> None:
     path, rng = tmp_path / "study", np.random.default_rng(0)

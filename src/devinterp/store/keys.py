@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from zarr.abc.store import Store
@@ -31,11 +32,20 @@ def get(store: Store, key: str) -> bytes | None:
 
 def get_many(store: Store, keys: Sequence[str]) -> list[bytes | None]:
     """Return the bytes of several keys, requested at the same time."""
+    if isinstance(store, LocalStore):  # an event loop takes longer than reading a small file
+        return [_read_file(store.root / key) for key in keys]
 
     async def collect() -> list[Any]:
         return await asyncio.gather(*(store.get(key, default_buffer_prototype()) for key in keys))
 
     return [None if value is None else value.to_bytes() for value in sync(collect())]
+
+
+def _read_file(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
 
 
 def put(store: Store, key: str, value: bytes) -> None:
@@ -122,6 +132,20 @@ def put_json(store: Store, key: str, value: Mapping[str, Any]) -> None:
 def get_attrs(store: Store, group: str) -> dict[str, Any]:
     """Return the attributes of a group or an array, bypassing consolidated metadata; empty where there is no such node."""
     attrs = (get_json(store, metadata_key(group)) or {}).get("attributes")
+    return attrs if isinstance(attrs, dict) else {}
+
+
+def get_first_attrs(store: Store) -> dict[str, Any]:
+    """Return the attributes of the root, without reading the consolidated metadata after them, which may be large."""
+    content = get(store, METADATA)
+    if content is None:
+        return {}
+    head, separator, _ = content.partition(b', "consolidated_metadata"')
+    try:
+        value = json.loads(head + b"}" if separator else head)
+    except (ValueError, RecursionError):
+        return get_attrs(store, "")
+    attrs = value.get("attributes") if isinstance(value, dict) else None
     return attrs if isinstance(attrs, dict) else {}
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, final
+from typing import final
 
 import xarray as xr
 from rich.console import Console
 
+from devinterp import schema
 from devinterp.errors import DivergenceWarning, FailedRunsWarning, StudyError
 from devinterp.sampling.model_guard import own_randomness
+from devinterp.store.lock import Lock
 from devinterp.store.study_store import StudyStore
 from devinterp.studies.arguments import label_text
-from devinterp.studies.loading import ModelLoader, may_load_ahead
+from devinterp.studies.loading import ModelLoader
+from devinterp.studies.make_run import Outcome, RunMaker
 from devinterp.studies.plan import PlannedRun, StudyPlan, in_order, store_of
-from devinterp.studies.requests import Requests, is_stored
-from devinterp.studies.run_one import failure, is_fatal, run_into
+from devinterp.studies.workers import make_elsewhere
 
 
 def carry_out_study(plan: StudyPlan) -> xr.DataTree:
@@ -46,15 +47,15 @@ def carry_out_study(plan: StudyPlan) -> xr.DataTree:
     with own_randomness(0, cuda=False):  # what loading models draws from the global generator is put back
         if store is None:
             work = _Work(plan, None)
-            work.run(plan.runs)
+            work.run(None)
             return work.in_memory()
         table = plan.table(store.table())
-        with store.lock():
+        with store.lock() as lock:
             store.remove_leftovers()
             if table != store.table():
                 store.write_table(table)
             work = _Work(plan, store)
-            work.run(plan.runs)
+            work.run(lock)
             store.consolidate()
         work.report()
         return store.open_tree()
@@ -65,111 +66,68 @@ class _Work:
     """What one call makes of a study, and what went wrong."""
 
     def __init__(self, plan: StudyPlan, store: StudyStore | None) -> None:
-        self._plan, self._store = plan, store
-        self._requests = Requests(plan.how)
-        self._loader = ModelLoader(plan.source)
-        self._failed: dict[str, str] = {}
-        self._diverged: dict[str, tuple[int, int]] = {}
-        self._trees: dict[str, xr.DataTree] = {}
-        self._first_error: Exception | None = None
+        self._plan = plan
+        self._maker = RunMaker(plan, store, ModelLoader(plan.source))
+        self._outcomes: dict[str, Outcome] = {}
         self._show = _shows(plan.how.progress)
 
-    def run(self, runs: Sequence[PlannedRun]) -> None:
+    def run(self, lock: Lock | None) -> None:
         """Make all runs that the store lacks; those that fail are recorded."""
-        waiting = [run for run in in_order(self._plan, runs) if not self._is_stored(run)]
+        plan, how = self._plan, self._plan.how
+        waiting = [run for run in in_order(plan, plan.runs) if not self._maker.is_stored(run)]
+        enough = how.client is not None or bool(how.workers and len(waiting) >= how.workers)
+        if lock is not None and len(waiting) > 1 and enough:
+            # Whole runs keep all workers busy; fewer runs are spread over them by their chains.
+            self._outcomes = make_elsewhere(plan, waiting, lock, self._say)
+        else:
+            self._run_here(waiting)
+        failed = self._failed
+        if waiting and len(failed) == len(plan.runs):
+            name = next(iter(failed))
+            cause = self._maker.errors[0] if self._maker.errors else None
+            raise StudyError(
+                f"all {len(failed)} runs of the study failed; the first, {name!r}: {failed[name]}"
+            ) from cause
+
+    def _run_here(self, waiting: Sequence[PlannedRun]) -> None:
         for number, run in enumerate(waiting):
             self._say(f"run {number + 1} of {len(waiting)}: {label_text(run.point.labels)}")
-            try:
-                self._make(run, waiting[number + 1] if number + 1 < len(waiting) else None)
-            except Exception as error:
-                if is_fatal(error):
-                    raise
-                self._record(run, error)
-        if waiting and len(self._failed) == len(self._plan.runs):
-            name = next(iter(self._failed))
-            raise StudyError(
-                f"all {len(self._failed)} runs of the study failed; the first, {name!r}: {self._failed[name]}"
-            ) from self._first_error
+            following = waiting[number + 1] if number + 1 < len(waiting) else None
+            outcome = self._outcomes[run.name] = self._maker.make(run, following)
+            if outcome.remark:
+                self._say(f"run {run.name}{outcome.remark}")
 
-    def _make(self, run: PlannedRun, following: PlannedRun | None) -> None:
-        plan, store = self._plan, self._store
-        model = self._loader.get(run.point)
-        identity = plan.source.identity(run.point)
-        note = {
-            "labels": dict(run.point.labels),
-            "dims": dict(plan.dims),
-            "model": identity,
-            "request": self._requests.digest(run.arguments, identity),
-        }
-
-        def count(diverged: int, chains: int) -> None:
-            before = self._diverged.get(run.name, (0, 0))
-            self._diverged[run.name] = (before[0] + diverged, before[1] + chains)
-
-        sampled, ahead = self._ready_to_load_ahead(model, run, following)
-        tree = run_into(
-            None if store is None else store.place(run.name),
-            sampled,
-            run.arguments,
-            plan.how,
-            note,
-            meanwhile=(lambda: self._loader.ahead(following.point)) if ahead and following else nullcontext,
-            tell_diverged=count,
-        )
-        if store is None:
-            assert isinstance(tree, xr.DataTree)
-            self._trees[run.name] = tree
-        else:
-            store.clear_failure(run.name)
-
-    def _ready_to_load_ahead(self, model: Any, run: PlannedRun, following: PlannedRun | None) -> tuple[Any, bool]:
-        """Return the model to sample, apart from what loading the next one may change, and whether that may be loaded now."""
-        key = self._plan.source.key
-        needed = following is not None and key(following.point) != key(run.point)
-        if not needed or not may_load_ahead(model, run.arguments["loss_fn"] is not None):
-            return model, False
-        apart = self._loader.apart(model)
-        return (model, False) if apart is None else (apart, True)
-
-    def _is_stored(self, run: PlannedRun) -> bool:
-        if self._store is None or not self._store.attrs(run.name):
-            return False
-        digest = self._requests.digest(run.arguments, self._plan.source.identity(run.point))
-        return is_stored(self._store, run.name, digest, self._plan.how)
-
-    def _record(self, run: PlannedRun, error: Exception) -> None:
-        record = failure(error, run.point.labels)
-        self._failed[run.name] = record["error"]
-        self._first_error = self._first_error or error
-        self._say(f"run {run.name} failed: {record['error'].splitlines()[0]}")
-        if self._store is not None:
-            self._store.record_failure(run.name, record)
+    @property
+    def _failed(self) -> dict[str, str]:
+        return {name: each.error for name, each in self._outcomes.items() if each.error is not None}
 
     def in_memory(self) -> xr.DataTree:
         """Return the runs of this call as one tree."""
         self.report()
         table = replace(self._plan.table(None), failed=self._failed)
         root = xr.DataTree()
-        root.attrs["study"] = json.dumps(table.to_json())
+        root.attrs[schema.STUDY] = json.dumps(table.to_json())
         for run in self._plan.runs:
-            if run.name in self._trees:
-                root[run.name] = self._trees[run.name]
+            if run.name in self._maker.trees:
+                root[run.name] = self._maker.trees[run.name]
         return root
 
     def report(self) -> None:
         """Warn of runs that failed, and of chains that diverged."""
-        if self._failed:
-            lines = _listed(f"{name}: {error.splitlines()[0]}" for name, error in self._failed.items())
+        failed, number = self._failed, len(self._plan.runs)
+        if failed:
+            lines = _listed(f"{name}: {error.splitlines()[0]}" for name, error in failed.items())
             warnings.warn(
-                f"{len(self._failed)} of {len(self._plan.runs)} runs failed, and are tried again by the same call:\n  {lines}",
+                f"{len(failed)} of {number} runs failed, and are tried again by the same call:\n  {lines}",
                 FailedRunsWarning,
                 stacklevel=4,
             )
-        if self._diverged:
-            lines = _listed(f"{name}: {some} of {all_} chains" for name, (some, all_) in self._diverged.items())
+        diverged = {name: each for name, each in self._outcomes.items() if each.diverged}
+        if diverged:
+            lines = _listed(f"{name}: {each.diverged} of {each.chains} chains" for name, each in diverged.items())
             warnings.warn(
-                f"chains of {len(self._diverged)} of {len(self._plan.runs)} runs diverged; analyses refuse these runs unless "
-                f"told `chains='finished'`:\n  {lines}",
+                f"chains of {len(diverged)} of {number} runs diverged; analyses refuse these runs unless told "
+                f"`chains='finished'`:\n  {lines}",
                 DivergenceWarning,
                 stacklevel=4,
             )

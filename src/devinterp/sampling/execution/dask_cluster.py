@@ -10,21 +10,25 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from devinterp.sampling.execution.job import Worker
 from devinterp.sampling.execution.monitor import RunMonitor
+from devinterp.sampling.execution.packed_job import SomeTask, SomeWorker, started
 from devinterp.sampling.execution.progress import Update
 from devinterp.sampling.execution.signals import Stop
-from devinterp.sampling.execution.tasks import Task
 
 #: Seconds that workers are given to save their chains when the run is to end.
 _GRACE = 120.0
 #: Each process holds one job; the weights of its model are changed by one task at a time.
-_WORKERS: dict[str, Worker] = {}
+_WORKERS: dict[str, SomeWorker] = {}
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def run_on_cluster(
-    client: Any, packed: bytes, token: str, tasks: Iterable[Task], monitor: RunMonitor, ask_to_stop: Callable[[], None]
+    client: Any,
+    packed: bytes,
+    token: str,
+    tasks: Iterable[SomeTask],
+    monitor: RunMonitor,
+    ask_to_stop: Callable[[], None],
 ) -> dict[str, str]:
     """Run tasks on a cluster, at most one on each worker; a task whose worker dies goes on on another.
 
@@ -33,10 +37,10 @@ def run_on_cluster(
     client : distributed.Client
         Of the cluster.
     packed : bytes
-        The job, from `devinterp.sampling.execution.job.pack`; sent to each worker once.
+        The job, pickled (`devinterp.sampling.execution.packed_job.started`); sent to each worker once.
     token : str
         Names the job.
-    tasks : iterable of Task
+    tasks : iterable of SomeTask
         What to do.
     monitor : RunMonitor
         Is told of progress, and says when to stop.
@@ -86,7 +90,7 @@ def _drain(running: set[Any]) -> None:
         time.sleep(0.1)
 
 
-def _run_task(packed: bytes, token: str, topic: str, task: Task) -> dict[str, str]:
+def _run_task(packed: bytes, token: str, topic: str, task: SomeTask) -> dict[str, str]:
     """Run one task, on a worker of the cluster."""
     from distributed import get_worker
 
@@ -94,7 +98,7 @@ def _run_task(packed: bytes, token: str, topic: str, task: Task) -> dict[str, st
     with _ONE_AT_A_TIME:
         if token not in _WORKERS:
             _WORKERS.clear()
-            _WORKERS[token] = Worker(packed)
+            _WORKERS[token] = started(packed)
         tell = partial(_tell, worker, topic)
         try:
             return _WORKERS[token].run(task, tell, Stop())

@@ -56,6 +56,10 @@ class Job:
     device: str
     num_threads: int
 
+    def start(self) -> Worker:
+        """Return the worker of this process."""
+        return Worker(self)
+
 
 def pack(spec: RunSpec, store: RunStore, checkpoints: CheckpointOptions, token: str) -> bytes:
     """Return a job as bytes; whatever a user's notebook defines travels with it.
@@ -98,12 +102,11 @@ class Worker:
 
     Parameters
     ----------
-    packed : bytes
-        From `pack`.
+    job : Job
+        What was sent.
     """
 
-    def __init__(self, packed: bytes) -> None:
-        job: Job = cloudpickle.loads(packed)
+    def __init__(self, job: Job) -> None:
         if job.device != "cpu":
             job.spec.model.to(job.device)
             job = replace(job, spec=to_device(job.spec, job.device))
@@ -126,7 +129,7 @@ class Worker:
         settings = job.spec.settings
         monitor = RunMonitor(_joined(tell, settings.num_steps), stop, _Owner(job, stop).check)
         job.store.commit("before a task")  # what other workers wrote is seen from here on
-        with _threads(job.num_threads), sheltered(job.spec.model, job.device, seed=settings.init_seed):
+        with threads(job.num_threads), sheltered(job.spec.model, job.device, seed=settings.init_seed):
             return self._runner.run([refreshed(task, job.store)], monitor)
 
 
@@ -172,7 +175,8 @@ def _joined(tell: Callable[[Update], None], num_steps: int) -> Callable[[Update]
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def threads(number: int) -> Iterator[None]:
+    """Let torch use so many threads while the block runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

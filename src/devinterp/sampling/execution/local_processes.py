@@ -17,7 +17,7 @@ import torch
 
 from devinterp.errors import DevinterpError
 from devinterp.sampling.execution.monitor import RunMonitor
-from devinterp.sampling.execution.tasks import Task
+from devinterp.sampling.execution.packed_job import SomeTask
 from devinterp.sampling.execution.worker_main import receive, send
 
 #: How often a task may lose its process before the run gives up: what kills it is likely the task itself.
@@ -30,7 +30,7 @@ class _Worker:
     """One process, and a thread that listens to it."""
 
     def __init__(self, number: int, packed: bytes, events: queue.Queue[tuple[_Worker, str, Any]]) -> None:
-        self.task: Task | None = None
+        self.task: SomeTask | None = None
         self._process = subprocess.Popen(
             [sys.executable, "-m", "devinterp.sampling.execution.worker_main"],
             stdin=subprocess.PIPE,
@@ -46,7 +46,7 @@ class _Worker:
         self._events = events
         threading.Thread(target=self._listen, args=(packed,), name="devinterp-worker", daemon=True).start()
 
-    def run(self, task: Task) -> None:
+    def run(self, task: SomeTask) -> None:
         self.task = task
         with suppress(OSError):  # it has died: the listening thread says so
             send(self._in, task)
@@ -76,14 +76,14 @@ class _Worker:
             self._events.put((self, "died", None))
 
 
-def run_in_processes(packed: bytes, tasks: Iterable[Task], num_workers: int, monitor: RunMonitor) -> dict[str, str]:
+def run_in_processes(packed: bytes, tasks: Iterable[SomeTask], num_workers: int, monitor: RunMonitor) -> dict[str, str]:
     """Run tasks in local processes; a task whose process is killed goes on in another.
 
     Parameters
     ----------
     packed : bytes
-        The job, from `devinterp.sampling.execution.job.pack`.
-    tasks : iterable of Task
+        The job, pickled (`devinterp.sampling.execution.packed_job.started`).
+    tasks : iterable of SomeTask
         What to do.
     num_workers : int
         Processes.
@@ -100,7 +100,7 @@ def run_in_processes(packed: bytes, tasks: Iterable[Task], num_workers: int, mon
     Exception
         What a task raised; the others are saved and ended first.
     """
-    waiting, deaths, choices = deque(tasks), dict[Task, int](), dict[str, str]()
+    waiting, deaths, choices = deque(tasks), dict[SomeTask, int](), dict[str, str]()
     num_workers = min(num_workers, len(waiting))
     with _pool(packed, num_workers) as (workers, events, start):
         remaining = len(waiting)
@@ -134,12 +134,12 @@ def run_in_processes(packed: bytes, tasks: Iterable[Task], num_workers: int, mon
     return choices
 
 
-def _count_death(task: Task, deaths: dict[Task, int]) -> None:
+def _count_death(task: SomeTask, deaths: dict[SomeTask, int]) -> None:
     deaths[task] = deaths.get(task, 0) + 1
     if deaths[task] > MAX_DEATHS:
         raise WorkerError(
-            f"{deaths[task]} processes died at restriction {task.name!r}, chains {list(task.batch.chains)}: probably they ran "
-            "out of memory. Use fewer workers or a smaller batch, then run again."
+            f"{deaths[task]} processes died at {task.description}: probably they ran out of memory. Use fewer workers or a "
+            "smaller batch, then run again."
         )
 
 

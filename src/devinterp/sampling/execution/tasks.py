@@ -48,6 +48,11 @@ class Task:
         return f"{first} and {len(more)} more" if more else first
 
     @property
+    def description(self) -> str:
+        """Return which chains these are, for messages."""
+        return f"restriction {self.name!r}, chains {list(self.batch.chains)}"
+
+    @property
     def choices(self) -> dict[str, str]:
         """Return how its chains run, for the provenance."""
         return {f"chains/{name}": self.batch.why for name in self.batch.restrictions}

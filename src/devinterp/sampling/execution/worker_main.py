@@ -56,10 +56,10 @@ def main() -> None:
     os.dup2(2, 1)
     path, packed = receive(incoming)
     sys.path[:] = path
-    from devinterp.sampling.execution.job import Worker
+    from devinterp.sampling.execution.packed_job import started
     from devinterp.sampling.execution.signals import listening
 
-    worker = Worker(packed)
+    worker = started(packed)
     with listening() as stop:
         send(outgoing, ("ready", None))
         while True:

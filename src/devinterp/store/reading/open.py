@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import xarray as xr
+from zarr.abc.store import Store
 
 from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.run_tree import RunTree
 from devinterp.runs import EAGER_BYTES
-from devinterp.store.location import StoreLike, describe, resolve
+from devinterp.store import keys
+from devinterp.store.location import StoreLike, below, describe, resolve
+from devinterp.store.reading.open_study import open_runs
+from devinterp.store.reading.study_table import table_of
 from devinterp.store.reading.v2 import is_v2, open_v2
 from devinterp.store.reading.validate import inspect
 
@@ -56,6 +60,12 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
     store = resolve(location, read_only=True, storage_options=storage_options)
     sizes: Any = {} if chunks == "stored" else chunks
     try:
+        if group is None and chunks in ("stored", None):
+            attrs = keys.get_first_attrs(store)
+            if schema.STUDY in attrs:
+                tree = open_runs(store, table_of(attrs[schema.STUDY]), attrs, _place_of_runs(location, storage_options))
+                _check_version(tree, location)
+                return tree
         inspect(store)
         if is_v2(store):
             return RunTree.of(open_v2(store, chunks=sizes))
@@ -73,6 +83,10 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
         raise StoreError(f"cannot open {describe(location)} as a store: {kind}: {error}") from error
     _check_version(tree, location)
     return RunTree.of(tree)
+
+
+def _place_of_runs(location: StoreLike, storage_options: Mapping[str, Any] | None) -> Callable[[str], Store]:
+    return lambda name: resolve(below(location, name), read_only=True, storage_options=storage_options)
 
 
 def _size(tree: xr.DataTree) -> int:

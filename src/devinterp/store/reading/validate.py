@@ -44,6 +44,19 @@ def inspect(store: Store) -> None:
                 raise StoreError(f"chunk {key} is damaged: {reason}")
 
 
+def inspect_run(store: Store, group: str) -> None:
+    """Raise `StoreError` unless every array of one run of a store can be opened and read safely; see `inspect`."""
+    root = keys.get_json(store, keys.metadata_key(group)) or {}
+    nodes = (root.get("consolidated_metadata") or {}).get("metadata")
+    pairs = list(nodes.items()) if isinstance(nodes, Mapping) else list(walk(store, group))
+    for below, node in pairs:
+        path = f"{group}/{below}" if isinstance(nodes, Mapping) else below
+        inspect_node(path, node)
+        if node["node_type"] == "array" and is_label(below, node):
+            for key, reason in bad_strings(store, path, node).items():
+                raise StoreError(f"chunk {key} is damaged: {reason}")
+
+
 def inspect_node(path: str, node: Any) -> None:
     """Raise `StoreError` unless a group or an array with these metadata can be opened and read safely; see `inspect`."""
     check_path(path)
