@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib as mpl
 
 PAGE = Path(__file__).with_name("symptoms.md")
 BLOCK = re.compile(r'^```python(?: title="(?P<name>\w+)\.py")?\n(?P<source>.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -14,7 +14,7 @@ BLOCK = re.compile(r'^```python(?: title="(?P<name>\w+)\.py")?\n(?P<source>.*?)^
 
 def main() -> None:
     """Write one picture for each named block."""
-    matplotlib.use("agg")
+    mpl.use("agg")
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in BLOCK.finditer(PAGE.read_text()):
         exec(block["source"], namespace)

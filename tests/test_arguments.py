@@ -64,9 +64,7 @@ def test_what_counts_as_true(value: object) -> None:
     assert arguments.flag("on", np.logical_not(value)) is False
 
 
-@pytest.mark.parametrize(
-    "value", ["True", "no", 2, -1, 0.5, float("nan"), None, [True], np.ones(2), {}], ids=repr
-)
+@pytest.mark.parametrize("value", ["True", "no", 2, -1, 0.5, float("nan"), None, [True], np.ones(2), {}], ids=repr)
 def test_what_is_neither_true_nor_false(value: object) -> None:
     with pytest.raises(InvalidInputError, match=r"`on` \(=.*\) must be True or False"):
         arguments.flag("on", value)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 #: Tokens of context that are decoded along with each: enough for byte-level pieces and for spaces that depend on neighbours.
 CONTEXT = 8
 UNDECODABLE = "\ufffd"
+#: Signs for what cannot be seen.
+NEWLINE, TAB, BYTE = "⏎", "→", "·"
 
 
 @runtime_checkable
@@ -46,3 +49,11 @@ def pieces(token_ids: Sequence[int], tokenizer: Tokenizer | None) -> list[str]:
         complete = before.rstrip(UNDECODABLE)
         texts.append("" if after.endswith(UNDECODABLE) else after[len(complete) :])
     return texts
+
+
+def visible(text: str) -> str:
+    """Return text in which every character can be seen: line ends, tabs, control characters, and bytes that are no text."""
+    if not text:
+        return BYTE
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", NEWLINE).replace("\t", TAB)
+    return "".join(BYTE if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text)

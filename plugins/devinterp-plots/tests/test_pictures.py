@@ -1,7 +1,9 @@
-"""The three pictures show the numbers that the analyses give, and refuse what they cannot draw."""
+"""Pictures show the numbers that the analyses give, and refuse what they cannot draw."""
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +12,21 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.collections import PatchCollection
-from matplotlib.colors import to_rgba
+from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from devinterp import errors
-from devinterp.analyses.llc import compute_llc, token_llc
+from devinterp.analyses.llc import compute_llc, loss_traces, token_llc
 from devinterp.testing import synthetic_tree
-from devinterp_plots import llc, tokens, trace
+from devinterp_plots import autocorrelation, bif, diagnose, llc, rank, susceptibilities, tokens, trace
 
 OBSERVABLES = {"prose": (3, 12), "code": (2, 9)}
+
+
+rank_counts = importlib.import_module("devinterp_plots.rank").rank_counts
+autocorrelations = importlib.import_module("devinterp_plots.autocorrelation").autocorrelations
+cell = importlib.import_module("devinterp_plots.susceptibilities").cell
 
 
 @pytest.fixture(scope="module")
@@ -320,21 +328,220 @@ def test_text_shrinks_to_fit_given_axes():
     assert sizes[1] < sizes[0]
 
 
+def test_tokens_can_show_susceptibilities_and_influences(study):
+    chi = study.slt.susceptibilities("prose", include_sampling_task=True)["labelled"]["susceptibility"]
+    expected = chi.sel(restriction="part1", observable="code").isel(sequence=1)[:8].values
+    figure = tokens(
+        study, observable="code", sequence=1, of="susceptibility", sampling_task="prose", restriction="part1", limit=1.0
+    )
+    assert figure.axes[0].get_title(loc="left").endswith(f"mean susceptibility {expected.mean():.3g}")
+    reds = boxes(
+        tokens(study, observable="code", sequence=1, of="susceptibility", sampling_task="prose", restriction="part1")
+    )
+    assert (np.diff((reds[1:, 0] - reds[1:, 2])[np.argsort(expected)]) >= -0.02).all()
+
+    pairs = study.isel(restriction=[0]).slt.bif(queries={"code": [1]}, candidates={"code": [1]})["influences"]
+    figure = tokens(study, observable="code", sequence=1, of="influence", query=3, restriction=["full", "part1"])
+    assert [ax.get_title(loc="left") for ax in figure.axes if ax.texts and ax.get_title(loc="left")] == [
+        "code, sequence 1, restriction 'full': influence of token 3",
+        "code, sequence 1, restriction 'part1': influence of token 3",
+    ]
+    reds = boxes(tokens(study, observable="code", sequence=1, of="influence", query=3, restriction="full", limit=1.0))
+    order = np.argsort(pairs.values[0, 0, 2])
+    assert (np.diff((reds[1:, 0] - reds[1:, 2])[order]) >= -0.02).all()
+    with pytest.raises(errors.InvalidInputError, match=r"`query` \(=0\) must be 1 to 8"):
+        tokens(study, observable="code", of="influence", query=0, restriction="full")
+    with pytest.raises(errors.InvalidInputError, match="`of` \\(='loss'\\) must be one of"):
+        tokens(study, observable="code", of="loss", restriction="full")
+    with pytest.raises(errors.InvalidInputError, match="`ax` has room for one restriction"):
+        tokens(study, observable="code", restriction=["full", "part1"], ax=Figure().subplots())
+
+
+# --- rank, autocorrelation
+
+
+def test_ranks_of_chains_that_agree_are_uniform_and_of_one_apart_are_not():
+    rng = np.random.default_rng(0)
+    agreeing = rng.normal(size=(4, 500))
+    counts = rank_counts(agreeing, 10)
+    assert counts.sum() == agreeing.size
+    assert counts.sum(1).tolist() == [500] * 4
+    assert counts.sum(0).tolist() == [200] * 10
+    # Each count is hypergeometric with mean 50 and a standard deviation below that of the binomial.
+    assert (abs(counts - 50) < 5 * np.sqrt(50 * 0.9)).all()
+    apart = agreeing + np.array([[0], [0], [0], [9]])
+    assert rank_counts(apart, 4)[3].tolist() == [0, 0, 0, 500]
+    assert rank_counts(np.zeros((2, 8)), 4).sum(1).tolist() == [8, 8]  # equal values share their ranks
+
+
+def test_rank_draws_a_bar_for_each_count(tree):
+    (ax,) = rank(tree, num_bins=8).axes
+    series = loss_traces(tree)["rise"].isel(restriction=0).values[:, 20:]
+    heights = [patch.get_height() for patch in ax.patches]
+    np.testing.assert_allclose(np.reshape(heights, (4, 8)), rank_counts(series, 8))
+    assert [text.get_text() for text in ax.get_yticklabels()] == [f"chain {c}" for c in range(4)]
+    with pytest.raises(errors.InvalidInputError, match=r"`num_bins` \(=1\)"):
+        rank(tree, num_bins=1)
+
+
+def test_the_autocorrelation_of_a_known_process_is_found():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(3, 40_000))
+    values = np.zeros_like(noise)
+    for t in range(1, noise.shape[1]):
+        values[:, t] = 0.8 * values[:, t - 1] + noise[:, t]
+    # Bartlett: the variance of an estimate is below the sum of squared correlations over the number of steps.
+    error = np.sqrt((1 + 0.64) / (1 - 0.64) / noise.shape[1])
+    assert (abs(autocorrelations(values, 12) - 0.8 ** np.arange(13)) < 5 * error).all()
+    direct = values[0] - values[0].mean()
+    assert autocorrelations(values, 3)[0, 3] == pytest.approx((direct[:-3] * direct[3:]).sum() / (direct**2).sum())
+    assert np.isnan(autocorrelations(np.ones((1, 9)), 2)).all()
+
+
+def test_autocorrelation_draws_every_chain_and_names_those_it_leaves_out():
+    broken = synthetic_tree(num_draws=40, diverged=[(0, 1)])
+    (ax,) = autocorrelation(broken, max_lag=7).axes
+    series = loss_traces(broken)["rise"].isel(restriction=0).values[[0, 2, 3]]
+    drawn = [line.get_ydata() for line in lines(ax)]
+    np.testing.assert_allclose(drawn, autocorrelations(series, 7))
+    assert "without chains 1: not finite" in ax.get_title(loc="left")
+    with pytest.raises(errors.InvalidInputError, match=r"`max_lag` \(=40\) must be 1 to 39"):
+        autocorrelation(broken, max_lag=40)
+    with pytest.raises(errors.InvalidInputError, match="no chain of restriction 'full' is finite"):
+        autocorrelation(synthetic_tree(num_chains=1, num_draws=40, diverged=[(0, 0)]))
+
+
+# --- heat maps
+
+
+def cells(figure) -> np.ndarray:
+    (image,) = figure.axes[0].images
+    return np.ma.filled(image.get_array(), np.nan)
+
+
+def test_bif_shows_the_influences_between_sequences(study):
+    figure = bif(study, restriction="part1")
+    one = study.isel(restriction=[1]).slt.bif(method="sequence")
+    np.testing.assert_allclose(cells(figure), one["influences"], rtol=1e-6)
+    labels = [f"{o} {s}" for o, s in zip(one["observable_1"].values, one["sequence_1"].values, strict=True)]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == labels
+    edges = [line.get_ydata()[0] for line in figure.axes[0].lines if line.get_ydata()[0] == line.get_ydata()[1]]
+    assert edges == [1.5]  # two sequences of code, then prose
+    assert len(cells(bif(study, restriction="full", loss_keys={"prose": [0, 2]}))) == 2
+    with pytest.raises(errors.InvalidInputError, match="restriction: choose one of"):
+        bif(study)
+
+
+def test_susceptibilities_shows_the_mean_of_each_data_set(study):
+    figure = susceptibilities(study, sampling_task="prose")
+    expected = study.slt.susceptibilities("prose")["labelled"]["susceptibility"].mean(["sequence", "position"])
+    power = 10.0 ** np.floor(np.log10(np.abs(expected.values).max()))
+    np.testing.assert_allclose(cells(figure), expected.values / power, rtol=1e-6, atol=1e-9)
+    ax = figure.axes[0]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["full", "part1"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["code"]
+    assert len(ax.texts) == 2
+    assert cell(1.234, 0.1) == "1.2 ± 0.1"
+    assert cell(-0.15, 0.1) == "(-0.1 ± 0.1)"
+    assert cell(np.nan, 1.0) == ""
+
+
+# --- diagnose, verdicts
+
+
+def test_the_page_of_diagnose_has_the_verdict_and_its_findings():
+    broken = synthetic_tree(num_restrictions=2, num_draws=30, diverged=[(0, 1)], observables=OBSERVABLES)
+    figure = diagnose(broken, restriction="part1")
+    result = broken.slt.diagnose()
+    top = figure.axes[0]
+    assert top.get_title(loc="left") == f"verdict: {result.attrs['verdict']}"
+    shown = [text.get_text() for text in top.texts]
+    for text, code in zip(shown[:3], result["code"].values[:3], strict=True):
+        assert code in text
+    assert len(figure.axes) == 6
+    whole = Figure(figsize=(10, 10))
+    assert diagnose(broken, figure=whole) is whole
+
+
+def test_trace_says_what_the_coefficients_say(tree):
+    attrs = compute_llc(tree, chains="finished").attrs
+    title = trace(tree).axes[0].get_title(loc="right")
+    assert title.startswith(f"verdict: {attrs['verdict']}")
+    assert all(code in title for code in attrs["findings"])
+    assert trace(tree, verdict=False).axes[0].get_title(loc="right") == ""
+    broken = synthetic_tree(num_draws=20, diverged=[(0, 3)])
+    assert trace(broken).axes[0].get_title(loc="right").endswith("chains 3 left out")
+    assert "no chain has finished" in trace(synthetic_tree(num_chains=1, num_draws=20, diverged=[(0, 0)])).axes[
+        0
+    ].get_title(loc="right")
+
+
 # --- all
 
 
-@pytest.mark.parametrize("name", ["trace", "llc", "tokens"])
-def test_pictures_are_methods_of_the_tree_and_can_be_saved(name, tree, tmp_path):
-    options = {"observable": "prose"} if name == "tokens" else {}
-    figure = getattr(tree.slt.plot, name)(**options)
-    figure.savefig(tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").stat().st_size > 10_000
-    assert figure._repr_png_().startswith(b"\x89PNG")
+ALL = {
+    "trace": {},
+    "llc": {},
+    "rank": {"restriction": "full"},
+    "autocorrelation": {"restriction": "full"},
+    "diagnose": {},
+    "bif": {"restriction": "full"},
+    "susceptibilities": {"sampling_task": "prose"},
+    "tokens": {"observable": "prose", "restriction": "full"},
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_pictures_are_methods_of_the_tree_and_can_be_saved(name, study, tmp_path):
+    figure = getattr(study.slt.plot, name)(**ALL[name])
+    figure.savefig(tmp_path / "picture.png", dpi=60)
+    assert (tmp_path / "picture.png").stat().st_size > 3_000
+    figure.savefig(tmp_path / "picture.svg")
+    assert (tmp_path / "picture.svg").read_text().endswith("</svg>\n")
+    parameters = list(inspect.signature(getattr(study.slt.plot, name)).parameters.values())
+    assert {each.kind for each in parameters} == {inspect.Parameter.KEYWORD_ONLY}
+    assert parameters[-1].name == "dark"
+    assert "dark : bool" in getattr(study.slt.plot, name).__doc__
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_in_the_dark_text_is_light_and_the_page_dark(name, study):
+    light, dark = (getattr(study.slt.plot, name)(**ALL[name], dark=dark) for dark in (False, True))
+    assert to_hex(light.get_facecolor()) == "#ffffff"
+    assert to_hex(dark.get_facecolor()) == "#1b1d21"
+    for text in (each for each in dark.findobj(Text) if each.get_text().strip() and each.get_visible()):
+        assert np.mean(to_rgba(text.get_color())[:3]) > 0.4, text.get_text()
+    # The next one is light again.
+    assert to_hex(getattr(study.slt.plot, name)(**ALL[name]).get_facecolor()) == "#ffffff"
+
+
+def test_names_that_look_like_mathematics_are_drawn_as_they_are():
+    tree = synthetic_tree(
+        num_restrictions=2,
+        num_chains=2,
+        num_draws=12,
+        observables={"$x_$ \u202e日": (2, 6), "a" * 150: (2, 6), "$": (1, 5)},
+    )
+    tree.dataset = tree.to_dataset(inherit=False).assign_coords(
+        restriction=np.array(["full", "$\\frac{"], dtype=object)
+    )
+    options = ALL | {"tokens": {"observable": "$", "restriction": "full"}, "susceptibilities": {"sampling_task": "$"}}
+    for name in ALL:
+        getattr(tree.slt.plot, name)(**options[name])._repr_png_()
+
+
+def test_lazy_trees_give_the_same_new_pictures(study):
+    lazy = study.chunk({"draw": 7, "step": 11})
+    for name in ("rank", "bif", "susceptibilities"):
+        assert (
+            getattr(lazy.slt.plot, name)(**ALL[name])._repr_png_()
+            == getattr(study.slt.plot, name)(**ALL[name])._repr_png_()
+        )
 
 
 def test_lazy_trees_give_the_same_pictures(tree):
     lazy = tree.chunk({"draw": 7, "step": 11})
-    for draw, options in ((trace, {}), (llc, {}), (tokens, {"observable": "prose"})):
+    for draw, options in ((trace, {"verdict": False}), (llc, {}), (tokens, {"observable": "prose"})):
         assert draw(lazy, **options)._repr_png_() == draw(tree, **options)._repr_png_()
 
 

@@ -7,8 +7,8 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devinterp.token_text import CONTEXT, pieces
-from devinterp_plots.text import NEWLINE, lay_out, visible
+from devinterp.token_text import CONTEXT, NEWLINE, pieces, visible
+from devinterp_plots.text import lay_out
 
 
 class ByteTokenizer:

@@ -10,6 +10,7 @@ from cyclopts import App, Group, Parameter
 
 from devinterp import plugins
 from devinterp.cli.analysis import command
+from devinterp.cli.plot import plot_commands
 from devinterp.errors import InvalidInputError, PluginError
 from devinterp.plugins.builtin_commands import BUILTIN_COMMANDS
 
@@ -17,7 +18,7 @@ from devinterp.plugins.builtin_commands import BUILTIN_COMMANDS
 PLUGINS_DIR = "--plugins-dir"
 
 #: Commands of packages that are kept in this project's repository and installed only by those who want them.
-_ELSEWHERE = {"bench": "devinterp-bench"}
+_ELSEWHERE = {"bench": "devinterp-bench", "plot": "devinterp-plots", "report": "devinterp-view"}
 
 
 def build() -> tuple[App, PluginError | None]:
@@ -38,12 +39,12 @@ def build() -> tuple[App, PluginError | None]:
         version=_version,
         help_format="rst",
         group_commands=Group("Commands", sort_key=0),
-        default_parameter=Parameter(negative_iterable=()),
+        default_parameter=Parameter(negative_iterable=(), consume_multiple=True),
     )
     problem: PluginError | None = None
-    analyses, added = {}, {}
+    analyses, added, plots = {}, {}, {}
     try:
-        analyses, added = plugins.analyses(), plugins.commands()
+        analyses, added, plots = plugins.analyses(), plugins.commands(), plugins.plots()
     except PluginError as error:
         problem = error
     # By import path: the modules are imported when the command is used, so that `--help` stays fast.
@@ -52,6 +53,8 @@ def build() -> tuple[App, PluginError | None]:
     group = Group("Analyses of a store", sort_key=1)
     for name, analysis in analyses.items():
         app.command(command(analysis), group=group, **_spelled(name))
+    if plots:
+        app.command(plot_commands(plots, group))
     return app, problem
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -13,8 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from devinterp.cli.result_files import write_csv, write_json
+from devinterp.cli.strongest import bif_summary, is_bif, is_susceptibilities, susceptibility_summary
 from devinterp.errors import InvalidInputError
 from devinterp.schema import DRAW, STEP
+from devinterp.token_text import Tokenizer
 
 #: Largest number of values of a variable that is shown; of larger ones only the shape is.
 MAX_VALUES = 64
@@ -24,12 +28,36 @@ MAX_COLUMNS = 6
 _TRAJECTORIES = {STEP, DRAW}
 
 Result = xr.Dataset | xr.DataArray | xr.DataTree
+_WRITERS = {".csv": write_csv, ".json": write_json}
 
 
-def show(result: Result, *, title: str, console: Console | None = None) -> None:
+def print_as(result: Result, form: Literal["csv", "json"], *, name: str) -> None:
+    """Print the whole result in a form that programs read.
+
+    Parameters
+    ----------
+    result : xarray.Dataset, xarray.DataArray or xarray.DataTree
+        Anything that an analysis returned.
+    form : {"csv", "json"}
+        Which form.
+    name : str
+        Name of the variable when the result is an array without one.
+    """
+    _WRITERS[f".{form}"](result, sys.stdout, name=name)
+
+
+def show(
+    result: Result,
+    *,
+    title: str,
+    console: Console | None = None,
+    tokenizer: Tokenizer | None = None,
+    kept: bool = False,
+) -> None:
     """Print a result: variables with few values as tables, one for each set of dims, and of larger ones the shape.
 
-    Learning coefficients have a table of their own, `devinterp.cli.llc_summary`. Only what is printed is computed.
+    Learning coefficients have a table of their own, `devinterp.cli.llc_summary`; influences and susceptibilities the strongest
+    of them, `devinterp.cli.strongest`. Only what is printed is computed.
 
     Parameters
     ----------
@@ -39,8 +67,23 @@ def show(result: Result, *, title: str, console: Console | None = None) -> None:
         Name of the analysis.
     console : rich.console.Console, optional
         Where to print; default: the standard output stream.
+    tokenizer : Tokenizer, optional
+        Decodes token ids.
+    kept : bool, default: False
+        Whether the whole result is written somewhere, so that nothing need be said of how to keep it.
     """
     console = console or Console()
+    summary = None
+    if is_bif(result):
+        summary = bif_summary(result, tokenizer)
+    elif is_susceptibilities(result):
+        summary = susceptibility_summary(result, tokenizer)
+    if summary is not None:
+        console.print(*summary, sep="\n", highlight=False)
+        if not kept:
+            command = f"devinterp {title.replace('_', '-')} STORE"
+            console.print(f"[dim]All of it: `{command} -o FILE.zarr` (or .csv, .json).[/]", highlight=False)
+        return
     if title == "llc" and isinstance(result, xr.Dataset) and "llc_mean" in result:
         from devinterp.cli.llc_summary import llc_summary
 
@@ -51,34 +94,40 @@ def show(result: Result, *, title: str, console: Console | None = None) -> None:
 
 
 def check_output(path: Path | None) -> None:
-    """Raise unless a new store can be written there.
+    """Raise unless a result can be written there.
 
     Raises
     ------
     InvalidInputError
-        If the name does not end in ``.zarr`` or exists.
+        If the name does not end in ``.zarr``, ``.csv`` or ``.json``, or exists.
     """
     if path is None:
         return
-    if path.suffix != ".zarr":
-        raise InvalidInputError(f"`--output` (={str(path)!r}) must end in '.zarr': results are written as Zarr stores.")
+    if path.suffix not in (".zarr", *_WRITERS):
+        raise InvalidInputError(
+            f"`--output` (={str(path)!r}) must end in '.zarr' (results are written as Zarr stores), '.csv' or '.json'."
+        )
     if path.exists():
         raise InvalidInputError(f"`--output` (={str(path)!r}) exists: remove it or choose another name.")
 
 
 def save(result: Result, path: Path, *, name: str) -> Result:
-    """Write a result as a Zarr store, chunk by chunk when it is lazy, and return it as read back.
+    """Write a result as a Zarr store, chunk by chunk when it is lazy, and return it as read back; or as CSV or JSON.
 
     Parameters
     ----------
     result : xarray.Dataset, xarray.DataArray or xarray.DataTree
         Anything that an analysis returned.
     path : pathlib.Path
-        Path of the new store.
+        Path of the new store, or of a file that ends in ``.csv`` or ``.json``.
     name : str
         Name of the variable when the result is an array without one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix in _WRITERS:
+        with path.open("x", encoding="utf-8", newline="") as file:
+            _WRITERS[path.suffix](result, file, name=name)
+        return result
     with warnings.catch_warnings():
         # zarr warns that consolidated metadata are not yet in the format's specification; every reader falls back.
         warnings.filterwarnings("ignore", message="Consolidated metadata")

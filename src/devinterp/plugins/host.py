@@ -172,8 +172,8 @@ class Host:
 
     def _check_reserved(self, kind: str, name: str, provider: Provider) -> None:
         """Raise for a name that `tree.slt` or the command line uses for something of its own."""
-        if kind == "analyses" and name == "plot":
-            owner = "where plots are, `tree.slt.plot`"
+        if kind in ("analyses", "commands") and name == "plot":
+            owner = "where plots are, `tree.slt.plot` and `devinterp plot`"
         elif kind in ("analyses", "commands") and name in BUILTIN_COMMANDS:
             owner = f"the command `devinterp {name}` of {PROJECT} {version(PROJECT)}"
         else:

@@ -155,6 +155,7 @@ def _draw(console: Console, tree: xr.DataTree, tokenizer: Any, output: Path) -> 
     }
     for name, picture in pictures.items():
         picture.savefig(output / f"{name}.png")
+    console.print(f"A page:   devinterp report {output / 'run.zarr'} -o {output / 'report.html'}")
     console.print(f"Store:    {output / 'run.zarr'}\nPictures: {', '.join(str(output / f'{n}.png') for n in pictures)}")
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
+#: Key of the run's notes under which the model and the data are named.
+NOTE = "devinterp quickstart"
+
+
 def quickstart(
     *,
     model: str = sources.SMOLLM2,
@@ -102,7 +106,8 @@ def quickstart(
     num_parameters = sum(p.numel() for p in network.parameters())
     console.print(f"[bold]{'a small model' if tiny else model}[/bold]: {num_parameters:,} parameters")
     console.print(plan(dataset, observables, recipe))
-    tree = _sample(network, texts, dataset, observables, recipe, output, progress)
+    notes = {NOTE: {"model": "" if tiny else model, "dataset": dataset, "observable": _named(observables)}}
+    tree = _sample(network, texts, dataset, observables, recipe, output, progress, notes)
     report(console, tree, tokenizer, output)
     console.print(f"Done in {time.monotonic() - began:.0f} s. To go on in Python:\n")
     console.print(next_steps(output / "run.zarr", tree), highlight=False, markup=False, soft_wrap=True)
@@ -125,6 +130,7 @@ def _sample(
     recipe: Recipe,
     output: Path,
     progress: bool | None,
+    notes: Mapping[str, Any],
 ) -> xr.DataTree:
     from devinterp.sampling.estimate import DryRun  # imports torch
     from devinterp.slt.sampling import sample
@@ -136,10 +142,21 @@ def _sample(
         )
     output.mkdir(parents=True, exist_ok=True)
     tree = sample(
-        network, texts[dataset], labels, output_path=output / "run.zarr", progress=progress, **recipe.arguments()
+        network,
+        texts[dataset],
+        labels,
+        output_path=output / "run.zarr",
+        progress=progress,
+        notes=notes,
+        **recipe.arguments(),
     )
     assert not isinstance(tree, DryRun)
     return tree
+
+
+def _named(observables: tuple[str, ...]) -> list[str]:
+    """Return the observables with their sources, as ``devinterp sample`` notes them."""
+    return [f"{_label(name)}={name}" for name in observables]
 
 
 def _label(name: str) -> str:

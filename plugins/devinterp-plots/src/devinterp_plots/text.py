@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NEWLINE, TAB, BYTE = "⏎", "→", "·"
+from devinterp.token_text import NEWLINE, visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,6 @@ def character_width(character: str) -> int:
     if unicodedata.combining(character):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def visible(text: str) -> str:
-    """Return text in which every character can be seen: line ends, tabs, control characters, and bytes that are no text."""
-    if not text:
-        return BYTE
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", NEWLINE).replace("\t", TAB)
-    return "".join(BYTE if unicodedata.category(c) in ("Cc", "Cf", "Cs") else c for c in text)
 
 
 def lay_out(texts: Sequence[str], columns: int) -> list[Cell]:

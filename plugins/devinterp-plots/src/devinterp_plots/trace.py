@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.analyses.llc import loss_traces
-from devinterp.errors import InvalidInputError
+from devinterp.analyses.llc import compute_llc, loss_traces
+from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
 from devinterp_plots.read import array, choose, one_run, setting
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def trace(
     restriction: str | None = None,
     burnin: int | None = None,
     paired: bool = True,
+    verdict: bool = True,
     axes: Sequence[Axes] | None = None,
 ) -> Figure:
     r"""Draw the minibatch loss along every chain, and below it the LLC as the chain runs.
@@ -59,6 +60,8 @@ def trace(
         the run's ``num_burnin_steps``.
     paired : bool, default: True
         Draw the paired LLC, where the run stores what it needs, instead of DevInterp 2's.
+    verdict : bool, default: True
+        Write above what ``tree.slt.llc()`` says of the chains that finished.
     axes : sequence of two matplotlib.axes.Axes, optional
         Where to draw the losses and the LLC of one restriction; by default on a new figure.
 
@@ -89,6 +92,8 @@ def trace(
         if len(axes) != 2:
             raise InvalidInputError(f"`axes` must be two, for the loss and for the LLC; got {len(axes)}.")
         _frame(axes[0], axes[1], [_column(run, names[0], burnin, paired, axes[0], axes[1], title=None)])
+        if verdict:
+            _write_verdict(axes[0], run, burnin)
         return style.owner(axes[0])
     figure = style.picture(max(7.2, 1.2 + 4.0 * len(names)), 5.4)
     grid = figure.subplots(2, len(names), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 2))
@@ -97,12 +102,30 @@ def trace(
         for name, (top, bottom) in zip(names, grid.T, strict=True)
     ]
     _frame(grid[0, 0], grid[1, 0], drawn)
+    if verdict:
+        _write_verdict(grid[0, -1], run, burnin)
     for ax in grid[:, 1:].flat:
         ax.set_ylabel("")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     ncols = int(figure.get_figwidth() / 1.3)
     figure.legend(handles, labels, loc="outside upper left", ncols=ncols, frameon=False, fontsize=8.5, handlelength=1.6)
     return figure
+
+
+def _write_verdict(ax: Axes, run: xr.DataTree, burnin: int) -> None:
+    """Write the verdict of the coefficients and the codes of its findings above axes, flush right."""
+    from devinterp_plots import style
+
+    try:
+        attrs = compute_llc(run, burnin=burnin, chains="finished").attrs
+    except (BrokenChainsError, MissingDataError) as error:
+        text = "no chain has finished" if isinstance(error, BrokenChainsError) else "not judged"
+        ax.set_title(text, loc="right", fontsize=8.5, color=style.MUTED)
+        return
+    left_out = f"; chains {', '.join(map(str, attrs['chains_left_out']))} left out" if attrs["chains_left_out"] else ""
+    verdict = str(attrs["verdict"]).partition(",")[0]  # of a lazy run: not judged, and why
+    codes = f" ({', '.join(attrs['findings'])})" if attrs.get("findings") else ""
+    ax.set_title(f"verdict: {verdict}{codes}{left_out}", loc="right", fontsize=8.5, color=style.MUTED)
 
 
 def _column(
@@ -130,7 +153,7 @@ def _column(
         if states is not None and states[chain] == schema.DIVERGED and finite_steps.size:
             end = (finite_steps[-1], smooth[chain, finite_steps[-1]])
             top.plot(*end, marker="X", color=colour, markersize=10, markeredgecolor="white", zorder=5)
-            paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
+            paper = {"facecolor": style.PAGE, "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
             top.annotate(
                 "diverged", end, (9, 9), textcoords="offset points", color=colour, fontsize=8.5, bbox=paper, zorder=6
             )
