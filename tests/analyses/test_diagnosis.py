@@ -185,6 +185,25 @@ def test_a_fault_is_found(code: str) -> None:
         assert all(str(each) for each in chosen["advice"].to_numpy())
 
 
+#: Of docs/symptoms.md: lr·γ, steps of burn-in, and what is found of the step and of the length of 100 draws.
+PUBLISHED: dict[str, tuple[float, int, set[str]]] = {
+    "susceptibilities": (0.3, 300, set()),
+    "refined LLC": (0.2, 300, set()),
+    "influences of ResNet-9": (0.1, 300, set()),
+    "Pythia-1.4B": (0.03, 300, set()),
+    "Pythia-14M": (3.0, 300, {"step_too_large"}),
+    "Pythia-6.9B": (0.009, 0, {"short_burnin"}),
+}
+
+
+@pytest.mark.parametrize("setting", PUBLISHED)
+def test_settings_that_papers_report(setting: str) -> None:
+    step, num_burnin_steps, expected = PUBLISHED[setting]
+    tree = tree_of(num_draws=100, num_burnin_steps=num_burnin_steps)
+    given = findings(diagnose(settings_of(tree, sampling_method="sgld", lr=step / 100, localization=100.0)))
+    assert given & {"step_too_large", "short_burnin"} == expected
+
+
 def test_a_finding_says_where() -> None:
     result = diagnose(tree_of(num_restrictions=2, diverged=[(1, 2)]))
     [number] = [n for n, code in enumerate(result["code"].to_numpy()) if code == "diverged"]
