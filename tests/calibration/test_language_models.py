@@ -13,6 +13,8 @@ from devinterp.tiny_model import tiny_model
 
 SMALL: dict[str, Any] = {"batch_size": 8, "num_chains": 2, "progress": False, "max_gradients": 6000}
 LENGTH = 32
+#: Enough to find out that no setting will do.
+WRONG: dict[str, Any] = {**SMALL, "n_beta": 100.0, "max_gradients": 3000}
 
 
 def texts(tokenizer: Any, limit: int = 1024) -> torch.Tensor:
@@ -41,14 +43,14 @@ def test_weights_that_were_moved_away() -> None:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.5 * float(parameter.abs().mean()))
     with pytest.raises(CalibrationRefused, match="lower than at w0|clearly below that at w0"):
-        calibrate(model, texts(tokenizer), **SMALL)
+        calibrate(model, texts(tokenizer), **WRONG)
 
 
 @pytest.mark.slow
 def test_a_network_that_was_not_trained() -> None:
     model, tokenizer = tiny_model(length=LENGTH, num_steps=0)
     with pytest.raises(CalibrationRefused, match="lower than at w0|clearly below that at w0"):
-        calibrate(model, texts(tokenizer), **SMALL)
+        calibrate(model, texts(tokenizer), **WRONG)
 
 
 @pytest.mark.slow
@@ -57,7 +59,7 @@ def test_random_labels_with_a_step_that_is_too_large() -> None:
     data = texts(tokenizer)
     random = torch.randint(int(data.max()) + 1, data.shape, generator=torch.Generator().manual_seed(1))
     with pytest.raises(CalibrationRefused, match="step_too_large"):
-        calibrate(model, random, lr=0.1, n_beta=30.0, **SMALL)
+        calibrate(model, random, lr=0.1, **WRONG)
 
 
 @pytest.mark.slow
