@@ -11,11 +11,14 @@ import devinterp
 from devinterp import CalibrationRefused, calibrate, sources
 from devinterp.tiny_model import tiny_model
 
-SMALL: dict[str, Any] = {"batch_size": 16, "num_chains": 2, "progress": False, "max_gradients": 20_000}
+SMALL: dict[str, Any] = {"batch_size": 8, "num_chains": 2, "progress": False, "max_gradients": 6000}
+LENGTH = 32
+#: Enough to find out that no setting will do.
+WRONG: dict[str, Any] = {**SMALL, "n_beta": 100.0, "max_gradients": 3000}
 
 
-def texts(tokenizer: Any, *, length: int = 64, limit: int = 1024) -> torch.Tensor:
-    data = sources.load_sequences(sources.PROSE, tokenizer, length=length, limit=limit)
+def texts(tokenizer: Any, limit: int = 1024) -> torch.Tensor:
+    data = sources.load_sequences(sources.PROSE, tokenizer, length=LENGTH, limit=limit)
     return torch.as_tensor(data.with_format("torch")["input_ids"][:])
 
 
@@ -26,7 +29,7 @@ def is_good(model: Any, data: torch.Tensor, settings: dict[str, Any], **others: 
 
 @pytest.mark.slow
 def test_a_language_model_that_is_trained_on_the_spot() -> None:
-    model, tokenizer = tiny_model(length=64)
+    model, tokenizer = tiny_model(length=LENGTH)
     data = texts(tokenizer)
     calibration = calibrate(model, data, **SMALL)
     assert is_good(model, data, calibration.settings)
@@ -34,29 +37,29 @@ def test_a_language_model_that_is_trained_on_the_spot() -> None:
 
 @pytest.mark.slow
 def test_weights_that_were_moved_away() -> None:
-    model, tokenizer = tiny_model(length=64)
+    model, tokenizer = tiny_model(length=LENGTH)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.5 * float(parameter.abs().mean()))
     with pytest.raises(CalibrationRefused, match="lower than at w0|clearly below that at w0"):
-        calibrate(model, texts(tokenizer), **SMALL)
+        calibrate(model, texts(tokenizer), **WRONG)
 
 
 @pytest.mark.slow
 def test_a_network_that_was_not_trained() -> None:
-    model, tokenizer = tiny_model(length=64, num_steps=0)
+    model, tokenizer = tiny_model(length=LENGTH, num_steps=0)
     with pytest.raises(CalibrationRefused, match="lower than at w0|clearly below that at w0"):
-        calibrate(model, texts(tokenizer), **SMALL)
+        calibrate(model, texts(tokenizer), **WRONG)
 
 
 @pytest.mark.slow
 def test_random_labels_with_a_step_that_is_too_large() -> None:
-    model, tokenizer = tiny_model(length=64, num_steps=20)
+    model, tokenizer = tiny_model(length=LENGTH, num_steps=20)
     data = texts(tokenizer)
     random = torch.randint(int(data.max()) + 1, data.shape, generator=torch.Generator().manual_seed(1))
     with pytest.raises(CalibrationRefused, match="step_too_large"):
-        calibrate(model, random, lr=0.1, n_beta=30.0, **SMALL)
+        calibrate(model, random, lr=0.1, **WRONG)
 
 
 @pytest.mark.slow
@@ -64,7 +67,7 @@ def test_random_labels_with_a_step_that_is_too_large() -> None:
 def test_the_last_mlp_of_smollm2() -> None:
     pytest.importorskip("gguf")
     model, tokenizer = sources.load_model()
-    data = texts(tokenizer, length=32, limit=512)
+    data = texts(tokenizer, limit=512)
     settings: dict[str, Any] = {
         "batch_size": 2,
         "num_chains": 2,

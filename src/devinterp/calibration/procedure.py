@@ -15,11 +15,13 @@ from torch import nn
 from devinterp.calibration.grid import Planned, first_points, posteriors
 from devinterp.calibration.measure import measure
 from devinterp.calibration.measured import Measured
+from devinterp.calibration.naming import dims_of
 from devinterp.calibration.record import Record
 from devinterp.calibration.request import KERNELS, N_BETAS, Request, measuring_settings
 from devinterp.calibration.result import TO_BE_RUN, Calibration, Row
-from devinterp.calibration.search import Search, row_of, static_failure
-from devinterp.calibration.short_runs import ShortRuns, dims_of
+from devinterp.calibration.rows import row_of, static_failure
+from devinterp.calibration.search import Search
+from devinterp.calibration.short_runs import ShortRuns
 from devinterp.calibration.subject import Subject, as_models
 from devinterp.errors import CalibrationRefused, InvalidInputError
 from devinterp.sampling.losses.loss import LossFunction
@@ -145,7 +147,7 @@ def _calibrate(request: Request, subject: Subject, location: StoreLike) -> Calib
     """Carry out a calibration in a store, or what is missing of it."""
     prints, num_rows = _fingerprints(request, subject)
     n_betas = n_betas_of(request, num_rows)
-    store = CalibrationStore.at(location, dims_of(subject))
+    store = CalibrationStore.at(location, dims_of(subject.models))
     record = Record(store, request.to_json(), prints)
     with store.lock():
         measured = record.measured

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from devinterp.calibration.agreement import Comparison, compare
 from devinterp.calibration.grid import Planned, Point, Posterior, first_points, posteriors
-from devinterp.calibration.judged import LENGTH, PASSED, POSTERIOR, STEP, Failure, Figures, Judged
+from devinterp.calibration.judged import LENGTH, PASSED, POSTERIOR, STEP, Failure, Judged
 from devinterp.calibration.laws import MOST_STEP_AT_CHAINS, Law, rounded_down
 from devinterp.calibration.lengths import recommend
 from devinterp.calibration.measured import Measured
 from devinterp.calibration.recommendation import Recommendation
 from devinterp.calibration.request import Request
 from devinterp.calibration.result import COMPARED, RECOMMENDED, Row
+from devinterp.calibration.rows import disagreement, row_of, static_failure
 from devinterp.calibration.short_runs import BudgetSpentError, ShortRuns
 
 #: How often the step is halved before a kernel is given up at a posterior.
@@ -55,7 +54,7 @@ class Search:
         self, request: Request, measured: Sequence[Measured], n_betas: Sequence[float], runs: ShortRuns
     ) -> None:
         self._request, self._measured, self._n_betas, self._runs = request, measured, n_betas, runs
-        self.rows: dict[Point, Row] = {}
+        self.rows: dict[str, Row] = {}
 
     def run(self) -> Recommendation | None:
         """Return the setting that passes everything, None where there is none; `rows` says what became of each."""
@@ -141,7 +140,7 @@ class Search:
             return LENGTH
         tried, half, compared = self._compare(tried, half)
         if not compared.is_precise or not compared.agrees:
-            self._note(tried.planned, _disagreement(compared), tried.judged)
+            self._note(tried.planned, disagreement(compared), tried.judged)
             return half if compared.is_precise else LENGTH
         judged = self._runs.judge_with_null(tried.planned, tried.judged)
         failure = _worst(judged)
@@ -192,70 +191,9 @@ class Search:
 
     def _note(self, planned: Planned, failure: Failure | None, judged: Sequence[Judged], *, outcome: str = "") -> None:
         """Write the row of a point anew."""
-        self.rows[_key(planned.point)] = row_of(
+        self.rows[planned.point.name] = row_of(
             planned, failure, judged, outcome=outcome, num_gradients=self._runs.gradients_of(planned.point)
         )
-
-
-_STATIC = {
-    "step_too_large": "the step times the largest second derivative of the potential is {value:.3g} (limit {limit:g})",
-    "too_much_noise": "minibatch noise would add {value:.3g} of the variance of the weights (limit {limit:g})",
-    "short_burnin": "flat directions need {value:.0f} steps of burn-in; the budget allows {limit:.0f}",
-}
-
-
-def static_failure(planned: Planned, most_burnin_steps: int) -> Failure | None:
-    """Return why a point needs no run to be refused; None where it is to be run."""
-    refusal = planned.refusal(most_burnin_steps)
-    if refusal is None:
-        return None
-    code, value, limit = refusal
-    return Failure(code, "reject", _STATIC[code].format(value=value, limit=limit), value, limit)
-
-
-def row_of(
-    planned: Planned, failure: Failure | None, judged: Sequence[Judged], *, outcome: str, num_gradients: int
-) -> Row:
-    """Return the row of a point: its code is that of the failure, where there is one."""
-    point = planned.point
-    figures = _figures_at(judged, failure)
-    why: Mapping[str, Any] = (
-        {}
-        if failure is None
-        else {
-            "message": failure.message,
-            "value": failure.value,
-            "limit": failure.limit,
-            "checkpoint": failure.checkpoint,
-            "restriction": failure.restriction,
-        }
-    )
-    return Row(
-        kernel=point.kernel,
-        lr=point.lr,
-        n_beta=point.n_beta,
-        localization=point.localization,
-        batch_size=point.batch_size,
-        step=planned.step,
-        noise=planned.noise,
-        relaxation=planned.relaxation,
-        outcome=outcome if failure is None else failure.code,
-        num_gradients=num_gradients,
-        llc=figures.llc,
-        llc_se=figures.llc_se,
-        s_gamma=figures.s_gamma,
-        s_gamma_se=figures.s_gamma_se,
-        **why,
-    )
-
-
-def _figures_at(judged: Sequence[Judged], failure: Failure | None) -> Figures:
-    """Return the figures of the checkpoint and restriction where a point failed, or of the first."""
-    for one in judged:
-        for restriction, each in one.figures.items():
-            if failure is None or (one.checkpoint == failure.checkpoint and failure.restriction in ("", restriction)):
-                return each
-    return Figures(*[math.nan] * 6)
 
 
 def _worst(judged: Sequence[Judged]) -> Failure | None:
@@ -266,31 +204,3 @@ def _worst(judged: Sequence[Judged]) -> Failure | None:
 def _may_be_the_step(tried: _Tried) -> bool:
     """Say whether chains that disagree may do so because of a step that is too large for where they go."""
     return tried.failure is not None and tried.failure.code in ("chains_disagree", "drift") and tried.planned.step > 0.1
-
-
-def _disagreement(compared: Comparison) -> Failure:
-    if not compared.is_precise:
-        message = (
-            f"the difference between this step and half of it is known to {compared.error:.2g} of the coefficient only: "
-            "the budget allows no longer runs"
-        )
-        return Failure(
-            "too_little_signal", "reject", message, compared.error, math.nan, compared.checkpoint, compared.restriction
-        )
-    message = (
-        f"the coefficient differs by {compared.difference:.2g} of it from that at half the step "
-        f"(allowed {compared.allowed:.2g})"
-    )
-    return Failure(
-        "step_halving",
-        "reject",
-        message,
-        abs(compared.difference),
-        compared.allowed,
-        compared.checkpoint,
-        compared.restriction,
-    )
-
-
-def _key(point: Point) -> Any:
-    return point.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from devinterp.calibration.grid import Planned, Point
 from devinterp.calibration.judged import PASSED, Judged, judge
 from devinterp.calibration.measure import curvature_at
+from devinterp.calibration.naming import dims_of, labels_of, run_name, seed_of
 from devinterp.calibration.record import Record
 from devinterp.calibration.request import Request, measuring_settings
 from devinterp.calibration.subject import Subject
@@ -122,7 +122,7 @@ class ShortRuns:
     def curvatures(self, planned: Planned, checkpoint: str) -> dict[str, float]:
         """Return the largest second derivative of the loss where the chains of a point's run ended, by restriction."""
         assert self._record is not None
-        name = self._run_name(planned.point, checkpoint)
+        name = run_name(planned.point, checkpoint)
         measured = self._record.curvatures(name)
         if measured is None:
             ends = self._record.store.last_weights(name)
@@ -134,10 +134,6 @@ class ShortRuns:
             self._record.keep_curvatures(name, *measured)
         self._spent[planned.point.name, f"{name}/curvature"] = measured[1]
         return measured[0]
-
-    @staticmethod
-    def _run_name(point: Point, checkpoint: str) -> str:
-        return f"{checkpoint}-{point.name}" if checkpoint else point.name
 
     @property
     def _spacing(self) -> int:
@@ -165,7 +161,7 @@ class ShortRuns:
         """Return the judgement of a run of some length, sampling what of it is not stored."""
         assert self._record is not None
         point = planned.point
-        name = self._run_name(point, checkpoint)
+        name = run_name(point, checkpoint)
         store, suffix = self._record.store, "/null" if null else ""
         self._check_budget(planned, name + suffix, _burnin(planned) + length)
         key = f"{name}/{burnin}/{length}{suffix}"
@@ -182,13 +178,13 @@ class ShortRuns:
                     "num_draws": length // self._spacing,
                     "num_steps_bw_draws": self._spacing,
                     "num_init_loss_batches": NUM_INIT_LOSS_BATCHES,
-                    "init_seed": _seed(self._request, name),
+                    "init_seed": seed_of(self._request, name),
                     "record": "sequence",
                     "paired": True,
                 },
                 store.place(name),
                 labels,
-                dims_of(self._subject),
+                dims_of(self._subject.models),
                 null=null,
             )
             judged = judge(tree, checkpoint=checkpoint, burnin=burnin)
@@ -203,30 +199,6 @@ class ShortRuns:
         left = self._request.max_gradients - self.num_gradients
         if needed > left:
             raise BudgetSpentError(planned, needed, left)
-
-
-def dims_of(subject: Subject) -> dict[str, list[str]]:
-    """Return the dimensions along which results of the runs are joined, and what varies along each."""
-    point = {"point": ["kernel", "lr", "n_beta", "localization", "batch_size"]}
-    return point if list(subject.models) == [""] else {"checkpoint": [], **point}
-
-
-def labels_of(point: Point, checkpoint: str) -> dict[str, str | float]:
-    """Return what tells the run of a point at a checkpoint apart."""
-    own: dict[str, str | float] = {
-        "point": point.name,
-        "kernel": point.kernel,
-        "lr": point.lr,
-        "n_beta": point.n_beta,
-        "localization": point.localization,
-        "batch_size": point.batch_size,
-    }
-    return {"checkpoint": checkpoint, **own} if checkpoint else own
-
-
-def _seed(request: Request, run: str) -> int:
-    """Return the seed of a run: no two runs share noise, or a point and half its step would agree too well."""
-    return request.init_seed + request.num_chains * (zlib.crc32(run.encode()) % 100_000)
 
 
 def _burnin(planned: Planned) -> int:
