@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cloudpickle
 
@@ -11,6 +11,7 @@ from devinterp.sampling.execution.progress import Update
 from devinterp.sampling.execution.signals import Stop
 
 
+@runtime_checkable
 class SomeTask(Protocol):
     """A part of a job, hashable."""
 
@@ -20,6 +21,7 @@ class SomeTask(Protocol):
         ...
 
 
+@runtime_checkable
 class SomeWorker(Protocol):
     """One process's share of a job."""
 
