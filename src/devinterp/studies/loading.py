@@ -79,16 +79,22 @@ class ModelLoader:
         if following is None or self._source.key(following) == self._key:
             yield
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="devinterp-load") as pool:
-            future = pool.submit(_load, self._source.load, following)
-            try:
-                yield
-            except BaseException:
-                future.cancel()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="devinterp-load")
+        future = pool.submit(_load, self._source.load, following)
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, Exception):  # the process is to end: not when everything is loaded, but now
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise
-            # Loading ends before the block does, so that it never meets what comes after.
-            future.exception()
-            self._ahead = (self._source.key(following), future)
+            self._keep(following, future)
+            raise
+        self._keep(following, future)
+
+    def _keep(self, point: Point, future: Future[nn.Module]) -> None:
+        """Wait until a model is loaded, so that loading never meets what comes after, and keep it for its turn."""
+        future.exception()
+        self._ahead = (self._source.key(point), future)
 
 
 def _load(load: Callable[[Point], nn.Module], point: Point) -> nn.Module:

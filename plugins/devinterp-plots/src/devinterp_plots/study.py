@@ -54,8 +54,19 @@ def draw_study(result: xr.Dataset, *, x: str | None, y: str | None, ax: Axes | N
     _scale(ax, result[x].to_numpy())
     style.tidy(ax, xlabel=x, ylabel="local learning coefficient\n± one standard error")
     handles, labels = ax.get_legend_handles_labels()
-    if 1 < len(labels) <= _MOST_LABELS or (labels and "reject" in labels[-1]):
-        ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8.5)
+    marks = {text for _, text in _MARKS.values()}
+    order = sorted(
+        range(len(labels)), key=lambda number: labels[number] in marks
+    )  # what lines are, then what marks mean
+    if len(labels) > 1 or marks & set(labels):
+        ax.legend(
+            [handles[n] for n in order],
+            [labels[n] for n in order],
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1),
+            frameon=False,
+            fontsize=8.5,
+        )
     return style.owner(ax)
 
 
