@@ -189,6 +189,15 @@ def test_the_file_does_not_grow_with_the_run(monkeypatch):
     assert max(sizes) < 2**20
 
 
+def test_strongest_influences_are_as_many_as_there_is_room_for(monkeypatch):
+    from devinterp_view import influences as module
+
+    monkeypatch.setattr(module, "MAX_TOP_BYTES", 2 * 32 * 12)
+    page = Page(render(synthetic_tree(num_chains=2, num_draws=12, observables={"a": (2, 6)}), limits=Limits(top_k=9)))
+    assert page.data["influence"]["rank"] == 2
+    assert "Of each token the 2 strongest influences of each sign are kept, not 9." in page.texts["tokens"]
+
+
 def test_runs_that_lack_something_say_so():
     page = Page(render(synthetic_tree(num_draws=12, observables={})))
     assert "This run has no observables." in page.texts["tokens"]
@@ -221,7 +230,7 @@ def test_chains_that_did_not_finish_are_left_out_and_named():
 
 def test_several_runs_are_refused(tree):
     both = xr.DataTree.from_dict({"a": tree.copy(), "b": tree.copy()})
-    with pytest.raises(errors.InvalidInputError, match="report"):
+    with pytest.raises(errors.InvalidInputError, match=r"there are 2 \('a', 'b'\): choose one, as tree\['a'\]"):
         render(both)
 
 

@@ -16,6 +16,8 @@ MAX_ROWS, MAX_FINDINGS = 1000, 100
 MAX_PANELS, MAX_POINTS = 12, 60_000
 #: Columns of observables in the table of restrictions, and bytes of all layers of colours and of influences within passages.
 MAX_OBSERVABLES, MAX_LAYER_BYTES, MAX_BLOCK_BYTES = 8, 4 * 2**20, 4 * 2**20
+#: Bytes of the strongest influences of all tokens.
+MAX_TOP_BYTES = 6 * 2**20
 #: Tokens, and characters of their text, in which the strongest influences are looked for.
 MAX_CANDIDATE_TOKENS, MAX_CHARACTERS = 16_384, 400_000
 

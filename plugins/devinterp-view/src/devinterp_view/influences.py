@@ -12,7 +12,7 @@ import xarray as xr
 from devinterp.analyses.bif import compute_bif
 from devinterp.schema import CHAIN, RESTRICTION
 from devinterp.token_text import Tokenizer, pieces
-from devinterp_view.budget import MAX_BLOCK_BYTES, MAX_CANDIDATE_TOKENS, MAX_CHARACTERS, Limits
+from devinterp_view.budget import MAX_BLOCK_BYTES, MAX_CANDIDATE_TOKENS, MAX_CHARACTERS, MAX_TOP_BYTES, Limits
 from devinterp_view.layers import rows_of
 from devinterp_view.passages import Passage, token_ids
 from devinterp_view.subject import Subject
@@ -81,11 +81,15 @@ def influences(
     has_errors = run.sizes.get(CHAIN, 1) > 1
     blocks, block_errors = _blocks(run, passages, options, has_errors)
     candidates = _candidates(subject, passages, tokenizer, limits)
-    values, row, position = _strongest(run, passages, candidates, limits.top_k, options)
+    num_tokens = sum(len(passage.texts) for passage in passages)
+    top_k = min(limits.top_k, max(1, MAX_TOP_BYTES // (32 * num_tokens)))  # two signs of two floats and two integers
+    values, row, position = _strongest(run, passages, candidates, top_k, options)
     errors = np.full(values.shape, np.nan, np.float32)
     if has_errors:
         errors = _errors(run, passages, candidates, row, position, options)
     notes = [candidates.left_out] if candidates.left_out else []
+    if top_k < limits.top_k:
+        notes.append(f"Of each token the {top_k} strongest influences of each sign are kept, not {limits.top_k}.")
     num_without = sum(block is None for block in blocks)
     if num_without:
         notes.append(f"Influences within a passage are left out of {num_without} passages: there is no room.")

@@ -44,6 +44,13 @@ class Subject:
         InvalidInputError
             If there are several.
         """
+        runs = schema.runs(tree)
+        if len(runs) > 1:
+            shown = ", ".join(map(repr, list(runs)[:8])) + (", ..." if len(runs) > 8 else "")
+            raise InvalidInputError(
+                f"`report` shows one sampling run; there are {len(runs)} ({shown}): choose one, as "
+                f"tree[{next(iter(runs))!r}], or with `--group` on the command line."
+            )
         run = only(tree, name="report")
         try:
             use_chains(run, "all", needed_by="report")
