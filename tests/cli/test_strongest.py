@@ -112,9 +112,12 @@ def test_the_most_susceptible_tokens_of_each_restriction_are_shown(tree):
     assert "\x1b" not in text
 
 
-def test_a_lazy_result_that_is_too_large_is_not_computed(tree, monkeypatch):
+def test_a_result_that_is_too_large_is_not_looked_through(tree, monkeypatch):
     from devinterp.cli import strongest
 
+    monkeypatch.setattr(strongest, "MAX_LOADED", 1000)
+    assert "ask for less, for example with --top-k 5" in shown(compute_bif(tree), "bif")
+    assert "strongest positive" in shown(compute_bif(tree, "sequence"), "bif")
     monkeypatch.setattr(strongest, "MAX_COMPUTED", 10)
     result = compute_bif(tree.chunk({"draw": 6}))
     assert "ask for less, for example with --top-k 5" in shown(result, "bif")

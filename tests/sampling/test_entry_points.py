@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 
 import numpy as np
@@ -324,8 +325,19 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
     finally:
         torch.set_num_threads(threads)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["llc.png", "run.zarr", "tokens.png", "trace.png"]
-    for word in ("local learning coefficient", "l1 attn", "prose", "code", "R-hat", "devinterp.open", "Done in"):
+    for word in (
+        "local learning coefficient",
+        "l1 attn",
+        "prose",
+        "code",
+        "R-hat",
+        "devinterp.open",
+        "Done in",
+        "devinterp report",
+    ):
         assert word in shown
+    notes = json.loads(tree.attrs["provenance"])["notes"]["devinterp quickstart"]
+    assert notes == {"model": "", "dataset": "prose", "observable": ["prose=prose", "code=code"]}
     assert "Not to be believed yet" in shown  # of three draws
     np.testing.assert_array_equal(tree["trace/loss"], again["trace/loss"])
     assert not (tree["trace/loss"] == other["trace/loss"]).all()
@@ -366,4 +378,4 @@ def test_quickstart_refuses_labels_that_collide(tmp_path):
         (tmp_path / folder / "text").write_text("word " * 200)
     given = (str(tmp_path / "a" / "text"), str(tmp_path / "b" / "text"))
     with pytest.raises(InvalidInputError, match="would both be called by their last part"):
-        quick_run._sample(None, dict.fromkeys(given), given[0], given, COMPONENTS, tmp_path, False)
+        quick_run._sample(None, dict.fromkeys(given), given[0], given, COMPONENTS, tmp_path, False, {})

@@ -15,8 +15,9 @@ from devinterp.token_text import Tokenizer, pieces, visible
 
 #: Pairs or tokens of each sign that are listed, restrictions of which they are, and tokens of text before and after.
 NUM_LISTED, MAX_RESTRICTIONS, BEFORE, AFTER = 6, 8, 6, 3
-#: Values of a lazy result that are computed for a summary; of a larger one it is said how to ask for less.
-MAX_COMPUTED = 2**24
+#: Values of a result in memory that are looked through, and of a lazy one that are computed for it; of a larger one it is said
+#: how to ask for less.
+MAX_LOADED, MAX_COMPUTED = 2**26, 2**24
 _BIF_DIMS = {RESTRICTION, "batch_1", "batch_2", "target_position", "target_position_T", "sign", "rank"}
 _SUSCEPTIBILITY_DIMS = {RESTRICTION, "observable", "sequence", "position"}
 _SIGNS = ((1, "strongest positive"), (-1, "strongest negative"))
@@ -109,7 +110,7 @@ def susceptibility_summary(tree: xr.DataTree, tokenizer: Tokenizer | None) -> It
 
 
 def _too_large(array: xr.DataArray) -> bool:
-    return array.chunks is not None and array.size > MAX_COMPUTED
+    return array.size > (MAX_LOADED if array.chunks is None else MAX_COMPUTED)
 
 
 def _advice(array: xr.DataArray, option: str) -> str:
