@@ -59,7 +59,7 @@ def test_a_refusal_has_a_status_of_its_own(run: Run, model: Path, rows: Path, tm
             "--localization",
             100,
             "--max-gradients",
-            2000,
+            8000,
         ),
         *(
             "--batch-size",
