@@ -25,6 +25,11 @@ def study_overview(store: str, tree: xr.DataTree, sampled: Mapping[str, xr.DataT
         The study, or a tree of many runs.
     sampled : mapping of str to xarray.DataTree
         Its runs, by their paths.
+
+    Yields
+    ------
+    str or rich.table.Table
+        What rich prints.
     """
     from devinterp.store.reading.study_table import table_of
 
