@@ -34,6 +34,8 @@ def test_a_plan(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "10 sampling runs" in shown
     assert "checkpoint" in shown
+    assert cli.run(["resume", str(plan.parent / "study.zarr")]) == 2
+    assert "is a study: the same `devinterp study PLAN`" in " ".join(capsys.readouterr().err.split())
     # The same command has nothing to do; a plan that has grown adds what is missing.
     before = tree.load()
     plan.write_text(plan.read_text().replace("seed = [1, 2]", "seed = [1, 2, 3]"))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from devinterp import schema
 from devinterp.cli.sampling import COMMAND, sample_named
 from devinterp.errors import StoreError
 
@@ -63,6 +64,10 @@ def original_arguments(store: Path) -> dict[str, Any]:
     from devinterp.store.reading.status import read_attrs
 
     attrs = read_attrs(resolve(str(store), read_only=True))
+    if schema.STUDY in attrs:
+        raise StoreError(
+            f"{store} is a study: the same `devinterp study PLAN`, or the same call of `study` in Python, goes on with it."
+        )
     if "provenance" not in attrs:
         raise StoreError(f"{store} holds no sampling run: there is nothing to go on with.")
     notes = json.loads(attrs["provenance"]).get("notes", {})

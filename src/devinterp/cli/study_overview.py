@@ -28,9 +28,11 @@ def study_overview(store: str, tree: xr.DataTree, sampled: Mapping[str, xr.DataT
 
     Yields
     ------
-    rich.table.Table or str
-        What to print, one after the other.
+    str or rich.table.Table
+        What rich prints.
     """
+    from devinterp.store.location import resolve
+    from devinterp.store.lock import holder
     from devinterp.store.reading.study_table import table_of
 
     table = table_of(tree.attrs[schema.STUDY]) if schema.STUDY in tree.attrs else None
@@ -45,7 +47,10 @@ def study_overview(store: str, tree: xr.DataTree, sampled: Mapping[str, xr.DataT
     yield _table(rows)
     undone = [path for path, (word, _, _) in rows.items() if word not in ("finished", "diverged")]
     yield f"{len(rows) - len(undone)} of {len(rows)} runs are at their end"
-    if undone and sampled:
+    owner = holder(resolve(store, read_only=True))
+    if owner is not None and not owner.is_dead:
+        yield f"[yellow]at work:[/] {escape(str(owner))}"
+    elif undone and sampled:
         yield f"[yellow]incomplete:[/] {how_to_go_on(store, next(iter(sampled.values())))}"
     common = _common_settings(sampled)
     if common:
