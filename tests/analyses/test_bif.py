@@ -136,7 +136,7 @@ def test_ranges_of_rows_count_over_all_observables():
         ({"batch_index_range_1": range(20, 30)}, "expected a slice, integers from -"),
         ({"batch_index_range_1": []}, "it selects none"),
         ({"method": "sequence", "average_tokenwise_bif": True}, "needs method='token'"),
-        ({"top_k": 0}, r"`top_k` \(=0\) must be at least 1"),
+        ({"top_k": 0}, r"`top_k` \(=0\) must be a positive whole number"),
         ({"burnin": 50}, "number of steps"),
     ],
 )
@@ -147,10 +147,10 @@ def test_wrong_options(options, message):
 
 def test_unknown_words():
     # In these tests the type checker is faster than our own messages at the door.
-    with pytest.raises(InvalidInputError, match=r"`method` \(='sentence'\) must be one of \['token', 'sequence'\]"):
-        bif._method("sentence", False)
+    with pytest.raises(InvalidInputError, match=r"`method` \(='sentence'\) must be one of 'token', 'sequence'"):
+        bif._method("method", "sentence", False)
     with pytest.raises(InvalidInputError, match=r"`centre` \(='none'\)"):
-        bif._one_of("centre", "none", ("pooled", "chain"))
+        bif._word("centre", "none", ("pooled", "chain"))
 
 
 def test_what_is_missing_or_broken():

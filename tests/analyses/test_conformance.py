@@ -18,7 +18,7 @@ class TestLLC(AnalysisTests):
 
 
 class TestTokenLLC(AnalysisTests):
-    analysis = llc.devinterp_analyses()[1]
+    analysis = llc.devinterp_analyses()[2]
     options = {"observable": "code"}  # noqa: RUF012
 
 
