@@ -59,7 +59,7 @@ def test_a_refusal_has_a_status_of_its_own(run: Run, model: Path, rows: Path, tm
             "--localization",
             100,
             "--max-gradients",
-            8000,
+            2000,
         ),
         *(
             "--batch-size",
@@ -75,7 +75,7 @@ def test_a_refusal_has_a_status_of_its_own(run: Run, model: Path, rows: Path, tm
     )
     assert code == 3, err
     assert "refused:" in err
-    assert "loss_decreased" in err
+    assert "short_burnin" in err
     assert "No setting is recommended" in err
     calibration = Calibration.open(store)
     assert calibration.request["kernels"] == {"baoab": {"friction": 0.5}}
