@@ -315,4 +315,4 @@ def test_lazy_and_independent_of_chunks(chunks):
 
 
 def test_registered():
-    assert [analysis.name for analysis in devinterp_analyses()] == ["llc", "token_llc"]
+    assert [analysis.name for analysis in devinterp_analyses()] == ["llc", "difference", "token_llc"]
