@@ -10,6 +10,7 @@ import xarray as xr
 from devinterp import schema
 from devinterp.analyses.llc import compute_llc, estimates
 from devinterp.errors import InvalidInputError
+from devinterp.runs import RUN
 from devinterp_plots.read import one_run
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def llc(
     Raises
     ------
     InvalidInputError
-        If the tree holds several runs that are no study, or a dimension is none of it.
+        If the tree holds several runs that nothing tells apart, or a dimension is none of them.
     BrokenChainsError
         If chains diverged or did not finish and `chains` is ``"all"``.
     """
@@ -67,7 +68,10 @@ def llc(
     if len(schema.runs(tree)) > 1:
         from devinterp_plots.study import draw_study
 
-        return draw_study(tree.slt.llc(burnin=burnin, chains=chains), x=x, y=y, ax=ax)
+        result = tree.slt.llc(burnin=burnin, chains=chains)
+        if RUN in result.dims:  # nothing tells the runs apart but their paths
+            one_run(tree, plot="llc")
+        return draw_study(result, x=x, y=y, ax=ax)
     if x is not None or y is not None:
         raise InvalidInputError(f"`plot.llc` draws along {x or y!r} in a study; this is a single run.")
     rows = table(compute_llc(one_run(tree, plot="llc"), burnin=burnin, chains=chains))
