@@ -199,7 +199,7 @@ def test_one_model_is_in_memory_and_the_next() -> None:
         most = max(most, sum(each() is not None for each in alive))
         return model
 
-    make_study(load, over={"checkpoint": list(range(6))})
+    make_study(load, over={"checkpoint": list(range(4))})
     assert most == 2
 
 
