@@ -339,6 +339,7 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
     notes = json.loads(tree.attrs["provenance"])["notes"]["devinterp quickstart"]
     assert notes == {"model": "", "dataset": "prose", "observable": ["prose=prose", "code=code"]}
     assert "Not to be believed yet" in shown  # of three draws
+    assert f"Verdict:  {tree.slt.diagnose().attrs['verdict']} (" in shown
     np.testing.assert_array_equal(tree["trace/loss"], again["trace/loss"])
     assert not (tree["trace/loss"] == other["trace/loss"]).all()
     code = shown[shown.index("import devinterp") :].strip().replace("\n    ", "\n")

@@ -53,7 +53,17 @@ def report(console: Console, tree: xr.DataTree, tokenizer: Any, output: Path) ->
             f"[bold]Not to be believed yet[/bold]: R-hat should be at most {MAX_RHAT} and effective draws at least {MIN_ESS}. "
             "Take more with --num-draws."
         )
+    console.print(verdict(tree, output / "run.zarr"))
     _draw(console, tree, tokenizer, output)
+
+
+def verdict(tree: xr.DataTree, path: Path) -> str:
+    """Say in a line whether the numbers can be used, and what was found that may make them wrong."""
+    result = tree.slt.diagnose()
+    serious = (result["severity"] == "warning") | (result["severity"] == "reject")
+    codes = list(dict.fromkeys(result["code"].where(serious, drop=True).to_numpy().tolist()))
+    why = f" ({', '.join(codes)}); why: devinterp diagnose {path}" if codes else ""
+    return f"Verdict:  [bold]{result.attrs['verdict']}[/bold]{why}"
 
 
 def estimates(tree: xr.DataTree, names: list[str]) -> tuple[xr.Dataset, xr.Dataset | None]:
