@@ -42,9 +42,7 @@ def test_burnin_is_left_out_by_default_and_can_be_chosen():
         compute_llc(tree, burnin=9).llc_per_chain, 20 * (trace[:, 9:].mean(1) - init_loss), rtol=1e-5
     )
     assert found.sizes["step"] == 41
-    with pytest.raises(
-        InvalidInputError, match=r"`burnin` \(=41\) must be less than the number of steps \(41\)"
-    ):
+    with pytest.raises(InvalidInputError, match=r"`burnin` \(=41\) must be less than the number of steps \(41\)"):
         compute_llc(tree, burnin=41)
     with pytest.raises(InvalidInputError, match="a whole number, at least 0"):
         compute_llc(tree, burnin=-1)

@@ -38,6 +38,8 @@ def power(exponent: int) -> Any:
 
 
 DATA = (torch.zeros(2, 4),)
+#: Powers of the loss and localizations that are not left to the slow tests.
+FAST = {(2, 1.0), (4, GAMMA), (6, 25.0)}
 
 
 def sampled(loss: Any, data: Any = DATA, observables: Any = None, **changes: Any) -> xr.DataTree:
@@ -98,8 +100,14 @@ def assert_slopes(result: xr.Dataset, expected: tuple[float, float], prefix: str
         assert abs(float(result[name].squeeze()) - value) < errors * error, name
 
 
-@pytest.mark.parametrize("exponent", [2, 4, 6])
-@pytest.mark.parametrize("gamma", [1.0, GAMMA, 25.0])
+@pytest.mark.parametrize(
+    ("exponent", "gamma"),
+    [
+        pytest.param(exponent, gamma, marks=() if (exponent, gamma) in FAST else pytest.mark.slow)
+        for exponent in (2, 4, 6)
+        for gamma in (1.0, GAMMA, 25.0)
+    ],
+)
 def test_of_homogeneous_losses(exponent: int, gamma: float) -> None:
     lr = min(5e-3, 0.3 / gamma)
     burnin = int(12 / np.sqrt(lr * gamma)) + 60
@@ -114,7 +122,7 @@ def test_at_a_large_localization_the_coefficient_is_its_work() -> None:
 
 
 def test_of_an_observable() -> None:
-    tree = sampled(power(4), observables={"same": ((torch.zeros(2, 4),), 1)})
+    tree = sampled(power(4), observables={"same": ((torch.zeros(2, 4),), 1)}, num_draws=200)
     assert_slopes(sensitivity(tree), slopes(4), "observable_")
 
 

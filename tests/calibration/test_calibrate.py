@@ -207,6 +207,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "A dry run" in str(planned)
 
 
+@pytest.mark.slow
 def test_one_setting_for_several_restrictions_and_an_observable() -> None:
     both = torch.ones(20, dtype=torch.bool)
     calibration = calibrate(

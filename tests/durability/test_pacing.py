@@ -77,5 +77,5 @@ def test_the_end(clock: Clock) -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
 def test_a_share_is_a_share(share: float) -> None:
-    with pytest.raises(InvalidInputError, match="between 0 and 1"):
+    with pytest.raises(InvalidInputError, match="`checkpoint_share`"):
         TimeBudget(0, share=share)

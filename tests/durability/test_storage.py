@@ -17,7 +17,9 @@ from support.small_models import same_numbers
 from support.small_runs import Ended, counting, crash, run
 
 
-@pytest.fixture(params=["memory object", "directory object", "memory url", "file url"])
+@pytest.fixture(
+    params=["memory object", pytest.param("directory object", marks=pytest.mark.slow), "memory url", "file url"]
+)
 def where(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
     return {
         "memory object": MemoryStore(),

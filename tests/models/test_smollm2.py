@@ -52,6 +52,7 @@ print(len(names), time.process_time() - start, (kilobytes("VmHWM") - before) / 1
 """
 
 
+@pytest.mark.benchmark  # it is against the clock
 def test_all_components_in_five_seconds_and_200_megabytes(weights):
     # Processor time, and a process of its own: the run-time type checks of the tests cost more than what they check.
     done = subprocess.run(

@@ -40,8 +40,9 @@ def per_token(model, batch):
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-@MATCHED
-@pytest.mark.parametrize("loss_fn", [None, per_token], ids=["next-token", "own-loss"])
+@pytest.mark.parametrize(
+    ("loss_fn", "matched"), [(None, False), (per_token, True)], ids=["next-token-own-rows", "own-loss-same-rows"]
+)
 def test_labels_of_minus_100(loss_fn, matched):
     data = {"input_ids": ids(), "labels": labels()}
     options = {"match_sampling_input_ids_across_chains": matched, "gradient_accumulation_steps": 2, "loss_fn": loss_fn}
@@ -143,8 +144,7 @@ def test_the_virial_is_that_of_each_restriction_and_chain(changes):
         assert [columns[n] for n in np.flatnonzero(~missing[number])] == list(HEADS[name])
 
 
-@MATCHED
-@pytest.mark.parametrize("kernel", ["sgld", "rmsprop_sgld"])
+@pytest.mark.parametrize(("kernel", "matched"), [("sgld", True), ("rmsprop_sgld", False)])
 def test_gradients_of_each_restriction_and_chain_are_clipped_alone(kernel, matched):
     options = {"sampling_method": kernel, "match_sampling_input_ids_across_chains": matched}
     one, _ = both(max_grad_norm=0.003, **options)
