@@ -20,7 +20,9 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     folder = tmp_path / "my_plugins"
     folder.mkdir()
     monkeypatch.setenv("DEVINTERP_PLUGINS_DIR", str(folder))
-    monkeypatch.setenv("DEVINTERP_LOAD_PLUGINS", "-devinterp,-devinterp-plots,-devinterp-bench,-devinterp-icechunk")
+    installed = {row.provider.distribution for row in plugins.listing() if row.provider.distribution}
+    monkeypatch.setenv("DEVINTERP_LOAD_PLUGINS", ",".join(f"-{name}" for name in sorted(installed)))
+    plugins.reset()
     before = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield folder
