@@ -82,7 +82,7 @@ def functions(run: xr.DataTree) -> dict[str, tuple[Callable[..., Any], list[str]
         ),
     }
     for name, analysis in plugins.analyses().items():
-        if analysis.compute.__module__.startswith("devinterp."):
+        if analysis.compute.__module__.startswith("devinterp.") and not analysis.of_study:  # a study has its own tests
             public[name] = (getattr(run.slt, name), list(inspect.signature(getattr(run.slt, name)).parameters))
     return public
 
