@@ -57,7 +57,7 @@ quickstart: install
 # unless it is there.
 browser:
 	@if [ -n "$$CI" ] && ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-		(apt-get update -qq && apt-get install -y -qq chromium chromium-driver) >/dev/null 2>&1 || \
+		timeout 300 sh -c "apt-get update -qq && apt-get install -y -qq chromium chromium-driver" >/dev/null 2>&1 || \
 		echo "no Chromium can be installed: its tests are skipped"; \
 	fi
 
