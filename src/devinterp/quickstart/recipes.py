@@ -60,7 +60,7 @@ COMPONENTS = Recipe(
         "localization": 1000.0,
         "num_chains": 2,
         "num_burnin_steps": 20,
-        "num_draws": 140,
+        "num_draws": 200,
         "batch_size": 2,
         "batches_per_draw": 1,
         "num_init_loss_batches": 16,
