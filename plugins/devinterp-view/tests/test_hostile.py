@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devinterp.analyses.common.pictures import colour_limit
 from devinterp_view import palette
 from devinterp_view.report import render
 from devinterp_view.text import MAX_NAME, MAX_TOKEN, embedded, name, number, token
@@ -108,4 +109,4 @@ def test_text_can_be_read_on_every_colour():
 def test_colours_follow_numbers():
     values = np.array([np.nan, -9.0, -1.0, -0.04, 0.0, 0.5, 1.0, 9.0])
     assert palette.bins(values, 1.0).tolist() == [-1, 0, 0, 10, 10, 15, 20, 20]
-    assert palette.limit_of(np.array([np.nan])) == palette.limit_of(np.zeros(3)) == 1.0
+    assert colour_limit(np.array([np.nan])) == colour_limit(np.zeros(3)) == 1.0

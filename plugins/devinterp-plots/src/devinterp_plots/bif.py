@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from devinterp import schema
 from devinterp.analyses.bif import compute_bif
+from devinterp.analyses.common.pictures import colour_limit
+from devinterp.analyses.common.run_data import restriction_names, under_restrictions
 from devinterp.errors import InvalidInputError
-from devinterp_plots.heatmap import heatmap, limit_of
-from devinterp_plots.read import array, choose, one_run
+from devinterp_plots.heatmap import heatmap
+from devinterp_plots.read import choose, one_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,10 +76,10 @@ def bif(
     from devinterp_plots import style
 
     run = one_run(tree, plot="bif")
-    names = [str(name) for name in array(run, schema.RESTRICTION).values]
+    names = restriction_names(run)
     name = choose("restriction", restriction, names, plot="bif")
     result = compute_bif(
-        run.isel({schema.RESTRICTION: [names.index(name)]}, missing_dims="ignore"),
+        under_restrictions(run, [name]),
         "token" if average_tokenwise_bif else "sequence",
         average_tokenwise_bif=average_tokenwise_bif,
         compute_covariance=compute_covariance,
@@ -98,7 +99,7 @@ def bif(
         size = 3.0 + min(6.0, 0.16 * count)
         ax = style.picture(size + 1.0, size).subplots()
     if limit is None:
-        limit = limit_of(values[~np.eye(count, dtype=bool)])
+        limit = colour_limit(values[~np.eye(count, dtype=bool)])
     labels = [f"{o} {s}" for o, s in zip(observables, sequences, strict=True)]
     heatmap(ax, values, labels, labels, limit=limit, bar="covariance" if compute_covariance else "correlation")
     ax.tick_params(axis="x", rotation=90)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from devinterp import schema
+from devinterp.analyses.common.run_data import restriction_names, under_restrictions
 from devinterp.analyses.diagnosis import diagnose as diagnosis
 from devinterp.errors import DevinterpError
 from devinterp_plots.autocorrelation import autocorrelation
 from devinterp_plots.llc import llc
 from devinterp_plots.rank import rank
-from devinterp_plots.read import array, choose, one_run
+from devinterp_plots.read import choose, one_run
 from devinterp_plots.trace import trace
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def diagnose(
     from devinterp_plots import style
 
     run = one_run(tree, plot="diagnose")
-    names = [str(name) for name in array(run, schema.RESTRICTION).values]
+    names = restriction_names(run)
     default = "full" if "full" in names else names[0]
     name = choose("restriction", restriction or default, names, plot="diagnose")
     result = diagnosis(run, burnin=burnin).compute()
@@ -74,7 +74,7 @@ def diagnose(
     trace(run, restriction=name, burnin=burnin, verdict=False, axes=axes)
     left, centre, right = bottom.subplots(1, 3)
     steps: dict[str, object] = {"burnin": burnin}
-    one = run.isel({schema.RESTRICTION: [names.index(name)]}, missing_dims="ignore")
+    one = under_restrictions(run, [name])
     for ax, draw, options in (
         (left, rank, steps),
         (centre, autocorrelation, steps),

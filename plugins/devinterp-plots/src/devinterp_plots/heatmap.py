@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from devinterp.analyses.common.pictures import colour_limit
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: Most rows and columns with a label each, and most cells with their number in them.
 MAX_LABELS, MAX_TEXTS = 60, 400
-
-
-def limit_of(values: np.ndarray) -> float:
-    """Return the number of the last colour: the 98th percentile of the sizes."""
-    sizes = np.abs(values[np.isfinite(values)])
-    return float(np.quantile(sizes, 0.98)) or 1.0 if sizes.size else 1.0
 
 
 def heatmap(
@@ -49,7 +45,7 @@ def heatmap(
     """
     from devinterp_plots import style
 
-    limit = limit_of(values) if limit is None else limit
+    limit = colour_limit(values) if limit is None else limit
     colours = style.diverging().with_extremes(bad=style.SHADE)
     image = ax.imshow(
         np.ma.masked_invalid(values), cmap=colours, vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from devinterp.errors import InvalidInputError
+from devinterp import arguments
 from devinterp_plots.series import chain_series, title_of
 
 if TYPE_CHECKING:
@@ -58,8 +58,7 @@ def rank(
     """
     from devinterp_plots import style
 
-    if num_bins < 2:
-        raise InvalidInputError(f"`num_bins` (={num_bins}) must be at least 2.")
+    num_bins = arguments.count("num_bins", num_bins, least=2)
     series = chain_series(tree, restriction, burnin, plot="rank")
     counts = rank_counts(series.values, num_bins)
     if ax is None:

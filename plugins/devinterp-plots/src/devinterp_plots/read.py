@@ -53,6 +53,23 @@ def choose(kind: str, value: str | None, names: Sequence[str], *, plot: str) -> 
     return value
 
 
+def burnin_of(run: xr.DataTree, burnin: int | None) -> int:
+    """Return the number of initial steps to leave out: those asked for, or the run's own.
+
+    Raises
+    ------
+    InvalidInputError
+        If no step remains.
+    """
+    num_steps = array(run, f"{schema.TRACE}/{schema.STEP}").size
+    burnin = int(setting(run, "num_burnin_steps")) if burnin is None else burnin
+    if not 0 <= burnin < num_steps:
+        raise InvalidInputError(
+            f"`burnin` (={burnin}) must leave some of the {num_steps} steps: choose 0 to {num_steps - 1}."
+        )
+    return burnin
+
+
 def setting(run: xr.DataTree, name: str) -> Any:
     """Return one of the arguments the run was sampled with.
 

@@ -8,9 +8,10 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
+from devinterp.analyses.common.run_data import restriction_names, under_restrictions
 from devinterp.analyses.llc import loss_traces
 from devinterp.errors import InvalidInputError
-from devinterp_plots.read import array, choose, one_run, setting
+from devinterp_plots.read import array, burnin_of, choose, one_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +54,10 @@ def chain_series(tree: xr.DataTree, restriction: str | None, burnin: int | None,
         no chain is finite to its end.
     """
     run = one_run(tree, plot=plot)
-    names = [str(name) for name in array(run, schema.RESTRICTION).values]
+    names = restriction_names(run)
     name = choose("restriction", restriction, names, plot=plot)
-    num_steps = array(run, f"{schema.TRACE}/{schema.STEP}").size
-    burnin = int(setting(run, "num_burnin_steps")) if burnin is None else burnin
-    if not 0 <= burnin < num_steps:
-        raise InvalidInputError(
-            f"`burnin` (={burnin}) must leave some of the {num_steps} steps: choose 0 to {num_steps - 1}."
-        )
-    one = run.isel({schema.RESTRICTION: [names.index(name)]}, missing_dims="ignore")
-    traces = loss_traces(one).compute().squeeze(schema.RESTRICTION)
+    burnin = burnin_of(run, burnin)
+    traces = loss_traces(under_restrictions(run, [name])).compute().squeeze(schema.RESTRICTION)
     is_paired = "rise" in traces
     values = traces["rise" if is_paired else "loss"].transpose(schema.CHAIN, schema.STEP).values[:, burnin:]
     labels = [str(each) for each in array(run, schema.CHAIN).values]

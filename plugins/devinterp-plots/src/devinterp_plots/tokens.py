@@ -11,6 +11,8 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses.bif import compute_bif
+from devinterp.analyses.common.pictures import colour_limit
+from devinterp.analyses.common.run_data import restriction_names, under_restrictions
 from devinterp.analyses.llc import token_llc
 from devinterp.analyses.susceptibilities import compute_susceptibilities
 from devinterp.errors import InvalidInputError
@@ -102,8 +104,7 @@ def tokens(
     rows = [passage.numbers(each, of, query, sampling_task) for each in wanted]
     texts = _texts(run, observable, sequence, tokenizer, len(rows[0]))
     if limit is None:
-        sizes = np.abs(np.concatenate(rows))
-        limit = float(np.nanquantile(sizes, 0.98)) or 1.0 if np.isfinite(sizes).any() else 1.0
+        limit = colour_limit(np.concatenate(rows))
     if not limit > 0:
         raise InvalidInputError(f"`limit` (={limit}) must be positive: it is the number of the darkest red.")
     if ax is None:
@@ -128,7 +129,7 @@ _BARS = {
 
 def _restrictions(run: xr.DataTree, given: str | Sequence[str] | None) -> list[str]:
     """Return the restrictions that were asked for, or the only one."""
-    names = [str(name) for name in array(run, schema.RESTRICTION).values]
+    names = restriction_names(run)
     wanted = [given] if given is None or isinstance(given, str) else list(given)
     return [choose("restriction", each, names, plot="tokens") for each in wanted]
 
@@ -177,8 +178,7 @@ class Passage:
         return {"burnin": self.burnin, "chains": self.chains}
 
     def _under(self, restriction: str) -> xr.DataTree:
-        names = [str(name) for name in array(self.run, schema.RESTRICTION).values]
-        return self.run.isel({schema.RESTRICTION: [names.index(restriction)]}, missing_dims="ignore")
+        return under_restrictions(self.run, [restriction])
 
     def _llc(self, restriction: str, query: int | None, sampling_task: str | None) -> xr.DataArray:
         result = token_llc(self._under(restriction), observable=self.observable, **self._options())

@@ -9,9 +9,11 @@ import numpy as np
 import xarray as xr
 
 from devinterp import schema
+from devinterp.analyses.common.pictures import running_mean
+from devinterp.analyses.common.run_data import restriction_names, under_restrictions
 from devinterp.analyses.llc import compute_llc, loss_traces
 from devinterp.errors import BrokenChainsError, InvalidInputError, MissingDataError
-from devinterp_plots.read import array, choose, one_run, setting
+from devinterp_plots.read import array, burnin_of, choose, one_run, setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,15 +81,10 @@ def trace(
     from devinterp_plots import style
 
     run = one_run(tree, plot="trace")
-    names = [str(name) for name in array(run, schema.RESTRICTION).values]
+    names = restriction_names(run)
     if restriction is not None or len(names) > MAX_COLUMNS or axes is not None:
         names = [choose("restriction", restriction, names, plot="trace")]
-    num_steps = array(run, f"{schema.TRACE}/{schema.STEP}").size
-    burnin = int(setting(run, "num_burnin_steps")) if burnin is None else burnin
-    if not 0 <= burnin < num_steps:
-        raise InvalidInputError(
-            f"`burnin` (={burnin}) must leave some of the {num_steps} steps: choose 0 to {num_steps - 1}."
-        )
+    burnin = burnin_of(run, burnin)
     if axes is not None:
         if len(axes) != 2:
             raise InvalidInputError(f"`axes` must be two, for the loss and for the LLC; got {len(axes)}.")
@@ -172,17 +169,10 @@ def _column(
 
 def _losses(run: xr.DataTree, name: str) -> tuple[np.ndarray, np.ndarray | None, float]:
     """Return mean losses ``(chain, step)``, their rise over the same minibatches at w0 where that is known, and L(w0)."""
-    names = [str(each) for each in array(run, schema.RESTRICTION).values]
-    one = run.isel({schema.RESTRICTION: [names.index(name)]}, missing_dims="ignore")
-    traces = loss_traces(one).compute().squeeze(schema.RESTRICTION)
+    traces = loss_traces(under_restrictions(run, [name])).compute().squeeze(schema.RESTRICTION)
     loss = traces["loss"].transpose(schema.CHAIN, schema.STEP).values
     rise = traces["rise"].transpose(schema.CHAIN, schema.STEP).values if "rise" in traces else None
     return loss, rise, float(traces["w0_loss"])
-
-
-def running_mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean of all values up to each one, ``(chain, step)``; NaN once a chain diverged."""
-    return np.cumsum(values, axis=1, dtype=np.float64) / np.arange(1, values.shape[1] + 1)
 
 
 def _smooth(loss: np.ndarray) -> np.ndarray:

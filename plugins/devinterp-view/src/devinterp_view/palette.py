@@ -47,12 +47,6 @@ def bins(values: np.ndarray, limit: float) -> np.ndarray:
     return np.where(np.isfinite(values), half + np.floor(scaled + 0.5).astype(int), -1)
 
 
-def limit_of(values: np.ndarray) -> float:
-    """Return the number at which colours end: the 98th percentile of the sizes, in float64."""
-    sizes = np.abs(values[np.isfinite(values)]).astype(np.float64)
-    return float(np.quantile(sizes, 0.98)) or 1.0 if sizes.size else 1.0
-
-
 def contrast(one: str, other: str) -> float:
     """Return the contrast of two colours by the formula of the Web Content Accessibility Guidelines, from 1 to 21."""
     first, second = sorted((_luminance(one), _luminance(other)), reverse=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from devinterp.analyses.common.pictures import colour_limit
 from devinterp.errors import InvalidInputError
 from devinterp.token_text import Tokenizer
 from devinterp_view import facts
@@ -20,7 +21,7 @@ from devinterp_view.coefficients import coefficient_table, coefficients, restric
 from devinterp_view.html import packed, page
 from devinterp_view.influences import Influences, influences
 from devinterp_view.layers import Layer, layers
-from devinterp_view.palette import bins, limit_of
+from devinterp_view.palette import bins
 from devinterp_view.passages import Passage, choose
 from devinterp_view.subject import Subject
 from devinterp_view.text import name, number
@@ -197,7 +198,7 @@ def _passages(shown: Sequence[Passage], found: Sequence[Layer]) -> list[dict[str
     num_tokens = sum(len(passage.texts) for passage in shown)
     colours = np.full(num_tokens, -1)
     if found:
-        colours = bins(found[0].values, limit_of(found[0].values))
+        colours = bins(found[0].values, colour_limit(found[0].values))
     passages, start = [], 0
     for passage in shown:
         stop = start + len(passage.texts)
@@ -226,7 +227,7 @@ def _data(shown: Sequence[Passage], found: Sequence[Layer], pairs: Influences | 
                 "restriction": name(layer.restriction),
                 "values": packed(layer.values),
                 "errors": packed(layer.errors),
-                "limit": limit_of(layer.values),
+                "limit": colour_limit(layer.values),
             }
             for layer in found
         ],

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import xarray as xr
 
 from devinterp import schema
-from devinterp.analyses.common.run_data import Chains, use_chains
+from devinterp.analyses.common.run_data import Chains, restriction_names, under_restrictions, use_chains
 from devinterp.errors import BrokenChainsError, InvalidInputError
 from devinterp.runs import only
-from devinterp.schema import OBSERVABLES, RESTRICTION, SEQUENCE
+from devinterp.schema import OBSERVABLES, SEQUENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class Subject:
     @property
     def restrictions(self) -> list[str]:
         """Return the names of the weight restrictions."""
-        return [str(name) for name in np.atleast_1d(self.run[RESTRICTION].to_numpy())]
+        return restriction_names(self.run)
 
     @property
     def observables(self) -> list[str]:
@@ -84,7 +83,7 @@ class Subject:
         for each in restrictions:
             if each not in names:
                 raise InvalidInputError(f"restriction: {each!r} is not one of {', '.join(map(repr, names))}.")
-        return self.run.isel({RESTRICTION: [names.index(each) for each in restrictions]}, missing_dims="ignore")
+        return under_restrictions(self.run, restrictions)
 
 
 def with_sequences(run: xr.DataTree, sequences: Mapping[str, Sequence[int]], whole: Sequence[str] = ()) -> xr.DataTree:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from devinterp.analyses.common.pictures import running_mean
 from devinterp.analyses.common.run_data import burnin_steps, setting
 from devinterp.analyses.llc import loss_traces
 from devinterp.schema import CHAIN, RESTRICTION, STEP
@@ -99,11 +100,6 @@ def _of_restriction(traces: xr.Dataset, restriction: str, burnin: int, n_beta: f
         Panel(quantity=quantity, curves=_curves(values, start, chains, num_points), level=at, **common)
         for quantity, (values, start, at) in shown.items()
     ]
-
-
-def running_mean(values: np.ndarray) -> np.ndarray:
-    """Return the mean of all values up to each one, ``(chain, step)``; NaN once a chain diverged."""
-    return np.cumsum(values, axis=1, dtype=np.float64) / np.arange(1, values.shape[1] + 1)
 
 
 def _curves(values: np.ndarray, start: int, chains: Sequence[str] | None, num_points: int) -> list[Curve]:

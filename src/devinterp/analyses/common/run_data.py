@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -111,6 +112,12 @@ def _broken_message(run: xr.DataTree, states: np.ndarray, labels: list[int], kee
 def restriction_names(run: xr.DataTree) -> list[str]:
     """Return the names of a run's restrictions."""
     return [str(name) for name in run[RESTRICTION].to_numpy()]
+
+
+def under_restrictions(run: xr.DataTree, names: Sequence[str]) -> xr.DataTree:
+    """Return a run under these of its restrictions, in this order."""
+    known = restriction_names(run)
+    return run.isel({RESTRICTION: [known.index(name) for name in names]}, missing_dims="ignore")
 
 
 def choose_observable(run: xr.DataTree, name: str | None, *, argument: str, needed_by: str) -> str:
