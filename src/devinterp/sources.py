@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from devinterp.errors import InvalidInputError
 from devinterp.utils import pack_texts
 
@@ -132,6 +134,21 @@ def load_texts(name: str, *, column: str = "text", split: str = "train") -> Iter
         yield from _read_files(Path(name), column)
     else:
         yield from _load_from_hub(name, column, split)
+
+
+def load_token_ids(path: str, *, limit: int) -> np.ndarray:
+    """Return the first rows of token ids in an ``.npy`` file, ``(sequence, token)``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file cannot be read.
+    """
+    try:
+        rows: np.ndarray = np.load(path, allow_pickle=False)[:limit]
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"cannot read token ids from {path!r}: {error}.") from error
+    return rows
 
 
 def load_sequences(

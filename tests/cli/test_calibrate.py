@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import devinterp
 from devinterp import Calibration
 from devinterp.calibration.recommendation import Recommendation
 from devinterp.store.calibration_store import CalibrationStore, write_command
+from support.word_model import write_word_model
 
 Run = Callable[..., tuple[int, str, str]]
 WORDS = ["<s>", "</s>", "<unk>", "the", "cat", "sat", "on", "a", "mat"]
@@ -25,14 +23,8 @@ WORDS = ["<s>", "</s>", "<unk>", "the", "cat", "sat", "on", "a", "mat"]
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a model without training, and its tokenizer."""
     path = tmp_path_factory.mktemp("model")
-    words = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(path)
-    torch.manual_seed(0)
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(WORDS), max_position_embeddings=16, **sizes)).save_pretrained(path)
+    write_word_model(path, WORDS, max_position_embeddings=16, **sizes)
     return path
 
 

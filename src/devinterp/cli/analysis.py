@@ -21,7 +21,7 @@ OUTPUT = Annotated[
 ]
 _JSON = Annotated[bool, Parameter(help="Print the whole result as JSON.", negative="")]
 _CSV = Annotated[bool, Parameter(help="Print the whole result as CSV, a line for each value.", negative="")]
-_TOKENIZER = Annotated[
+TOKENIZER = Annotated[
     str | None,
     Parameter(
         help="Show tokens as the text of this model's: `smollm2`, a directory, or a model on the HuggingFace hub."
@@ -57,7 +57,7 @@ def command(analysis: Analysis) -> Callable[..., None]:
         _keyword("_csv", _CSV, "--csv", taken=taken, default=False),
     ]
     if analysis.name in _WITH_TOKENS:
-        ours.append(_keyword("_tokenizer", _TOKENIZER, "--tokenizer", taken=taken))
+        ours.append(_keyword("_tokenizer", TOKENIZER, "--tokenizer", taken=taken))
 
     def run(
         _store: str,
@@ -84,7 +84,7 @@ def command(analysis: Analysis) -> Callable[..., None]:
         elif is_diagnosis(result):
             show_findings(result)
         else:
-            show(written, title=analysis.name, tokenizer=_loaded(_tokenizer), kept=_output is not None)
+            show(written, title=analysis.name, tokenizer=loaded_tokenizer(_tokenizer), kept=_output is not None)
         if is_diagnosis(result):
             raise SystemExit(exit_status(result))
 
@@ -95,8 +95,8 @@ def command(analysis: Analysis) -> Callable[..., None]:
     return as_command(run, parameters, name=analysis.name, documented=analysis.compute)
 
 
-def _loaded(tokenizer: str | None) -> Tokenizer | None:
-    """Return the tokenizer of a name."""
+def loaded_tokenizer(tokenizer: str | None) -> Tokenizer | None:
+    """Return the tokenizer of a model's name; None without one."""
     if tokenizer is None:
         return None
     from devinterp.sources import load_tokenizer

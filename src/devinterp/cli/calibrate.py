@@ -10,12 +10,11 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.console import Console
 
-from devinterp import sources
 from devinterp.calibration.procedure import calibrate as calibrate_model
 from devinterp.calibration.request import KERNELS
 from devinterp.calibration.result import Calibration
+from devinterp.cli.named_inputs import NamedInputs
 from devinterp.cli.options import MODEL, as_command, options_of, pairs_of, value_of
-from devinterp.cli.sampling import absolute, load_data
 from devinterp.errors import InvalidInputError
 from devinterp.store.calibration_store import COMMAND, read_root, write_command
 
@@ -81,18 +80,12 @@ def calibrate_named(
     options = {name: value_of(text) for name, text in pairs_of(kernel_option, "kernel-option").items()}
     if options and len(kernel) != 1:
         raise InvalidInputError("`--kernel-option` needs exactly one `--kernel`.")
-    named = pairs_of(observable, "observable", alone=True)
-    with console.status("loading the model"):
-        network, tokenizer = sources.load_model(model)
-    with console.status("reading data"):
-        read = {
-            source: load_data(source, tokenizer, length=length, limit=num_sequences, column=column, split=split)
-            for source in dict.fromkeys([dataset, *named.values()])
-        }
+    named = NamedInputs(model, dataset, observable, length, num_sequences, column, split)
+    inputs = named.read(console)
     result = calibrate_model(
-        network,
-        read[dataset],
-        {name: read[source] for name, source in named.items()} or None,
+        inputs.model,
+        inputs.dataset,
+        inputs.observables,
         output_path=output_path,
         dry_run=dry_run,
         kernels=dict.fromkeys(kernel, options) if kernel else KERNELS,
@@ -102,13 +95,7 @@ def calibrate_named(
     if output_path is None:
         return
     arguments = {
-        "model": absolute(model),
-        "dataset": absolute(dataset),
-        "observable": [f"{name}={absolute(source)}" for name, source in named.items()],
-        "length": length,
-        "num_sequences": num_sequences,
-        "column": column,
-        "split": split,
+        **named.noted(),
         **{name: settings[name] for name in SHARED if settings.get(name) is not None},
     }
     write_command(output_path, arguments)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import App, Group, Parameter
 from rich.console import Console
 
-from devinterp.cli.analysis import GROUP, STORE
+from devinterp.cli.analysis import GROUP, STORE, TOKENIZER, loaded_tokenizer
 from devinterp.cli.options import as_command, options_of
 from devinterp.errors import InvalidInputError
 from devinterp.overview import summary_of
@@ -18,12 +18,6 @@ from devinterp.types import Plot
 
 _OUTPUT = Annotated[
     Path | None, Parameter(name=["--output", "-o"], help="File to write: .png, .svg or .pdf; default: NAME.png.")
-]
-_TOKENIZER = Annotated[
-    str | None,
-    Parameter(
-        name="--tokenizer", help="Whose tokens they are: `smollm2`, a directory, or a model on the HuggingFace hub."
-    ),
 ]
 #: Options that name what to draw on.
 _CANVAS = ("ax", "axes", "figure")
@@ -67,17 +61,15 @@ def command(plot: Plot) -> Callable[..., None]:
     has_tokenizer = "tokenizer" in inspect.signature(plot.draw).parameters
     options = [each for each in options_of(plot.draw, skip=1) if each.name not in ("tokenizer", *_CANVAS)]
     taken = {option.name for option in options}
-    extra = {"_group": GROUP, "_output": _OUTPUT, **({"tokenizer": _TOKENIZER} if has_tokenizer else {})}
+    extra = {"_group": GROUP, "_output": _OUTPUT, **({"tokenizer": TOKENIZER} if has_tokenizer else {})}
 
     def run(_store: str, *, _group: str | None = None, _output: Path | None = None, **given: Any) -> None:
         from devinterp.store.reading.open import open as open_store
 
         path = _checked(_output or Path(f"{plot.name}.png"))
         tree = open_store(_store, group=_group)
-        if isinstance(given.get("tokenizer"), str):
-            from devinterp.sources import load_tokenizer
-
-            given["tokenizer"] = load_tokenizer(given["tokenizer"])
+        if "tokenizer" in given:
+            given["tokenizer"] = loaded_tokenizer(given["tokenizer"])
         figure = getattr(tree.slt.plot, plot.name)(**given)
         if not hasattr(figure, "savefig"):
             figure = figure.get_figure()

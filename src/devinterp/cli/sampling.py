@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import xarray as xr
 from cyclopts import Parameter
 from rich.console import Console
 
-from devinterp import sources
+from devinterp.cli.named_inputs import NamedInputs
 from devinterp.cli.options import MODEL, as_command, options_of, pairs_of, value_of
 from devinterp.errors import BrokenChainsError, InvalidInputError
 from devinterp.runs import EAGER_BYTES
@@ -162,31 +161,19 @@ def run_named(
     model, dataset, observable, length, num_sequences, column, split, kernel_option, save_metrics, metric, recorder
         As of `sample_named`.
     """
-    named = pairs_of(observable, "observable", alone=True)
+    named = NamedInputs(model, dataset, observable, length, num_sequences, column, split)
     options = {name: value_of(text) for name, text in pairs_of(kernel_option, "kernel-option").items()}
-    with console.status("loading the model"):
-        network, tokenizer = sources.load_model(model)
-    with console.status("reading data"):
-        read = {
-            source: load_data(source, tokenizer, length=length, limit=num_sequences, column=column, split=split)
-            for source in dict.fromkeys([dataset, *named.values()])
-        }
+    inputs = named.read(console)
     arguments = {
-        "model": absolute(model),
-        "dataset": absolute(dataset),
-        "observable": [f"{name}={absolute(source)}" for name, source in named.items()],
-        "length": length,
-        "num_sequences": num_sequences,
-        "column": column,
-        "split": split,
+        **named.noted(),
         "kernel_option": list(kernel_option),
         "recorder": list(recorder),
         "settings": {name: value for name, value in settings.items() if name not in _NOT_NOTED},
     }
     return sample_model(
-        network,
-        read[dataset],
-        {name: read[source] for name, source in named.items()} or None,
+        inputs.model,
+        inputs.dataset,
+        inputs.observables,
         output_path=output_path,
         sampling_method_kwargs=options or None,
         save_metrics=metric or save_metrics,
@@ -250,43 +237,6 @@ def _show_llc(console: Console, tree: xr.DataTree) -> None:
     except BrokenChainsError:  # of which `sample` has warned
         return
     console.print(*llc_summary(result), sep="\n", highlight=False)
-
-
-def load_data(source: str, tokenizer: Any, *, length: int, limit: int, column: str, split: str) -> Any:
-    """Return the sequences of a source: token ids from an ``.npy`` file, or text cut into sequences of `length` tokens.
-
-    Parameters
-    ----------
-    source : str
-        As for `devinterp.sources.load_texts`, or the name of an ``.npy`` file.
-    tokenizer : transformers.PreTrainedTokenizerBase
-        The model's own.
-    length, limit : int
-        Tokens of a sequence, for text, and most sequences to take.
-    column, split : str
-        As for `devinterp.sources.load_texts`.
-
-    Returns
-    -------
-    numpy.ndarray or datasets.Dataset
-        What `devinterp.slt.sampling.sample` takes.
-
-    Raises
-    ------
-    InvalidInputError
-        If the source cannot be read or is too small.
-    """
-    if not source.endswith(".npy"):
-        return sources.load_sequences(source, tokenizer, length=length, limit=limit, column=column, split=split)
-    try:
-        return np.load(source, allow_pickle=False)[:limit]
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"cannot read token ids from {source!r}: {error}.") from error
-
-
-def absolute(source: str) -> str:
-    """Return the absolute path of what is on disk, and any other name as it is."""
-    return str(Path(source).absolute()) if Path(source).exists() else source
 
 
 def _command() -> Any:

@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import cloudpickle
-import numpy as np
 
 from devinterp import sources
 from devinterp.errors import InvalidInputError
@@ -200,10 +199,7 @@ class _Data:
             return _function(source, self._folder)()
         path = self._folder / source
         if path.suffix == ".npy":
-            try:
-                return np.load(path, allow_pickle=False)[: options["num_sequences"]]
-            except (OSError, ValueError) as error:
-                raise InvalidInputError(f"cannot read token ids from {str(path)!r}: {error}.") from error
+            return sources.load_token_ids(str(path), limit=options["num_sequences"])
         if self._tokenizer is None:
             self._tokenizer = sources.load_tokenizer(self._name_of_tokenizer())
         return sources.load_sequences(
