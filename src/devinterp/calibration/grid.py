@@ -45,6 +45,7 @@ class Point:
         """Return the same with half the step."""
         return replace(self, lr=self.lr / 2)
 
+    @property
     def settings(self) -> dict[str, Any]:
         """Return the arguments of `devinterp.sample` that these are."""
         return {

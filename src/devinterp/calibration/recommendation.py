@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
+
+from devinterp.calibration.grid import Point
 
 
 @dataclass(frozen=True)
-class Recommendation:
+class Recommendation(Point):
     """One setting: everything that `devinterp.sample` needs beside model, data and restrictions.
 
     Parameters
@@ -27,12 +28,6 @@ class Recommendation:
         Gradients of minibatches that the run takes, under all restrictions, for each checkpoint.
     """
 
-    kernel: str
-    options: Mapping[str, Any]
-    lr: float
-    n_beta: float
-    localization: float
-    batch_size: int
     num_chains: int
     num_burnin_steps: int
     num_draws: int
@@ -44,19 +39,10 @@ class Recommendation:
     def settings(self) -> dict[str, Any]:
         """Return the arguments of `devinterp.sample` that these are."""
         return {
-            "sampling_method": self.kernel,
-            "sampling_method_kwargs": dict(self.options),
-            "lr": self.lr,
-            "n_beta": self.n_beta,
-            "localization": self.localization,
-            "batch_size": self.batch_size,
+            **super().settings,
             "num_chains": self.num_chains,
             "num_burnin_steps": self.num_burnin_steps,
             "num_draws": self.num_draws,
             "num_steps_bw_draws": self.num_steps_bw_draws,
             "paired": True,
         }
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON-able values."""
-        return asdict(self)

@@ -172,7 +172,7 @@ class ShortRuns:
             tree = self._subject.run(
                 checkpoint,
                 {
-                    **point.settings(),
+                    **point.settings,
                     "num_chains": self._request.num_chains,
                     "num_burnin_steps": _burnin(planned),
                     "num_draws": length // self._spacing,
