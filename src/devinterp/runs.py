@@ -114,13 +114,19 @@ def checked(tree: xr.DataTree, *, name: str, requires: Sequence[str] = ()) -> xr
     MissingDataError
         If there is no run, or one lacks a required variable.
     """
+    _complete(tree, name, requires)
+    return tree
+
+
+def _complete(tree: xr.DataTree, name: str, requires: Sequence[str]) -> dict[str, xr.DataTree]:
+    """Return the runs at or below a node, after checking that each has what is required of it."""
     runs = find(tree, needed_by=name)
     for path, run in runs.items():
         try:
             schema.check(run, requires, needed_by=name)
         except MissingDataError as error:
             raise error if len(runs) == 1 else MissingDataError(f"run {path!r}: {error}") from None
-    return tree
+    return runs
 
 
 def compute_each(
@@ -159,7 +165,7 @@ def compute_each(
     BrokenChainsError
         If chains of a run diverged or are unfinished, and `compute` refuses that.
     """
-    runs = find(checked(tree, name=name, requires=requires), needed_by=name)
+    runs = _complete(tree, name, requires)
     # What is read of large runs is not kept in the tree: memory would grow with their number.
     are_large = len(runs) > 1 and sum(map(_size, runs.values())) > EAGER_BYTES
     results: dict[str, Result] = {}

@@ -143,9 +143,9 @@ def compute_bif(
        attribution. arXiv:2509.26544.
     """
     run = only(tree, name="bif", requires=_REQUIRES)
-    argument = "method" if correlation_method is None else "correlation_method"
+    named = ("method", method) if correlation_method is None else ("correlation_method", correlation_method)
     plan = Plan(
-        method=_method(argument, method if correlation_method is None else correlation_method, average_tokenwise_bif),
+        method=_method(*named, average_tokenwise_bif),
         covariance=arguments.flag("compute_covariance", compute_covariance),
         centring=Centring(
             _word("reduce_chain_dimension_method", reduce_chain_dimension_method, ("stack", "mean")),
@@ -165,12 +165,8 @@ def compute_bif(
     burnin = burnin_steps(run, burnin)
     run = drop_draws(run, burnin)
 
-    numbers = TokenNumbers(run)
-    first = _side(numbers, "queries", queries, loss_keys, ("batch_index_range_1", batch_index_range_1))
-    if candidates is queries and _same_rows(batch_index_range_1, batch_index_range_2):
-        second = first
-    else:
-        second = _side(numbers, "candidates", candidates, loss_keys, ("batch_index_range_2", batch_index_range_2))
+    rows = (batch_index_range_1, batch_index_range_2)
+    first, second = _sides(TokenNumbers(run), queries, candidates, loss_keys, rows)
     # Gathered in a dict, because xarray aligns a dataset anew with each assignment.
     variables: dict[str, Any] = (
         dict(all_pairs(run, first, second, plan, standard_errors))
@@ -183,6 +179,16 @@ def compute_bif(
     return storable(drop_single_restriction(result))
 
 
+def _sides(
+    numbers: TokenNumbers, queries: Selection, candidates: Selection, default: Selection, rows: tuple[Any, Any]
+) -> tuple[Side, Side]:
+    """Return both sides: one object where the same takes part on both."""
+    first = _side(numbers, "queries", queries, default, ("batch_index_range_1", rows[0]))
+    if candidates is queries and np.array_equal(np.asarray(rows[0]), np.asarray(rows[1])):
+        return first, first
+    return first, _side(numbers, "candidates", candidates, default, ("batch_index_range_2", rows[1]))
+
+
 def _side(
     numbers: TokenNumbers, argument: str, selection: Selection, default: Selection, rows: tuple[str, Any]
 ) -> Side:
@@ -190,10 +196,6 @@ def _side(
     if selection is None and default is not None:
         argument, selection = "loss_keys", default
     return select(numbers, selection, within=rows, argument=argument, needed_by="bif")
-
-
-def _same_rows(one: Any, other: Any) -> bool:
-    return np.array_equal(np.asarray(one), np.asarray(other))
 
 
 def _check_recorded(run: xr.DataTree, plan: Plan) -> None:

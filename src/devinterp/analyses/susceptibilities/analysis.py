@@ -120,10 +120,9 @@ def compute_susceptibilities(
        appendix C.4.
     """
     run = only(tree, name=_NAME, requires=_REQUIRES)
-    z_score, centre_rows = arguments.flag("z_score", z_score), arguments.flag("centre_rows", centre_rows)
-    include_sampling_task = arguments.flag("include_sampling_task", include_sampling_task)
     arguments.word("standard_errors", standard_errors, get_args(Errors))
-    transforms = [name for name, wanted in (("z_score", z_score), ("centre_rows", centre_rows)) if wanted]
+    wanted = {"z_score": z_score, "centre_rows": centre_rows}
+    transforms = [name for name, value in wanted.items() if arguments.flag(name, value)]
     if transforms and standard_errors == "ess":
         raise InvalidInputError(
             "standard_errors='ess' is an error of susceptibilities that are not transformed: with "
@@ -157,8 +156,7 @@ def compute_susceptibilities(
         "sampling_task": task,
         "estimator": estimator,
         "initial_loss": series.initial_loss,
-        "z_score": int(z_score),
-        "centre_rows": int(centre_rows),
+        **{name: int(name in transforms) for name in wanted},
         "transforms": transforms,
         "burnin": burnin,
         **noise_attrs(run),
@@ -169,7 +167,7 @@ def compute_susceptibilities(
 
 def _chosen(run: xr.DataTree, task: str, wanted: Sequence[str] | None, include_task: bool) -> list[str]:
     """Return the names of the observables whose tokens are asked for."""
-    names = sorted(schema.observable_names(run))
+    names, include_task = sorted(schema.observable_names(run)), arguments.flag("include_sampling_task", include_task)
     if wanted is None:
         return [name for name in names if include_task or name != task]
     wanted = arguments.names("observable_names", wanted)

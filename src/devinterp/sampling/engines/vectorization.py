@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from devinterp import arguments
 from devinterp.errors import InvalidInputError
 from devinterp.models.kept_attributes import attributes_kept
 from devinterp.sampling.engines.engine import Engine
@@ -75,8 +76,7 @@ def num_together(spec: RunSpec, candidates: Candidates, mode: str, shared: Share
     InvalidInputError
         If `mode` is ``"vectorized"`` and the model cannot run so.
     """
-    if mode not in MODES:
-        raise InvalidInputError(f"`chains` (={mode!r}) must be one of {', '.join(map(repr, MODES))}.")
+    arguments.word("chains", mode, MODES)
     if mode == "sequential":
         return 0, "sequential: asked for"
     try:
