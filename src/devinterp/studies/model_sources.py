@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import os
 import re
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 
 from devinterp.errors import InvalidInputError
 from devinterp.models.wrappers import unwrapped
-from devinterp.sampling.losses.identity import describe, update_with_tensor
+from devinterp.sampling.losses.identity import describe
+from devinterp.sampling.run_store.weights_hash import hash_tensors
 from devinterp.studies import patterns
 from devinterp.studies.axes import Axis, Point, axis
 from devinterp.studies.files import identity_of_file, load_named
@@ -187,20 +187,12 @@ def _with_weights(architecture: Any, weights: Mapping[str, Tensor], name: str) -
 def identity_of(value: Any) -> str:
     """Return a text that changes when a model, a state dict or what a name stands for does."""
     if isinstance(value, nn.Module):
-        return f"{type(value).__qualname__} {value.training} {_hash(unwrapped(value).state_dict())}"
+        return f"{type(value).__qualname__} {value.training} {hash_tensors(unwrapped(value).state_dict())}"
     if _is_state_dict(value):
-        return f"state dict {_hash(value)}"
+        return f"state dict {hash_tensors(value)}"
     if isinstance(value, str | os.PathLike):
         return identity_of_file(os.fspath(value))
     return describe(value).text
-
-
-def _hash(weights: Mapping[str, Any]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in weights.items():
-        if isinstance(tensor, Tensor):
-            update_with_tensor(digest, name, tensor)
-    return digest.hexdigest()
 
 
 def _is_state_dict(value: Any) -> bool:

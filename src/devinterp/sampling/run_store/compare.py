@@ -12,6 +12,7 @@ from devinterp.errors import StoreError, StoreMismatchError
 from devinterp.sampling.chains.row_losses import MAX_SHARE, share_of_cost
 from devinterp.sampling.losses.identity import changed_variables
 from devinterp.sampling.run_store import fingerprint
+from devinterp.sampling.run_store.weights_hash import hash_weights, same_form
 from devinterp.sampling.settings import Settings
 from devinterp.sampling.spec import RunSpec
 from devinterp.store.run_store import RunStore
@@ -91,6 +92,8 @@ class RequestedRun:
         stored = _as_stored(spec, config)
         # A smaller run of the same spec differs in its rows only.
         expected = dict(self.fingerprints)
+        if not same_form(stored_fingerprints["weights"], expected["weights"]):
+            expected["weights"] = hash_weights(spec.model, like=stored_fingerprints["weights"])
         expected["masks"] = {name: expected["masks"][name] for name in stored.restrictions}
         expected["observables"] = {name: expected["observables"][name] for name in stored.observables}
         if "recorders" in expected:

@@ -20,6 +20,7 @@ from devinterp.sampling.data.columns import leaves
 from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.losses.identity import held, update_with_tensor, update_with_value
 from devinterp.sampling.losses.loss import CustomLoss, Loss, NextTokenLoss
+from devinterp.sampling.run_store.weights_hash import hash_weights
 from devinterp.sampling.spec import RunRecorder, RunSpec
 
 _PACKAGES = ("devinterp", "torch", "numpy", "xarray", "zarr", "transformers")
@@ -98,15 +99,6 @@ def describe_model(model: nn.Module) -> str:
     training = [module.training for module in model.modules()]
     mode = "train mode" if all(training) else f"train mode in {sum(training)} modules" if any(training) else "eval mode"
     return f"{type(model).__qualname__} in {mode}"
-
-
-def hash_weights(model: nn.Module) -> str:
-    """Return a hash of all parameters and persistent buffers of a model, by name, dtype, shape and bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor):
-            update_with_tensor(digest, name, tensor)
-    return digest.hexdigest()
 
 
 def hash_rows(rows: Rows) -> str:
