@@ -26,6 +26,7 @@ from devinterp.errors import (
     StoreError,
     StoreMismatchError,
 )
+from devinterp.sampling.chains import loop
 from devinterp.slt.llc import llc
 from support.layouts import AT_W0, IN_BOX, MOMENTS, RECORDED, paths_of_schema
 from support.small_models import Noisy, TinyModel, WithLogits, ids, make, run, same_numbers
@@ -237,6 +238,16 @@ def test_a_diverged_chain_is_recorded_and_the_others_finish(output, tmp_path):
     sound = run(num_chains=3, num_draws=8)
     expected = sound.isel(chain=[0, 2]).slt.llc()["llc_mean"]
     np.testing.assert_allclose(found["llc_mean"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("record", ["token", "sequence", "moments"])
+@pytest.mark.parametrize("step", [0, 4])
+def test_a_chain_may_diverge_at_the_first_step_that_is_handed_over(step, record, monkeypatch):
+    """A slow machine hands every step over by itself; then nothing but the error is left of the last one."""
+    monkeypatch.setattr(loop, "_MAX_BLOCK_SECONDS", 0.0)
+    with pytest.warns(DivergenceWarning, match=f"1 of 3 chains diverged.*\n.*chain 1: step {step}: the mini"):
+        tree = run(num_chains=3, num_draws=8, loss_fn=diverging(step, 1), record=record)
+    assert tree["status"]["steps_done"].to_numpy().tolist() == [[8, step, 8]]
 
 
 @pytest.mark.parametrize("chains", ["sequential", "vectorized"])

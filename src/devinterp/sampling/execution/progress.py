@@ -73,7 +73,8 @@ def step_means(losses: np.ndarray, settings: Settings) -> np.ndarray:
     settings : Settings
         Of the run.
     """
-    parts = losses.reshape(len(losses), settings.batches_per_step, -1)
+    num = settings.batches_per_step
+    parts = losses.reshape(len(losses), num, math.prod(losses.shape[1:]) // num)  # there may be no steps
     unmasked = ~np.isnan(parts)
     with np.errstate(invalid="ignore"):
         return np.asarray((np.sum(parts, axis=-1, dtype=np.float64, where=unmasked) / unmasked.sum(-1)).mean(-1))
