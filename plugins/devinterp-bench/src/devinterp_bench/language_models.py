@@ -155,6 +155,7 @@ SMOLLM2 = LanguageProblem(
     cases=(
         Case("sgld", {}, (5e-5, 1e-4), num_burnin_steps=100, num_draws=300, spacing=5),
         Case("baoab", {"friction": 0.2}, (5e-5, 1e-4)),
+        Case("baoab", {"friction": 0.5}, (2e-4, 5e-4)),
     ),
 )
 
