@@ -10,11 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from devinterp.errors import InvalidInputError
 from devinterp.models.parameter_check import check_parameters, check_sampled
 from devinterp.models.restrictions import as_param_masks, create_param_masks, restrictions
 from devinterp.models.wrappers import unwrapped
+from devinterp.slt.sampling import sample
 from support.small_models import TinyModel, ids, make, run, same_numbers, snapshot
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -424,6 +426,55 @@ class Encoder(nn.Module):
 
     def forward(self, x):
         return self.head(self.layers(x).mean(1))
+
+
+def pictures():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(12, 3, 16, 16, generator=generator), torch.arange(12) % 2
+
+
+def loss_of_pictures(model, batch):
+    images, labels = batch
+    return nn.functional.cross_entropy(model(pixel_values=images).logits, labels, reduction="none")
+
+
+def test_a_head_of_a_vision_transformer_by_class():
+    """Pictures with labels: each class is an observable, and its losses at w0 are the model's own."""
+    model, images = classifiers()["vision transformer"]
+    model.eval()
+    images, labels = pictures()
+    classes = {f"class {k}": TensorDataset(images[labels == k], labels[labels == k]) for k in range(2)}
+    masks = create_param_masks(model, "l1h2", example_inputs=images)
+    tree = sample(
+        model, TensorDataset(images, labels), {name: (data, 1) for name, data in classes.items()}, loss_fn=loss_of_pictures,
+        param_masks=masks, lr=1e-4, n_beta=10.0, localization=10.0, num_chains=2, num_draws=3, batch_size=4,
+        num_init_loss_batches=1, progress=False,
+    )  # fmt: skip
+    for name, data in classes.items():
+        rows = tree[f"observables/{name}/sequence_id"].values
+        with torch.no_grad():
+            expected = loss_of_pictures(model, tuple(tensor[rows] for tensor in data.tensors))
+        np.testing.assert_allclose(tree[f"observables/{name}/init_loss"], expected, rtol=1e-5)
+    assert set(tree.slt.llc()["observable"].values) == set(classes)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"pixel_values": pictures()[0], "labels": pictures()[1]},
+            "`dataset` has no `input_ids` column; it has 'pixel_v",
+        ),
+        (TensorDataset(*pictures()), "got rows of several tensors. For other data pass `loss_fn=`"),
+        (pictures()[0], r"got torch.float32 of shape \(\d+, 3, 16, 16\). For other data pass `loss_fn=`"),
+        (ids(), "that of the next token, and ViTForImageClassification cannot be run on token ids"),
+    ],
+    ids=["columns", "tensors", "pictures", "tokens"],
+)
+def test_a_model_of_pictures_needs_a_loss(data, message):
+    model, _ = classifiers()["vision transformer"]
+    with pytest.raises(InvalidInputError, match=message):
+        sample(model, data, lr=1e-4, n_beta=10.0, num_chains=1, num_draws=1, batch_size=2, progress=False)
 
 
 @pytest.mark.parametrize("name", ["reward model", "classifier", "backbone", "vision transformer", "torch encoder"])

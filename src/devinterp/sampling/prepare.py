@@ -17,6 +17,7 @@ from devinterp.kernels import build_transition
 from devinterp.models.masks.param_masks import ParamMasks
 from devinterp.models.parameter_check import check_parameters
 from devinterp.models.restrictions import as_param_masks
+from devinterp.models.structure.trace import FAILURES
 from devinterp.models.wrappers import unwrapped
 from devinterp.notes import note_once
 from devinterp.sampling.chains.mala import proposes_langevin
@@ -69,12 +70,7 @@ def prepare(
         rows = source.read(used, only_tokens=isinstance(loss, NextTokenLoss))
         read = _read_observables(observables or {}, settings, loss)
         if isinstance(loss, NextTokenLoss):
-            vocab_size = loss.adapter.vocab_size(model)
-            rows = _checked_tokens(rows, vocab_size, name="`dataset`")
-            read = {
-                name: replace(each, rows=_checked_tokens(each.rows, vocab_size, name=f"observable {name!r}"))
-                for name, each in read.items()
-            }
+            rows, read = _of_tokens(model, loss, rows, read)
         read = {name: replace(each, rows=each.rows.placed(target)) for name, each in read.items()}
         notes = {f"weights/{name}": "; ".join(masks.notes) for name, masks in restrictions.items() if masks.notes}
         spec = RunSpec(
@@ -103,10 +99,26 @@ def prepare(
         return replace(spec, recorders=run_recorders(spec, recorders, source, adapter))
 
 
-def _checked_tokens(rows: Rows, vocab_size: int | None, *, name: str) -> Rows:
-    tokens = as_tokens(rows, name=name)
-    check_tokens(tokens, vocab_size, name=name)
-    return tokens
+def _of_tokens(
+    model: nn.Module, loss: NextTokenLoss, rows: Rows, read: Mapping[str, Observable]
+) -> tuple[Rows, dict[str, Observable]]:
+    """Return the token ids of a dataset and of observables, checked to be such that the model reads."""
+    tokens = {"`dataset`": rows, **{f"observable {name!r}": each.rows for name, each in read.items()}}
+    tokens = {name: as_tokens(each, name=name) for name, each in tokens.items()}
+    for name, each in tokens.items():
+        check_tokens(
+            each, None, name=name
+        )  # before the model sees any: it fails in its own way on what is no token ids
+    try:
+        vocab_size = loss.adapter.vocab_size(model)
+    except FAILURES as error:
+        raise InvalidInputError(
+            f"the default loss is that of the next token, and {type(model).__name__} cannot be run on token ids: "
+            f"{type(error).__name__}: {error}. Pass `loss_fn=`, a function of (model, batch)."
+        ) from error
+    for name, each in tokens.items():
+        check_tokens(each, vocab_size, name=name)
+    return tokens["`dataset`"], {n: replace(each, rows=tokens[f"observable {n!r}"]) for n, each in read.items()}
 
 
 def check_kernel(settings: Settings) -> Kernel:
