@@ -162,7 +162,7 @@ def test_one_setting_is_changed_at_a_time():
 def test_a_table_of_sensitivities():
     """At a tenth of n_beta the share of localization in one dimension is ten times as large."""
     problem = linear_regression(1, 1.0)
-    measured = list(sensitivity([problem], "baoab", Effort(1, 64, 50, 150, 0.3)))
+    measured = list(sensitivity([problem], "baoab", Effort(1, 16, 30, 90, 0.3)))
     assert [variant for variant, _ in measured] == list(VARIANTS)
     columns, (row, medians) = sensitivity_rows(measured)
     assert len(columns) == len(row) == len(medians) == 2 + len(VARIANTS)

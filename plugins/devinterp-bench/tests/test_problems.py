@@ -197,7 +197,7 @@ def test_the_step_size_correction_is_exact_on_quadratics(kernel):
 def test_the_localization_correction_leaves_the_square_of_the_bias():
     problem = linear_regression(4, 2.0)
     tight = Problem(**{**vars(problem), "localization": 300.0})
-    (measured,) = measure(tight, "sgld", Effort(1, 400, 100, 400, 0.4))
+    (measured,) = measure(tight, "sgld", Effort(1, 150, 60, 300, 0.4))
     a = torch.linalg.eigvalsh(hessian(problem)).numpy() * problem.n_beta
     share = 300.0 / (a + 300.0)
     raw, second_order = 0.5 * (1 - share).sum(), 0.5 * (1 - share**2).sum()

@@ -55,7 +55,7 @@ def test_bad_settings_are_not(code: str, kernel: str, relative: float, changes: 
 
 
 def test_random_settings() -> None:
-    summary = summarise_verdicts(list(trials(10, seed=4, max_steps=400)))
+    summary = summarise_verdicts(list(trials(10, seed=4, max_steps=200)))
     print("\n" + verdict_tables(summary))
     assert summary.num_bad >= 3
     assert summary.bad_are_flagged >= 0.9
