@@ -11,21 +11,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from devinterp.analyses.common.pictures import colour_limit
 from devinterp.errors import InvalidInputError
 from devinterp.token_text import Tokenizer
-from devinterp_view import facts
+from devinterp_view import sections
 from devinterp_view.budget import Limits, attempt
-from devinterp_view.chart import chart
-from devinterp_view.coefficients import coefficient_table, coefficients, restriction_table
-from devinterp_view.html import packed, page
+from devinterp_view.html import REPORT, packed, page
 from devinterp_view.influences import Influences, influences
-from devinterp_view.layers import Layer, layers
-from devinterp_view.palette import bins
+from devinterp_view.layers import Layer, layer_label, layers
 from devinterp_view.passages import Passage, choose
 from devinterp_view.subject import Subject
-from devinterp_view.text import name, number
-from devinterp_view.traces import panels
+from devinterp_view.text import name
 
 #: The first line of every report, by which one is told from other files.
 MARK = "<!doctype html><!-- devinterp report -->"
@@ -129,107 +124,37 @@ def render(
     """
     limits = Limits() if limits is None else limits
     subject = Subject.of(tree)
-    restriction = restriction or ("full" if "full" in subject.restrictions else subject.restrictions[0])
-    subject.under([restriction])
+    restriction = subject.restriction_of_influences(restriction)
     shown, passages_left_out = choose(subject, passages, tokenizer, limits)
-    values = _facts(subject) | _numbers(subject, sampling_task)
-    found, layer_notes = layers(subject, shown, sampling_task) if shown else ([], ["This run has no observables."])
+    summary = sections.summary(subject)
+    values = summary | sections.traces(subject) | sections.tables(subject, sampling_task, summary["verdict"])
+    coloured, layer_notes = layers(subject, shown, sampling_task) if shown else ([], ["This run has no observables."])
     pairs, reason = attempt(lambda: influences(subject, shown, restriction, tokenizer, limits)) if shown else (None, "")
     notes = [*layer_notes, *([passages_left_out] if passages_left_out else []), *([text_note] if text_note else [])]
     notes += pairs.notes if pairs is not None else [f"No influences: {reason}"] if reason else []
+    values |= sections.settings(subject) | sections.tokens(shown, coloured)
     values |= {
         "source": name(source, 400),
         "mark": MARK,
         "version": metadata.version("devinterp"),
-        "passages": _passages(shown, found),
         "passage_notes": [name(note, 600) for note in notes],
-        "layers": [_layer_label(layer) for layer in found],
         "influence_restriction": name(restriction) if pairs is not None else "",
     }
-    return page(values, _data(shown, found, pairs))
+    return page("report.html.j2", values, _data(shown, coloured, pairs), REPORT)
 
 
-def _facts(subject: Subject) -> dict[str, Any]:
-    verdict, verdict_reason = attempt(lambda: facts.verdict(subject))
-    return {
-        "title": facts.title(subject),
-        "caveat": name(subject.caveat, 600),
-        "verdict": verdict,
-        "verdict_reason": name(verdict_reason, 600),
-        "sizes": facts.sizes(subject),
-        "settings": facts.settings(subject),
-        "provenance": facts.provenance(subject),
-    }
-
-
-def _numbers(subject: Subject, sampling_task: str | None) -> dict[str, Any]:
-    """Return the traces and the tables of coefficients, or why there are none."""
-    table, reason = attempt(lambda: coefficients(subject))
-    drawn, traces_reason = attempt(lambda: panels(subject))
-    charts = [[(panel, chart(panel)) for panel in row] for row in drawn[0]] if drawn is not None else []
-    restrictions = None
-    if table is not None and len(subject.restrictions) > 1:
-        restrictions = restriction_table(subject, table, sampling_task)
-    return {
-        "coefficients": None if table is None else coefficient_table(table),
-        "coefficients_reason": name(reason, 600),
-        "headline": "" if table is None else _headline(table),
-        "restrictions": restrictions,
-        "charts": charts,
-        "traces_note": drawn[1] if drawn is not None else name(traces_reason, 600),
-    }
-
-
-def _headline(table: xr.Dataset) -> str:
-    """Return the most precise coefficient of the first restriction, with its error, in words."""
-    one = table.isel(restriction=0, estimate=0)
-    of = f" of {name(one['restriction'].item())}" if table.sizes["restriction"] > 1 else ""
-    kind = "paired" if str(one["estimate"].item()) == "paired" else "minibatch"
-    return f"{kind} LLC{of}: {number(float(one['mean']), float(one['se']))}"
-
-
-def _layer_label(layer: Layer) -> tuple[str, str]:
-    kind = {"llc": "LLC of the token", "susceptibility": "susceptibility of the token"}[layer.kind]
-    return kind, name(layer.restriction)
-
-
-def _passages(shown: Sequence[Passage], found: Sequence[Layer]) -> list[dict[str, Any]]:
-    """Return the tokens of each passage with the colour they have in the first layer."""
-    num_tokens = sum(len(passage.texts) for passage in shown)
-    colours = np.full(num_tokens, -1)
-    if found:
-        colours = bins(found[0].values, colour_limit(found[0].values))
-    passages, start = [], 0
-    for passage in shown:
-        stop = start + len(passage.texts)
-        rest = passage.num_tokens - len(passage.texts)
-        passages.append(
-            {
-                "label": f"{name(passage.observable)}, sequence {passage.sequence}",
-                "tokens": list(zip(passage.texts, colours[start:stop].tolist(), strict=True)),
-                "left_out": f"{rest:,} more tokens are left out." if rest else "",
-            }
-        )
-        start = stop
-    return passages
-
-
-def _data(shown: Sequence[Passage], found: Sequence[Layer], pairs: Influences | None) -> dict[str, Any]:
+def _data(shown: Sequence[Passage], coloured: Sequence[Layer], pairs: Influences | None) -> dict[str, Any]:
     """Return what the script reads."""
     return {
-        "passages": [
-            {"label": f"{name(each.observable)} {each.sequence}", "length": len(each.texts)} for each in shown
-        ],
+        "passages": [{"label": each.short_label, "length": len(each.texts)} for each in shown],
         "layers": [
             {
                 "kind": layer.kind,
-                "label": " · ".join(_layer_label(layer)),
+                "label": " · ".join(layer_label(layer.kind, layer.restriction)),
                 "restriction": name(layer.restriction),
-                "values": packed(layer.values),
-                "errors": packed(layer.errors),
-                "limit": colour_limit(layer.values),
+                **layer.numbers(),
             }
-            for layer in found
+            for layer in coloured
         ],
         "influence": None if pairs is None else _influence_data(pairs, shown),
     }

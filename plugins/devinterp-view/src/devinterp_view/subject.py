@@ -71,6 +71,19 @@ class Subject:
         """Return how many sequences an observable has."""
         return int(self.run[f"{OBSERVABLES}/{observable}"].sizes.get(SEQUENCE, 0))
 
+    def restriction_of_influences(self, given: str | None) -> str:
+        """Return the weight restriction of influences: the one that is given, ``"full"``, or the first.
+
+        Raises
+        ------
+        InvalidInputError
+            If the run has no such restriction.
+        """
+        names = self.restrictions
+        chosen = given or ("full" if "full" in names else names[0])
+        self.under([chosen])
+        return chosen
+
     def under(self, restrictions: Sequence[str]) -> xr.DataTree:
         """Return the run under some of its restrictions only.
 

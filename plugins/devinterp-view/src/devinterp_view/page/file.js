@@ -1,0 +1,2 @@
+bindTables(document);
+if (data.passages.length) explore();
