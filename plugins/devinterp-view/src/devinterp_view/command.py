@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import xarray as xr
 from cyclopts import Parameter
 from rich.console import Console
 
-from devinterp import sources
 from devinterp.cli.analysis import GROUP, STORE
-from devinterp.errors import InvalidInputError
 from devinterp_view.budget import Limits
 from devinterp_view.passages import parse
+from devinterp_view.recorded import recorded_task, tokenizer_of
 from devinterp_view.report import check_output
 from devinterp_view.report import report as write_report
 
@@ -70,7 +67,7 @@ def report(
     limits = Limits(passages=num_passages, tokens=num_tokens, candidates=num_candidates, top_k=top_k)
     chosen = parse(passages) or None
     tree = open_store(store, group=group)
-    decoder, note = _tokenizer(tree, tokenizer)
+    decoder, note = tokenizer_of(tree, tokenizer)
     path = write_report(
         tree,
         output,
@@ -87,40 +84,3 @@ def report(
     Console().print(f"Wrote {path} ({size:.1f} MiB).", highlight=False, markup=False, soft_wrap=True)
     if note:
         Console().print(note, highlight=False, markup=False, soft_wrap=True)
-
-
-def _tokenizer(tree: xr.DataTree, name: str | None) -> tuple[Any, str]:
-    """Return the tokenizer that was asked for, or that of the bundled model where the run used it, and a note.
-
-    What a store names is not loaded by itself: somebody else may have written it.
-    """
-    if name is not None:
-        return sources.load_tokenizer(name), ""
-    model = recorded_notes(tree).get("model")
-    if model == sources.SMOLLM2:
-        try:
-            return sources.load_tokenizer(model), ""
-        except InvalidInputError as error:
-            return None, f"Tokens are shown as ids: {error}"
-    of = f" (the run names {model!r})" if isinstance(model, str) and model else ""
-    return None, f"Tokens are shown as ids: pass --tokenizer{of}."
-
-
-def recorded_notes(tree: xr.DataTree) -> dict[str, Any]:
-    """Return the arguments of the command that began a run, or nothing where it was begun otherwise."""
-    try:
-        notes = json.loads(tree.attrs["provenance"])["notes"]
-        for command in ("devinterp sample", "devinterp quickstart"):
-            if isinstance(notes.get(command), dict):
-                return dict(notes[command])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        pass
-    return {}
-
-
-def recorded_task(tree: xr.DataTree) -> str | None:
-    """Return the one observable that was read from the data that the run was sampled on, as its notes say; else None."""
-    notes = recorded_notes(tree)
-    pairs = [str(each).partition("=") for each in notes.get("observable", ()) if isinstance(each, str)]
-    names = [name for name, _, source in pairs if source == notes.get("dataset")]
-    return names[0] if len(names) == 1 else None

@@ -97,4 +97,7 @@ def tokens(
         start = stop
     if labels is None:
         labels = [layer_label(layer.kind, layer.restriction) for layer in layers]
-    return {"passages": shown, "layers": list(labels)}
+    groups: dict[str, list[tuple[int, str]]] = {}
+    for index, (kind, restriction) in enumerate(labels):
+        groups.setdefault(kind, []).append((index, restriction))
+    return {"passages": shown, "layers": list(labels), "layer_groups": list(groups.items())}

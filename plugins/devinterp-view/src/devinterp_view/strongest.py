@@ -43,7 +43,7 @@ class Strongest:
 def within(
     run: xr.DataTree, queries: Passage, passage: Passage, options: Mapping[str, Any], *, has_errors: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the influences float32 ``(query, token)`` of tokens on those of a passage of the same sequence, and their errors."""
+    """Return the influences float32 ``(query, token)`` of tokens on those of a passage of their sequence, and their errors."""
     result = _computed(
         compute_bif(
             run,

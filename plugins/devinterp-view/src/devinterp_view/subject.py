@@ -84,6 +84,19 @@ class Subject:
         self.under([chosen])
         return chosen
 
+    def restriction_number(self, number: int) -> str:
+        """Return the name of the weight restriction of this number.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is none.
+        """
+        names = self.restrictions
+        if not 0 <= number < len(names):
+            raise InvalidInputError(f"`restriction` (={number}) must be 0 to {len(names) - 1}.")
+        return names[number]
+
     def under(self, restrictions: Sequence[str]) -> xr.DataTree:
         """Return the run under some of its restrictions only.
 

@@ -1,5 +1,5 @@
 // Tokens: one after the other over all passages. `source` has their numbers: `get` gives what is there, `ask` a promise of it.
-const explore = () => {
+const explore = (ready) => {
   const tokens = [...document.querySelectorAll(".t")], passageOf = new Int32Array(tokens.length), starts = [];
   const numberOf = new Map();
   data.passages.forEach((passage, n) => {
@@ -21,6 +21,10 @@ const explore = () => {
   const place = (passage, position) => {
     const m = position - (data.passages[passage].start || 0);
     return m >= 0 && m < data.passages[passage].length ? starts[passage] + m : null;
+  };
+  const placeOf = (observable, sequence, position) => {
+    const passage = data.passages.findIndex((each) => each.observable === observable && each.sequence === sequence);
+    return passage < 0 ? null : place(passage, position);
   };
   const answer = (n) => {
     const passage = passageOf[n], start = starts[passage];
@@ -232,14 +236,12 @@ const explore = () => {
   search.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); step(event.shiftKey ? -1 : 1); } });
   at("next").addEventListener("click", () => step(1));
   at("previous").addEventListener("click", () => step(-1));
-  colour();
-  return {
+  if (ready) ready({
     focus,
-    place: (observable, sequence, position) => {
-      const passage = data.passages.findIndex((each) => each.observable === observable && each.sequence === sequence);
-      return passage < 0 ? null : place(passage, position);
-    },
+    at: (n) => ({ passage: passageOf[n], position: index(n), place: placeOf }),
+    place: placeOf,
     // What was computed may be of an earlier state of the run.
     forget: () => { source.forget(); colour(); if (chosen >= 0) describe(); },
-  };
+  });
+  colour();
 };
