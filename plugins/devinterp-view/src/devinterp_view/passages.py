@@ -117,8 +117,8 @@ def choose(
     passages: list[Passage] = []
     room = limits.tokens
     for number, (observable, sequence) in enumerate(rows):
-        passage = read_passage(
-            subject.run, observable, sequence, tokenizer, slice(0, min(room, limits.tokens_of_passage))
+        [passage] = read_passages(
+            subject.run, observable, [sequence], tokenizer, slice(0, min(room, limits.tokens_of_passage))
         )
         if len(passage.texts) < 2:
             return passages, f"The first {number:,} of {len(rows):,} passages are shown: {limits.tokens:,} tokens."
@@ -127,10 +127,10 @@ def choose(
     return passages, ""
 
 
-def read_passage(
-    run: xr.DataTree, observable: str, sequence: int, tokenizer: Tokenizer | None, tokens: slice
-) -> Passage:
-    """Return some tokens of one sequence, with the text that each adds to those before it.
+def read_passages(
+    run: xr.DataTree, observable: str, sequences: Sequence[int], tokenizer: Tokenizer | None, tokens: slice
+) -> list[Passage]:
+    """Return some tokens of some sequences, with the text that each adds to those before it.
 
     Parameters
     ----------
@@ -138,22 +138,25 @@ def read_passage(
         A run.
     observable : str
         Name of one of its observables.
-    sequence : int
+    sequences : sequence of int
         Which of its sequences.
     tokenizer : Tokenizer, optional
         Decodes token ids.
     tokens : slice
-        Which tokens, from a start to a stop.
+        Which tokens of each, from a start to a stop.
     """
-    ids = token_ids(run, observable, [sequence])
+    ids = token_ids(run, observable, sequences)
     if ids is None:
         length = num_tokens(run, observable)
         texts = [f" {n}" for n in range(length)[tokens]]
-        return Passage(observable, sequence, texts, length, tokens.start)
+        return [Passage(observable, sequence, texts, length, tokens.start) for sequence in sequences]
     # Text of a token depends on those before it.
     before = min(CONTEXT, tokens.start)
-    texts = pieces(ids[0, tokens.start - before : tokens.stop].tolist(), tokenizer)[before:]
-    return Passage(observable, sequence, [token(each) for each in texts], ids.shape[1], tokens.start)
+    passages = []
+    for sequence, row in zip(sequences, ids[:, tokens.start - before : tokens.stop].tolist(), strict=True):
+        shown = [token(each) for each in pieces(row, tokenizer)[before:]]
+        passages.append(Passage(observable, sequence, shown, ids.shape[1], tokens.start))
+    return passages
 
 
 def token_ids(run: xr.DataTree, name: str, sequences: Sequence[int]) -> np.ndarray | None:

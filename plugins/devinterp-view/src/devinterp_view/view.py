@@ -59,7 +59,7 @@ def view(
     tokenizer, note = (None, "") if tree is None else tokenizer_of(tree, model, option="--model")
     viewer = Viewer(library, tokenizer, note, sampling_task, Limits(top_k=top_k))
     token = secrets.token_urlsafe(32)
-    with _listening(port) as listener:
+    with listening(port) as listener:
         address = f"http://{_HOST}:{listener.getsockname()[1]}/{token}/"
         Console().print(f"{address}\nCtrl-C ends it.", highlight=False, markup=False, soft_wrap=True)
         if not no_browser:
@@ -75,7 +75,7 @@ def view(
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _listening(port: int) -> socket.socket:
+def listening(port: int) -> socket.socket:
     """Return a socket that listens on this machine only.
 
     Raises

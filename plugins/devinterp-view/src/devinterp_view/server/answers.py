@@ -16,7 +16,7 @@ from devinterp.token_text import CONTEXT, Tokenizer, pieces
 from devinterp_view.budget import Limits
 from devinterp_view.html import packed
 from devinterp_view.layers import layers_of
-from devinterp_view.passages import Passage, num_tokens, read_passage, token_ids
+from devinterp_view.passages import Passage, num_tokens, read_passages, token_ids
 from devinterp_view.server.cache import Cache
 from devinterp_view.server.opened import Opened
 from devinterp_view.server.paging import Paging
@@ -90,7 +90,8 @@ def passages_of(subject: Subject, observable: int, page: int, tokenizer: Tokeniz
     if not 0 <= page < paging.num_pages:
         raise InvalidInputError(f"`page` (={page}) must be 0 to {paging.num_pages - 1}.")
     of = subject.observables[observable]
-    return [read_passage(subject.run, of, sequence, tokenizer, tokens) for sequence, tokens in paging.on_page(page)]
+    shown = paging.on_page(page)
+    return read_passages(subject.run, of, [sequence for sequence, _ in shown], tokenizer, shown[0][1])
 
 
 def address(path: str, subject: Subject, place: Place) -> str:
@@ -185,7 +186,9 @@ def influence(
         ],
         "value": packed(value[0]),
         "error": None if error is None else packed(error[0]),
-        "notes": [] if (one.row >= 0).any() else ["Its loss does not vary, or is not predicted: nothing moves with it."],
+        "notes": []
+        if (one.row >= 0).any()
+        else ["Its loss does not vary, or is not predicted: nothing moves with it."],
     }
 
 

@@ -55,9 +55,14 @@ class Job:
 _CURRENT: contextvars.ContextVar[Job | None] = contextvars.ContextVar("job", default=None)
 
 
+def current_job() -> Job | None:
+    """Return the job that this thread works on; None outside of any."""
+    return _CURRENT.get()
+
+
 def scheduler(graph: Any, keys: Any, **options: Any) -> Any:
     """Compute a graph of Dask in threads; within a job it tells how far it is, and stops with the job."""
-    job = _CURRENT.get()
+    job = current_job()
     # Calls before and after all tasks, and before each, are left out.
     callbacks = () if job is None else ((None, None, None, _watch(job), None),)
     return dask.threaded.get(graph, keys, callbacks=callbacks, **options)

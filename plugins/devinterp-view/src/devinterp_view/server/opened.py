@@ -116,8 +116,8 @@ class Library:
         if schema.STUDY in attrs:
             table = table_of(attrs[schema.STUDY])
             usable = {path: labels for path, labels in table.runs.items() if _is_usable(path)}
-            failed = table.failed | {path: str(note.get("error", "")) for path, note in failures(store).items()}
-            return RunTable(usable, failed, len(table.runs) - len(usable))
+            failed = {path: str(note.get("error", "")) for path, note in failures(store).items()}
+            return RunTable(usable, {**table.failed, **failed}, len(table.runs) - len(usable))
         paths = schema.runs(open_store(self._location, chunks=None))
         return RunTable({path: {} for path in paths if path == ITSELF or _is_usable(path)})
 

@@ -85,13 +85,16 @@ def _places(ids: np.ndarray, wanted: str, tokenizer: Tokenizer | None) -> list[t
     if tokenizer is not None and _packed(wanted) not in _packed(tokenizer.decode(numbers).lower()):
         return []
     texts = pieces(numbers, tokenizer)
-    ends, whole, length = [], [], 0
+    ends: list[int] = []
+    whole: list[str] = []
+    places: list[tuple[int, list[str]]] = []
+    length = start = 0
     for text in texts:
         lower = text.lower()
         length += len(lower)
         ends.append(length)
         whole.append(lower)
-    joined, places, start = "".join(whole), [], 0
+    joined = "".join(whole)
     while (at := joined.find(wanted, start)) >= 0 and len(places) < MAX_PLACES:
         places.append((bisect.bisect_right(ends, at), texts))
         start = at + 1

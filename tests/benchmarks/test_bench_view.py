@@ -1,0 +1,81 @@
+"""How long `devinterp view` takes to find a token's strongest candidates in all data, at first and from its cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("devinterp_view", reason="devinterp-view is not installed")
+
+pytestmark = pytest.mark.benchmark
+
+HERE = Path(__file__).parent
+GIGABYTES = os.environ.get("DEVINTERP_BENCH_GB", "1").split(",")
+#: One weight restriction, so that a query reads all of the store.
+WRITE = "import out_of_core, sys; out_of_core.RESTRICTIONS = 1; out_of_core.write(sys.argv[1], sys.argv[2])"
+SHOW = "import sys; from devinterp.cli import main; sys.argv[0] = 'devinterp'; main()"
+
+
+def _environment() -> dict[str, str]:
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    return {name: value for name, value in os.environ.items() if name not in threads} | dict.fromkeys(threads, "1")
+
+
+def _asked(address: str, **query: int) -> tuple[float, dict]:
+    """Return how many seconds an answer takes, and the answer."""
+    words = "&".join(f"{key}={value}" for key, value in query.items())
+    start = time.perf_counter()
+    with urllib.request.urlopen(f"{address}influence?run=.&{words}") as answer:
+        lines = answer.read().splitlines()
+    last = json.loads(lines[-1])
+    assert "result" in last, last
+    return time.perf_counter() - start, last["result"]
+
+
+def _peak(pid: int) -> float:
+    """Return the most memory that a process has had, in GB."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", text)[1]) * 1024 / 1e9
+
+
+@pytest.mark.parametrize("gigabytes", GIGABYTES)
+def test_the_strongest_candidates_in_all_data(gigabytes, tmp_path):
+    store = tmp_path / "run.zarr"
+    subprocess.run([sys.executable, "-c", WRITE, store, gigabytes], cwd=HERE, env=_environment(), check=True)
+    command = [sys.executable, "-c", SHOW, "view", str(store), "--no-browser"]
+    environment = _environment() | {"PYTHONUNBUFFERED": "1"}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        address = server.stdout.readline().strip()
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"{address}state?run=.").close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        kinds = {
+            "the first token": {"sequence": 7, "token": 40},
+            "the same token again": {"sequence": 7, "token": 40},
+            "another token of its passage": {"sequence": 7, "token": 41},
+            "a token of another passage": {"sequence": 900, "token": 3},
+        }
+        seconds, answers = {}, {}
+        for kind, query in kinds.items():
+            seconds[kind], answers[kind] = _asked(address, observable=0, **query)
+        print(f"\n{gigabytes} GB, " + ", ".join(f"{kind}: {taken:.2f} s" for kind, taken in seconds.items()), end="")
+        print(f"; peak {_peak(server.pid):.2f} GB", end="")
+        assert answers["the first token"] == answers["the same token again"]
+        assert len(answers["the first token"]["sides"][0]) == 10
+        assert seconds["the same token again"] < 0.05 * seconds["the first token"]
+        assert seconds["another token of its passage"] < 0.5 * seconds["the first token"]
+    finally:
+        server.terminate()
+        server.wait(20)
