@@ -196,7 +196,7 @@ def test_everything_can_be_done_from_the_keyboard(opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_stands_in_the_way_of_any_reader(opened, scheme):
     emulate(opened, prefers_color_scheme=scheme)
-    wait(opened, "document.querySelectorAll('[data-part] [role=status]').length === 0")
+    wait(opened, "document.querySelectorAll('[data-part] .note[role=status]').length === 0")
     css(opened, "#everywhere").send_keys("coef\ue007")
     wait(opened, "document.querySelectorAll('#hits a').length > 1")
     token(opened, 8).click()
@@ -291,7 +291,7 @@ def test_a_run_is_followed_and_a_store_that_vanishes_is_said_to_have(browser, tm
     with served(path) as address:
         go(browser, address)
         wait(browser, "/^running/.test(document.getElementById('state').textContent)")
-        wait(browser, "document.querySelectorAll('[data-part] [role=status]').length === 0")
+        wait(browser, "document.querySelectorAll('[data-part] .note[role=status]').length === 0")
         state[0, 2] = "finished"
         group["status/state"][:] = state
         wait(browser, "/^finished/.test(document.getElementById('state').textContent)")
@@ -308,7 +308,7 @@ def test_a_run_is_followed_and_a_store_that_vanishes_is_said_to_have(browser, tm
 def test_nothing_of_a_store_runs(browser, tmp_path):
     with served(write(hostile_tree(), tmp_path / "hostile.zarr"), tokenizer=Hostile()) as address:
         go(browser, address)
-        wait(browser, "document.querySelectorAll('[data-part] [role=status]').length === 0", seconds=60)
+        wait(browser, "document.querySelectorAll('[data-part] .note[role=status]').length === 0", seconds=60)
         for n in (3, 17, 40):
             token(browser, n).click()
             wait(browser, "document.querySelectorAll('#details .entry').length > 1")

@@ -3,16 +3,23 @@
 `report` puts a page together from `sections`: `facts` (verdict, settings, provenance), `traces` with their `chart`,
 `coefficients`, `passages` with the `layers` by which they are coloured, and `influences`, whose numbers are those of
 `strongest`. All of them read one `subject`; `budget` bounds them; `text` makes whatever a store says harmless; `page/` has the
-templates, style and scripts, `palette` the colours, and `html` fills them in. `server/` shows the same sections over HTTP.
-Every number comes from an analysis of ``tree.slt``.
+templates, style and scripts, `palette` the colours, and `html` fills them in. `server/` shows the same sections over HTTP,
+`explorer` with its `notebook` the same page in a notebook. Every number comes from an analysis of ``tree.slt``.
 """
 
 from __future__ import annotations
 
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Command
+from devinterp.types import Analysis, Command
+from devinterp_view.explorer import view as _view
 
-__all__ = ["devinterp_commands"]
+__all__ = ["devinterp_analyses", "devinterp_commands"]
+
+
+@hookimpl
+def devinterp_analyses() -> list[Analysis]:
+    """Return the explorer for notebooks."""
+    return [Analysis(name="view", compute=_view, requires=("trace/init_loss",), of_study=True, has_command=False)]
 
 
 @hookimpl

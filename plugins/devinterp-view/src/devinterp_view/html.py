@@ -17,6 +17,8 @@ from devinterp_view.text import embedded
 
 #: Scripts of a file that holds all it shows.
 REPORT = ("common.js", "embedded.js", "tokens.js", "file.js")
+#: Scripts of the same page in a notebook, whose kernel may be asked for more.
+NOTEBOOK = ("common.js", "embedded.js", "kernel.js", "tokens.js", "file.js")
 _FILES = resources.files("devinterp_view") / "page"
 
 
@@ -96,20 +98,21 @@ def _environment() -> jinja2.Environment:
 
 @cache
 def _style() -> str:
-    return _read("report.css") + palette.style()
+    return read("report.css") + palette.style()
 
 
 @cache
 def _script(names: tuple[str, ...]) -> str:
     """Return the files as one script, whose names no other script can see."""
-    return '"use strict";\n(() => {\n' + "\n".join(map(_read, names)) + "\n})();\n"
+    return '"use strict";\n(() => {\n' + "\n".join(map(read, names)) + "\n})();\n"
 
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _read(name: str) -> str:
+def read(name: str) -> str:
+    """Return a file of ``page/``."""
     return (_FILES / name).read_text(encoding="utf-8")
 
 

@@ -88,6 +88,7 @@ def render(
     limits: Limits | None = None,
     source: str = "",
     text_note: str = "",
+    scripts: Sequence[str] = REPORT,
 ) -> str:
     """Return the HTML of a report.
 
@@ -109,6 +110,8 @@ def render(
         Where the run is stored, as the page says it.
     text_note : str, optional
         What is to be known of the text of tokens.
+    scripts : sequence of str, optional
+        Files of ``page/`` that together are the script of the page.
 
     Returns
     -------
@@ -140,13 +143,15 @@ def render(
         "passage_notes": [name(note, 600) for note in notes],
         "influence_restriction": name(restriction) if pairs is not None else "",
     }
-    return page("report.html.j2", values, _data(shown, coloured, pairs), REPORT)
+    return page("report.html.j2", values, _data(subject, shown, coloured, pairs), scripts)
 
 
-def _data(shown: Sequence[Passage], coloured: Sequence[Layer], pairs: Influences | None) -> dict[str, Any]:
+def _data(
+    subject: Subject, shown: Sequence[Passage], coloured: Sequence[Layer], pairs: Influences | None
+) -> dict[str, Any]:
     """Return what the script reads."""
     return {
-        "passages": [{"label": each.short_label, "length": len(each.texts)} for each in shown],
+        "passages": sections.passage_data(subject, shown),
         "layers": [
             {
                 "kind": layer.kind,

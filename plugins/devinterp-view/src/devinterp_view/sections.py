@@ -72,6 +72,20 @@ def headline(table: xr.Dataset) -> str:
     return f"{kind} LLC{of}: {number(float(one['mean']), float(one['se']))}"
 
 
+def passage_data(subject: Subject, passages: Sequence[Passage]) -> list[dict[str, Any]]:
+    """Return what the script reads of passages: how they are called beside a token, and which tokens they are."""
+    return [
+        {
+            "label": each.short_label,
+            "length": len(each.texts),
+            "observable": subject.observables.index(each.observable),
+            "sequence": each.sequence,
+            "start": each.start,
+        }
+        for each in passages
+    ]
+
+
 def tokens(
     passages: Sequence[Passage], layers: Sequence[Layer], labels: Sequence[tuple[str, str]] | None = None
 ) -> dict[str, Any]:

@@ -44,16 +44,15 @@ def within(
     run: xr.DataTree, queries: Passage, passage: Passage, options: Mapping[str, Any], *, has_errors: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the influences float32 ``(query, token)`` of tokens on those of a passage of their sequence, and their errors."""
-    result = _computed(
-        compute_bif(
-            run,
-            "token",
-            queries={queries.observable: ([queries.sequence], _positions(queries))},
-            candidates={passage.observable: ([passage.sequence], _positions(passage))},
-            standard_errors=has_errors,
-            **options,
-        )
+    result = compute_bif(
+        run,
+        "token",
+        queries={queries.observable: ([queries.sequence], _positions(queries))},
+        candidates={passage.observable: ([passage.sequence], _positions(passage))},
+        standard_errors=has_errors,
+        **options,
     )
+    result = _computed(result, "influences", *(["influences_se"] if has_errors else []))
     first, left = queries.shown(result["target_position"].to_numpy())
     second, right = passage.shown(result["target_position_T"].to_numpy())
 
@@ -92,13 +91,13 @@ def strongest(
         observable: (sequences, _joint_positions([each for each in passages if each.observable == observable]))
         for observable, sequences in rows_of(passages).items()
     }
-    result = _computed(
-        compute_bif(run, "token", queries=queries, candidates=candidates, top_k=top_k, exclude_self=True, **options)
+    names = ("influences", "candidate_batch", "candidate_position")
+    result = compute_bif(
+        run, "token", queries=queries, candidates=candidates, top_k=top_k, exclude_self=True, **options
     )
+    result = _computed(result, *names)
     rows, dims = _rows(result, 2), ("batch_1", "target_position", "sign", "rank")
-    arrays = [
-        result[name].transpose(*dims).to_numpy() for name in ("influences", "candidate_batch", "candidate_position")
-    ]
+    arrays = [result[name].transpose(*dims).to_numpy() for name in names]
     of_query = {row: number for number, row in enumerate(_rows(result, 1))}
     predicted, parts = result["target_position"].to_numpy(), []
     for passage in passages:
@@ -119,16 +118,15 @@ def strongest_errors(run: xr.DataTree, passage: Passage, of: Strongest, options:
     per_call = max(1, _MAX_PAIRS // (len(passage.texts) * width))
     for start in range(0, len(numbers), per_call):
         batch = numbers[start : start + per_call]
-        result = _computed(
-            compute_bif(
-                run,
-                "token",
-                queries={passage.observable: ([passage.sequence], _positions(passage))},
-                candidates=by_observable([of.rows[each] for each in batch]),
-                standard_errors=True,
-                **options,
-            )
+        result = compute_bif(
+            run,
+            "token",
+            queries={passage.observable: ([passage.sequence], _positions(passage))},
+            candidates=by_observable([of.rows[each] for each in batch]),
+            standard_errors=True,
+            **options,
         )
+        result = _computed(result, "influences_se")
         _fill(errors, result, passage, of)
     return errors
 
@@ -169,6 +167,7 @@ def _joint_positions(passages: Sequence[Passage]) -> slice:
     return slice(min(each.start for each in every), max(each.stop for each in every))
 
 
-def _computed(result: xr.Dataset) -> xr.Dataset:
-    result = result.compute()
+def _computed(result: xr.Dataset, *names: str) -> xr.Dataset:
+    """Return these variables of a result, computed; nothing is read for others."""
+    result = result.drop_vars([name for name in result.data_vars if name not in names]).compute()
     return result.isel({RESTRICTION: 0}) if RESTRICTION in result.dims else result

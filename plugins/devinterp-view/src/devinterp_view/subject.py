@@ -33,8 +33,15 @@ class Subject:
     caveat: str
 
     @classmethod
-    def of(cls, tree: xr.DataTree) -> Subject:
+    def of(cls, tree: xr.DataTree, *, needed_by: str = "report") -> Subject:
         """Return the only run at or below a node.
+
+        Parameters
+        ----------
+        tree : xarray.DataTree
+            The node.
+        needed_by : str, default: "report"
+            What shows it, for messages.
 
         Raises
         ------
@@ -47,12 +54,12 @@ class Subject:
         if len(runs) > 1:
             shown = ", ".join(map(repr, list(runs)[:8])) + (", ..." if len(runs) > 8 else "")
             raise InvalidInputError(
-                f"`report` shows one sampling run; there are {len(runs)} ({shown}): choose one, as "
+                f"`{needed_by}` shows one sampling run; there are {len(runs)} ({shown}): choose one, as "
                 f"tree[{next(iter(runs))!r}], or with `--group` on the command line."
             )
-        run = only(tree, name="report")
+        run = only(tree, name=needed_by)
         try:
-            use_chains(run, "all", needed_by="report")
+            use_chains(run, "all", needed_by=needed_by)
         except BrokenChainsError as error:
             return cls(run, "finished", str(error))
         return cls(run, "all", "")

@@ -1,2 +1,2 @@
 bindTables(document);
-if (data.passages.length) explore();
+if (data.passages.length) explore(typeof explorer === "undefined" ? null : (made) => { explorer = made; });

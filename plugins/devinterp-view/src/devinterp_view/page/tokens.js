@@ -109,24 +109,40 @@ const explore = (ready) => {
     }
     return list.children.length ? list : make("p", "none");
   };
+  const lists = (here) => [entries(here.sides[0]), make("h3", "Moves against it"), entries(here.sides[1]),
+    ...here.notes.map((note) => make("p", note, { class: "note" })),
+    ...(here.isPartial ? [make("p", "Errors are computed …", { class: "note", role: "status" })] : [])];
+  const meaning = "Correlation of the losses over the posterior, ± jackknife error over chains; the influence of arXiv:2509.26544 is its negative.";
   const influences = () => {
-    const here = answer(chosen), head = make("h3", `Moves with it (weights: ${influence.restriction})`);
-    if (here) {
-      const notes = here.notes.map((note) => make("p", note, { class: "note" }));
-      return [head, entries(here.sides[0]), make("h3", "Moves against it"), entries(here.sides[1]), ...notes,
-        make("p", "Correlation of the losses over the posterior, ± jackknife error over chains; the influence of arXiv:2509.26544 is its negative.", { class: "note" })];
-    }
-    const n = chosen, control = new AbortController();
-    const said = make("p", "Looking for its strongest candidates in all data …", { role: "status", id: "asking" });
-    const bar = make("progress", undefined, { max: "1", "aria-label": "Progress" });
-    const stop = make("button", "Stop", { type: "button", id: "stop" });
-    stop.addEventListener("click", () => control.abort());
-    const give = (text) => { said.textContent = text; bar.remove(); stop.remove(); };
-    waiting = control;
-    influence.ask(n, (done, share) => { said.textContent = `Looking for its strongest candidates in all data: ${done}`; bar.value = share; }, control.signal).then(
-      () => { if (chosen === n) { describe(); if (layer.value === "influence") paint(); } },
-      (error) => { if (chosen === n) give(control.signal.aborted ? "Stopped: choose the token again to go on." : error.message); });
-    return [head, said, bar, stop];
+    const n = chosen, box = make("div"), head = make("h3", `Moves with it (weights: ${influence.restriction})`);
+    const draw = () => {
+      box.replaceChildren(...lists(answer(n)), make("p", meaning, { class: "note" }));
+      if (influence.more && !answer(n).isWhole) {
+        const more = make("button", "Look in all data", { type: "button", id: "more" });
+        more.addEventListener("click", () => look(influence.more));
+        box.append(more);
+      }
+    };
+    const look = (ask) => {
+      const control = waiting = new AbortController(), isShown = () => chosen === n && waiting === control;
+      const said = make("p", "Looking for its strongest candidates in all data …", { role: "status", id: "asking" });
+      const bar = make("progress", undefined, { max: "1", "aria-label": "Progress" });
+      const stop = make("button", "Stop", { type: "button", id: "stop" });
+      stop.addEventListener("click", () => control.abort());
+      box.replaceChildren(said, bar, stop);
+      const refresh = () => { if (isShown()) { draw(); if (layer.value === "influence") paint(); } };
+      ask(n, {
+        signal: control.signal,
+        tell: (text, share) => { said.textContent = `Looking for its strongest candidates in all data: ${text}`; bar.value = share; },
+        refresh,
+      }).then(refresh, (error) => {
+        if (isShown()) box.replaceChildren(make("p", control.signal.aborted ? "Stopped: choose the token again to go on." : error.message, { role: "status", id: "asking" }));
+      });
+    };
+    const here = answer(n);
+    if (here) draw();
+    if (!here || here.isPartial) look(influence.ask);
+    return [head, box];
   };
   const describe = () => {
     if (waiting) waiting.abort();

@@ -57,7 +57,7 @@ addEventListener("hashchange", goTo);
 
 // What takes longer is put where it belongs when it is there.
 const fill = async (name) => {
-  const place = at(`part-${name}`), note = place.querySelector("[role=status]");
+  const place = at(`part-${name}`), note = place.querySelector(".note[role=status]");
   try {
     const answer = await stream("part", { run: server.run, name }, { tell: (text) => { if (note) note.textContent = `computing: ${text}`; } });
     place.innerHTML = answer.html;

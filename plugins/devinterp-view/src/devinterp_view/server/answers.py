@@ -136,8 +136,26 @@ def layer(opened: Opened, passages: list[Passage], kind: str, restriction: str, 
     return made.numbers()
 
 
+def passage_of(subject: Subject, place: Place) -> Passage:
+    """Return the passage that stands on the same page as a token, without its text."""
+    paging, observable = paging_of(subject, place.observable), subject.observables[place.observable]
+    shown = dict(paging.on_page(paging.page_of(place.sequence, place.token)))
+    return _untold(observable, place.sequence, shown[place.sequence], paging.num_tokens)
+
+
+def _untold(observable: str, sequence: int, tokens: slice, num_tokens: int) -> Passage:
+    return Passage(observable, sequence, [""] * (tokens.stop - tokens.start), num_tokens, tokens.start)
+
+
 def influence(
-    opened: Opened, place: Place, restriction: str, tokenizer: Tokenizer | None, limits: Limits, cache: Cache
+    opened: Opened,
+    place: Place,
+    passage: Passage,
+    restriction: str,
+    tokenizer: Tokenizer | None,
+    limits: Limits,
+    cache: Cache,
+    hand_out: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Return what moves with a token: the tokens of its own passage, and the strongest candidates in all data.
 
@@ -147,6 +165,8 @@ def influence(
         The run.
     place : Place
         The token.
+    passage : Passage
+        The tokens around it that are coloured.
     restriction : str
         Which weights moved.
     tokenizer : Tokenizer, optional
@@ -155,41 +175,40 @@ def influence(
         How many candidates of each sign.
     cache : Cache
         Keeps the strongest candidates of the tokens around.
+    hand_out : callable, optional
+        Is given the same without errors of the strongest, for which some data are read again, as soon as it is known.
     """
-    subject, observable = opened.subject, opened.subject.observables[place.observable]
+    subject, observable, total = opened.subject, passage.observable, passage.num_tokens
     run, options = subject.under([restriction]), {"chains": subject.chains}
     has_errors = run.sizes.get(CHAIN, 1) > 1
-    total = num_tokens(subject.run, observable)
-    query = Passage(observable, place.sequence, [""], total, place.token)
-    paging = paging_of(subject, place.observable)
-    [tokens] = [
-        tokens
-        for sequence, tokens in paging.on_page(paging.page_of(place.sequence, place.token))
-        if sequence == place.sequence
-    ]
-    page = Passage(observable, place.sequence, [""] * (tokens.stop - tokens.start), total, tokens.start)
-    value, error = within(run, query, page, options, has_errors=has_errors)
+    query = _untold(observable, place.sequence, slice(place.token, place.token + 1), total)
+    value, error = within(run, query, passage, options, has_errors=has_errors)
     start = place.token // BLOCK * BLOCK
-    block = Passage(observable, place.sequence, [""] * (min(start + BLOCK, total) - start), total, start)
+    block = _untold(observable, place.sequence, slice(start, min(start + BLOCK, total)), total)
     key = ("strongest", opened.path, opened.stamp, restriction, place.observable, place.sequence, start, limits.top_k)
 
     def look() -> Strongest:
         [part] = strongest(run, [block], None, limits.top_k, options)
         return _used(part)
 
-    part = _kept(cache, key, look)
-    one = _of_token(part, place.token - start)
-    errors = strongest_errors(run, query, one, options) if has_errors else np.full_like(one.values, np.nan)
-    return {
-        "sides": [
-            [_entry(opened, one, errors, sign, rank, tokenizer) for rank in _ranks(one, sign)] for sign in (0, 1)
-        ],
-        "value": packed(value[0]),
-        "error": None if error is None else packed(error[0]),
-        "notes": []
-        if (one.row >= 0).any()
-        else ["Its loss does not vary, or is not predicted: nothing moves with it."],
-    }
+    one = _of_token(_kept(cache, key, look), place.token - start)
+    errors = np.full_like(one.values, np.nan)
+    unknown = "Its loss does not vary, or is not predicted: nothing moves with it."
+
+    def said() -> dict[str, Any]:
+        sides = [[_entry(opened, one, errors, sign, rank, tokenizer) for rank in _ranks(one, sign)] for sign in (0, 1)]
+        return {
+            "sides": sides,
+            "value": packed(value[0]),
+            "error": None if error is None else packed(error[0]),
+            "notes": [] if (one.row >= 0).any() else [unknown],
+        }
+
+    if has_errors:
+        if hand_out is not None:
+            hand_out(said())
+        errors = strongest_errors(run, query, one, options)
+    return said()
 
 
 def _kept(cache: Cache, key: tuple[Any, ...], compute: Callable[[], Strongest]) -> Strongest:

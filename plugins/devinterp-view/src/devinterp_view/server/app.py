@@ -262,7 +262,16 @@ def _influence(viewer: Viewer, request: Request) -> _Work:
     return _Work(
         (place, restriction),
         opened,
-        lambda job: answers.influence(opened, place, restriction, viewer.tokenizer, viewer.limits, viewer.cache),
+        lambda job: answers.influence(
+            opened,
+            place,
+            answers.passage_of(opened.subject, place),
+            restriction,
+            viewer.tokenizer,
+            viewer.limits,
+            viewer.cache,
+            job.hits.append,
+        ),
     )
 
 

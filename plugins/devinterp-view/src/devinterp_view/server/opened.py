@@ -165,7 +165,7 @@ class Library:
         stamp = self.stamp(path)
         if opened is None or opened.stamp != stamp:
             # In chunks even where it is small: only what is shown is read, and all computing tells how far it is.
-            opened = Opened(path, Subject.of(open_store(self._place(path), eager_bytes=0)), stamp)
+            opened = Opened(path, Subject.of(open_store(self._place(path), eager_bytes=0), needed_by="view"), stamp)
         with self._lock:
             self._open[path] = (opened, time.monotonic())
             self._open.move_to_end(path)

@@ -98,16 +98,7 @@ def run_page(
             "stamp": opened.stamp,
             "parts": list(PARTS),
         },
-        "passages": [
-            {
-                "label": each.short_label,
-                "length": len(each.texts),
-                "observable": observable,
-                "sequence": each.sequence,
-                "start": each.start,
-            }
-            for each in shown
-        ],
+        "passages": sections.passage_data(subject, shown),
         "layers": [
             {"kind": kind, "restriction": n, "label": " · ".join(label)}
             for (kind, n), label in zip(layers, labels, strict=True)
