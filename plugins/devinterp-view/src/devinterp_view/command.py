@@ -8,11 +8,12 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
+from devinterp import schema
 from devinterp.cli.analysis import GROUP, STORE
 from devinterp_view.budget import Limits
 from devinterp_view.passages import parse
 from devinterp_view.recorded import recorded_task, tokenizer_of
-from devinterp_view.report import check_output
+from devinterp_view.report import NUM_RUNS, check_output
 from devinterp_view.report import report as write_report
 
 _OUTPUT = Annotated[Path, Parameter(name=["--output", "-o"], help="The HTML file to write.")]
@@ -55,11 +56,15 @@ def report(
         int, Parameter(help="Sequences of each observable in which the strongest influences are looked for.")
     ] = _DEFAULT.candidates,
     top_k: Annotated[int, Parameter(help="Strongest positive and negative influences of each token.")] = _DEFAULT.top_k,
+    num_runs: Annotated[
+        int, Parameter(help="Of the runs of a study, how many have a page; all are listed.")
+    ] = NUM_RUNS,
     overwrite: Annotated[bool, Parameter(help="Write over an earlier report.", negative="")] = False,
 ) -> None:
     """Write what a run says as one HTML file: verdict, traces, coefficients, coloured tokens and their influences.
 
-    The file needs no network and runs nothing but its own script. Its size is bounded: it says what was left out.
+    Of a study it lists all runs, draws coefficients along what varies, and has the page of each run after that. The file
+    needs no network and runs nothing but its own script. Its size is bounded: it says what was left out.
     """
     from devinterp.store.reading.open import open as open_store
 
@@ -67,7 +72,8 @@ def report(
     limits = Limits(passages=num_passages, tokens=num_tokens, candidates=num_candidates, top_k=top_k)
     chosen = parse(passages) or None
     tree = open_store(store, group=group)
-    decoder, note = tokenizer_of(tree, tokenizer)
+    run = next(iter(schema.runs(tree).values()), tree)
+    decoder, note = tokenizer_of(run, tokenizer)
     path = write_report(
         tree,
         output,
@@ -76,8 +82,9 @@ def report(
         text_note=note,
         passages=chosen,
         restriction=restriction,
-        sampling_task=sampling_task if sampling_task is not None else recorded_task(tree),
+        sampling_task=sampling_task if sampling_task is not None else recorded_task(run),
         limits=limits,
+        num_runs=num_runs,
         source=store if group is None else f"{store}, {group}",
     )
     size = path.stat().st_size / 2**20

@@ -18,7 +18,7 @@ from devinterp_view.text import embedded
 #: Scripts of a file that holds all it shows.
 REPORT = ("common.js", "embedded.js", "tokens.js", "file.js")
 #: Scripts of the same page in a notebook, whose kernel may be asked for more.
-NOTEBOOK = ("common.js", "embedded.js", "kernel.js", "tokens.js", "file.js")
+NOTEBOOK = ("common.js", "embedded.js", "tokens.js", "kernel.js")
 _FILES = resources.files("devinterp_view") / "page"
 
 
@@ -68,7 +68,11 @@ def section(name: str, values: Mapping[str, Any]) -> str:
     values : mapping
         What it shows.
     """
-    return _environment().get_template(f"{name}.html.j2").render(**values)
+    return _environment().get_template(f"{name}.html.j2").render(_defaults() | dict(values))
+
+
+def _defaults() -> dict[str, Any]:
+    return {"suffix": "", "num_colours": palette.NUM_COLOURS}
 
 
 def policy(style: str, script: str, *, connects: bool = False) -> str:

@@ -26,7 +26,7 @@ from devinterp_view.text import name
 _CACHE_BYTES = 32 * 2**20
 
 
-class Explorer(anywidget.AnyWidget):  # type: ignore[misc]
+class Explorer(anywidget.AnyWidget):
     """A run in a notebook.
 
     Parameters

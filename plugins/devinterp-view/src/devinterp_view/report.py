@@ -1,4 +1,4 @@
-"""One page about one run: every section, or why the run does not have it."""
+"""One page about one run or several, written into one file."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
+from devinterp import arguments, schema
 from devinterp.errors import InvalidInputError
 from devinterp.token_text import Tokenizer
-from devinterp_view import sections
-from devinterp_view.budget import Limits, attempt
-from devinterp_view.html import REPORT, packed, page
-from devinterp_view.influences import Influences, influences
-from devinterp_view.layers import Layer, layer_label, layers
-from devinterp_view.passages import Passage, choose
-from devinterp_view.subject import Subject
+from devinterp_view.budget import Limits
+from devinterp_view.html import REPORT, page
+from devinterp_view.parts import MARK, run_parts
+from devinterp_view.study import MAX_PAGES, render_study
 from devinterp_view.text import name
 
-#: The first line of every report, by which one is told from other files.
-MARK = "<!doctype html><!-- devinterp report -->"
+#: Of several runs, how many have a page of their own.
+NUM_RUNS = 12
 
 
 def report(tree: xr.DataTree, output: str | Path, *, overwrite: bool = False, **options: Any) -> Path:
@@ -32,7 +29,7 @@ def report(tree: xr.DataTree, output: str | Path, *, overwrite: bool = False, **
     Parameters
     ----------
     tree : xarray.DataTree
-        One sampling run.
+        A sampling run, or a study of several.
     output : str or pathlib.Path
         The file, whose name ends in ``.html``.
     overwrite : bool, default: False
@@ -88,6 +85,7 @@ def render(
     limits: Limits | None = None,
     source: str = "",
     text_note: str = "",
+    num_runs: int = NUM_RUNS,
     scripts: Sequence[str] = REPORT,
 ) -> str:
     """Return the HTML of a report.
@@ -95,7 +93,7 @@ def render(
     Parameters
     ----------
     tree : xarray.DataTree
-        One sampling run.
+        A sampling run, or a study of several.
     tokenizer : Tokenizer, optional
         Decodes token ids; without one, ids are shown.
     passages : mapping of str to sequence of int, optional
@@ -110,6 +108,8 @@ def render(
         Where the run is stored, as the page says it.
     text_note : str, optional
         What is to be known of the text of tokens.
+    num_runs : int, default: 12
+        Of several runs, how many have a page of their own; all are listed.
     scripts : sequence of str, optional
         Files of ``page/`` that together are the script of the page.
 
@@ -123,71 +123,30 @@ def render(
     MissingDataError
         If the tree holds no run.
     InvalidInputError
-        If it holds several, or a name is not there.
+        If a name is not there.
     """
-    limits = Limits() if limits is None else limits
-    subject = Subject.of(tree)
-    restriction = subject.restriction_of_influences(restriction)
-    shown, passages_left_out = choose(subject, passages, tokenizer, limits)
-    summary = sections.summary(subject)
-    values = summary | sections.traces(subject) | sections.tables(subject, sampling_task, summary["verdict"])
-    coloured, layer_notes = layers(subject, shown, sampling_task) if shown else ([], ["This run has no observables."])
-    pairs, reason = attempt(lambda: influences(subject, shown, restriction, tokenizer, limits)) if shown else (None, "")
-    notes = [*layer_notes, *([passages_left_out] if passages_left_out else []), *([text_note] if text_note else [])]
-    notes += pairs.notes if pairs is not None else [f"No influences: {reason}"] if reason else []
-    values |= sections.settings(subject) | sections.tokens(shown, coloured)
-    values |= {
-        "source": name(source, 400),
-        "mark": MARK,
-        "version": metadata.version("devinterp"),
-        "passage_notes": [name(note, 600) for note in notes],
-        "influence_restriction": name(restriction) if pairs is not None else "",
-    }
-    return page("report.html.j2", values, _data(subject, shown, coloured, pairs), scripts)
-
-
-def _data(
-    subject: Subject, shown: Sequence[Passage], coloured: Sequence[Layer], pairs: Influences | None
-) -> dict[str, Any]:
-    """Return what the script reads."""
-    return {
-        "passages": sections.passage_data(subject, shown),
-        "layers": [
-            {
-                "kind": layer.kind,
-                "label": " · ".join(layer_label(layer.kind, layer.restriction)),
-                "restriction": name(layer.restriction),
-                **layer.numbers(),
-            }
-            for layer in coloured
-        ],
-        "influence": None if pairs is None else _influence_data(pairs, shown),
-    }
-
-
-def _influence_data(pairs: Influences, shown: Sequence[Passage]) -> dict[str, Any]:
-    passage_of = {(each.observable, each.sequence): n for n, each in enumerate(shown)}
-    used = sorted({int(each) for each in np.unique(pairs.row) if each >= 0})
-    number_of = {old: new for new, old in enumerate(used)}
-    renumbered = np.vectorize(lambda row: number_of.get(row, -1), otypes=[np.int32])(pairs.row)
-    vocabulary: dict[str, int] = {}
-    rows = [
-        {
-            "label": f"{name(pairs.candidates.rows[old][0])} {pairs.candidates.rows[old][1]}",
-            "passage": passage_of.get(pairs.candidates.rows[old]),
-            "tokens": [vocabulary.setdefault(text, len(vocabulary)) for text in pairs.candidates.texts[old]],
-        }
-        for old in used
-    ]
-    return {
-        "restriction": name(pairs.restriction),
-        "rank": pairs.values.shape[2],
-        "blocks": [None if each is None else packed(each) for each in pairs.blocks],
-        "block_errors": [None if each is None else packed(each) for each in pairs.block_errors],
-        "values": packed(pairs.values),
-        "errors": packed(pairs.errors),
-        "row": packed(renumbered),
-        "position": packed(pairs.position),
-        "rows": rows,
-        "vocabulary": list(vocabulary),
-    }
+    if arguments.count("num_runs", num_runs, least=0) > MAX_PAGES:
+        raise InvalidInputError(f"`num_runs` (={num_runs}) must be 0 to {MAX_PAGES}: it bounds the size of the file.")
+    if len(schema.runs(tree)) > 1:
+        return render_study(
+            tree,
+            tokenizer=tokenizer,
+            num_runs=num_runs,
+            source=source,
+            passages=passages,
+            restriction=restriction,
+            sampling_task=sampling_task,
+            limits=limits,
+            text_note=text_note,
+        )
+    values, data = run_parts(
+        tree,
+        tokenizer=tokenizer,
+        passages=passages,
+        restriction=restriction,
+        sampling_task=sampling_task,
+        limits=limits,
+        text_note=text_note,
+    )
+    about = {"source": name(source, 400), "mark": MARK, "version": metadata.version("devinterp")}
+    return page("report.html.j2", values | about, data, scripts)

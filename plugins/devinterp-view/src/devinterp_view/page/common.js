@@ -62,14 +62,13 @@ const bindTables = (root) => {
       body.append(...rows.map(([, row]) => row));
     }));
   }
-  const filter = root.querySelector("#filter");
-  if (filter) filter.addEventListener("input", () => {
-    const wanted = filter.value.toLowerCase(), rows = [...at("restriction-table").tBodies[0].rows];
+  for (const filter of root.querySelectorAll(".filter")) filter.addEventListener("input", () => {
+    const wanted = filter.value.toLowerCase(), rows = [...filter.closest("section").querySelector("tbody").rows];
     let shown = 0;
     for (const row of rows) {
       row.hidden = !row.cells[0].textContent.toLowerCase().includes(wanted);
       shown += !row.hidden;
     }
-    at("filtered").textContent = wanted ? `${shown} of ${rows.length}` : "";
+    filter.closest("p").querySelector("[role=status]").textContent = wanted ? `${shown} of ${rows.length}` : "";
   });
 };

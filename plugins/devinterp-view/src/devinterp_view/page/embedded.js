@@ -1,5 +1,5 @@
 // Where the numbers of tokens come from: the file itself.
-const source = (() => {
+const embedded = (data) => {
   const layers = data.layers.map((layer) => {
     const value = once(() => floats(layer.values)), error = once(() => floats(layer.errors));
     return { label: layer.label, get: () => ({ value: value(), error: error(), limit: layer.limit }) };
@@ -38,4 +38,4 @@ const source = (() => {
     return { get sides() { return sides(n, place); }, value: part(blocks[passage]()), error: part(blockErrors[passage]()), notes: [] };
   };
   return { layers, influence: { restriction: given.restriction, get: answer } };
-})();
+};

@@ -1,2 +1,4 @@
 bindTables(document);
-if (data.passages.length) explore(typeof explorer === "undefined" ? null : (made) => { explorer = made; });
+(data.runs || [data]).forEach((run, n) => {
+  if (run.passages.length) explore({ data: run, source: embedded(run), suffix: data.runs ? `-${n}` : "", isFirst: n === 0 });
+});

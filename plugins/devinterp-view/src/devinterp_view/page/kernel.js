@@ -1,4 +1,6 @@
 // In a notebook: while its kernel is alive, it looks for a token's candidates in all data.
+const source = embedded(data);
+let explorer = null;
 if (source.influence) {
   const asked = new Map(), known = new Map(), fromFile = source.influence.get;
   let count = 0;
@@ -25,4 +27,5 @@ if (source.influence) {
   });
   parent.postMessage({ kind: "hello" }, "*");
 }
-let explorer = null;
+bindTables(document);
+if (data.passages.length) explore({ data, source, ready: (made) => { explorer = made; } });

@@ -1,6 +1,8 @@
 // Tokens: one after the other over all passages. `source` has their numbers: `get` gives what is there, `ask` a promise of it.
-const explore = (ready) => {
-  const tokens = [...document.querySelectorAll(".t")], passageOf = new Int32Array(tokens.length), starts = [];
+// Several runs may stand on a page: the names of the elements of each end in its suffix.
+const explore = ({ data, source, suffix = "", isFirst = true, ready = null }) => {
+  const at = (id) => document.getElementById(id + suffix);
+  const tokens = [...at("passages").querySelectorAll(".t")], passageOf = new Int32Array(tokens.length), starts = [];
   const numberOf = new Map();
   data.passages.forEach((passage, n) => {
     const start = n ? starts[n - 1] + data.passages[n - 1].length : 0;
@@ -118,16 +120,16 @@ const explore = (ready) => {
     const draw = () => {
       box.replaceChildren(...lists(answer(n)), make("p", meaning, { class: "note" }));
       if (influence.more && !answer(n).isWhole) {
-        const more = make("button", "Look in all data", { type: "button", id: "more" });
+        const more = make("button", "Look in all data", { type: "button", id: `more${suffix}` });
         more.addEventListener("click", () => look(influence.more));
         box.append(more);
       }
     };
     const look = (ask) => {
       const control = waiting = new AbortController(), isShown = () => chosen === n && waiting === control;
-      const said = make("p", "Looking for its strongest candidates in all data …", { role: "status", id: "asking" });
+      const said = make("p", "Looking for its strongest candidates in all data …", { role: "status", id: `asking${suffix}` });
       const bar = make("progress", undefined, { max: "1", "aria-label": "Progress" });
-      const stop = make("button", "Stop", { type: "button", id: "stop" });
+      const stop = make("button", "Stop", { type: "button", id: `stop${suffix}` });
       stop.addEventListener("click", () => control.abort());
       box.replaceChildren(said, bar, stop);
       const refresh = () => { if (isShown()) { draw(); if (layer.value === "influence") paint(); } };
@@ -136,7 +138,7 @@ const explore = (ready) => {
         tell: (text, share) => { said.textContent = `Looking for its strongest candidates in all data: ${text}`; bar.value = share; },
         refresh,
       }).then(refresh, (error) => {
-        if (isShown()) box.replaceChildren(make("p", control.signal.aborted ? "Stopped: choose the token again to go on." : error.message, { role: "status", id: "asking" }));
+        if (isShown()) box.replaceChildren(make("p", control.signal.aborted ? "Stopped: choose the token again to go on." : error.message, { role: "status", id: `asking${suffix}` }));
       });
     };
     const here = answer(n);
@@ -210,7 +212,7 @@ const explore = (ready) => {
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") { hide(); if (chosen >= 0) choose(chosen); }
-    else if (event.key === "/" && !/^(INPUT|SELECT)$/.test(event.target.tagName)) { event.preventDefault(); at("search").focus(); }
+    else if (event.key === "/" && isFirst && !/^(INPUT|SELECT)$/.test(event.target.tagName)) { event.preventDefault(); at("search").focus(); }
   });
   addEventListener("scroll", () => { if (!tip.hidden) show(tipped); }, { passive: true });
   layer.addEventListener("change", colour);
@@ -226,7 +228,7 @@ const explore = (ready) => {
   });
   const tell = () => { at("places").textContent = !search.value ? "" : places.length ? `${current + 1 || "-"} of ${places.length} places` : "not there"; };
   const find = () => {
-    for (const token of document.querySelectorAll("[data-hit]")) { delete token.dataset.hit; delete token.dataset.here; }
+    for (const token of at("passages").querySelectorAll("[data-hit]")) { delete token.dataset.hit; delete token.dataset.here; }
     places = [];
     current = -1;
     const wanted = search.value.toLowerCase();
@@ -243,7 +245,7 @@ const explore = (ready) => {
     if (!places.length) return;
     current = current < 0 ? (by > 0 ? 0 : places.length - 1) : (current + by + places.length) % places.length;
     tell();
-    for (const token of document.querySelectorAll("[data-here]")) delete token.dataset.here;
+    for (const token of at("passages").querySelectorAll("[data-here]")) delete token.dataset.here;
     tokens[places[current]].dataset.here = "";
     tokens[places[current]].scrollIntoView({ block: "center" });
     show(places[current]);

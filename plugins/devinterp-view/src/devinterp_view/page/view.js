@@ -1,6 +1,6 @@
 // A run in the viewer: pages, search in all sequences, parts that are computed after the page is there, and what is new.
 const server = data.server;
-if (data.passages.length) explore((made) => { explorer = made; });
+if (data.passages.length) explore({ data, source, ready: (made) => { explorer = made; } });
 
 const visit = (changes) => {
   const query = { run: server.run, observable: server.observable, page: server.page, restriction: server.restriction, ...changes };

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import Any
 from urllib.parse import urlencode
 
 from devinterp_view.budget import MAX_ROWS, first
 from devinterp_view.html import page
 from devinterp_view.server.opened import Library
 from devinterp_view.server.run_page import MARK, RUNS
+from devinterp_view.study import label_cell
 from devinterp_view.text import name
 
 #: Columns of what tells runs apart.
@@ -28,7 +28,7 @@ def run_list(library: Library) -> str:
         {
             "name": name(path),
             "href": f"run?{urlencode({'run': path})}" if states[path]["has_begun"] else "",
-            "labels": [_label(table.runs[path].get(label)) for label in labels],
+            "labels": [label_cell(table.runs[path].get(label)) for label in labels],
             "state": states[path]["state"],
             "steps": states[path]["steps"],
             "remark": name(table.failed.get(path, ""), 400),
@@ -47,10 +47,3 @@ def run_list(library: Library) -> str:
     }
     data = {"runs": [{"path": path, **states[path]} for path in paths]}
     return page("runs.html.j2", values, data, RUNS, connects=True)
-
-
-def _label(value: Any) -> tuple[str, str]:
-    """Return a label as it is shown, and by what its column is sorted."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    text = "–" if value is None else f"{value:.6g}" if isinstance(value, float) else name(value)
-    return text, repr(float(value)) if is_number else text
