@@ -44,18 +44,13 @@ def page(
         Whether the page may ask the server that it came from.
     """
     style, script = _style(), _script(tuple(scripts))
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            **values,
-            style=style,
-            script=script,
-            policy=policy(style, script, connects=connects),
-            data=embedded(dict(data)),
-            num_colours=palette.NUM_COLOURS,
-        )
-    )
+    written = {
+        "style": style,
+        "script": script,
+        "policy": policy(style, script, connects=connects),
+        "data": embedded(dict(data)),
+    }
+    return _environment().get_template(template).render(_defaults() | dict(values) | written)
 
 
 def section(name: str, values: Mapping[str, Any]) -> str:

@@ -8,15 +8,16 @@ import webbrowser
 from typing import Annotated
 
 import uvicorn
+import xarray as xr
 from cyclopts import Parameter
 from rich.console import Console
 
 from devinterp.cli.analysis import GROUP, STORE
-from devinterp.errors import InvalidInputError
+from devinterp.errors import InvalidInputError, StoreError
 from devinterp_view.budget import Limits
 from devinterp_view.recorded import tokenizer_of
 from devinterp_view.server.app import Viewer, make_app
-from devinterp_view.server.opened import Library
+from devinterp_view.server.opened import Library, StoreGoneError
 
 #: The only interface on which the viewer answers.
 _HOST = "127.0.0.1"
@@ -53,10 +54,15 @@ def view(
     if not 0 <= port <= 65535:
         raise InvalidInputError(f"`port` (={port}) must be 0 to 65535.")
     library = Library(store, group)
-    first = next(iter(library.table().runs))
-    runs = [path for path in library.table().runs if library.state(path)["has_begun"]]
-    tree = library.open(runs[0] if runs else first).subject.run if runs else None
-    tokenizer, note = (None, "") if tree is None else tokenizer_of(tree, model, option="--model")
+    try:
+        paths = list(library.table().runs)
+    except StoreGoneError:
+        raise StoreError(
+            f"there is no store at {library.name}: expected the `output_path` of `devinterp.sample`."
+        ) from None
+    begun = next((path for path in paths if library.state(path)["has_begun"]), None)
+    tree = xr.DataTree() if begun is None else library.open(begun).subject.run
+    tokenizer, note = tokenizer_of(tree, model, option="--model")
     viewer = Viewer(library, tokenizer, note, sampling_task, Limits(top_k=top_k))
     token = secrets.token_urlsafe(32)
     with listening(port) as listener:
@@ -87,6 +93,7 @@ def listening(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((_HOST, port))
+        listener.listen(64)  # the browser may be faster than the server
     except OSError as error:
         listener.close()
         raise InvalidInputError(f"`port` (={port}) cannot be used: {error.strerror}. Choose another, or 0.") from error
