@@ -24,7 +24,7 @@ LIMITS = Limits(passages=1, top_k=2)
 
 @pytest.fixture(scope="module")
 def tree() -> xr.DataTree:
-    return study_tree(LABELS, num_restrictions=2, num_draws=20, num_chains=2, observables={"a": (2, 9)})
+    return study_tree(LABELS, num_restrictions=2, num_draws=12, num_chains=2, observables={"a": (1, 9)})
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,9 @@ def test_each_run_can_be_explored(browser, html, tmp_path):
     browser.find_element("css selector", "#filter-1").send_keys("part")
     assert browser.find_element("css selector", "#filtered-1").text == "1 of 2"
     assert browser.find_element("css selector", "#filtered-0").text == ""
-    browser.find_element("css selector", "#run-table thead th:nth-child(2) button").click()
+    head = browser.find_element("css selector", "#run-table thead th:nth-child(2) button")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", head)
+    head.click()
     assert browser.find_element("css selector", "#run-table tbody tr th").text.startswith("checkpoint=100")
     assert violations(browser) == []
     assert browser.get_log("browser") == []

@@ -19,7 +19,7 @@ from devinterp_view.layers import layers_of
 from devinterp_view.passages import Passage, num_tokens, read_passages, token_ids
 from devinterp_view.server.cache import Cache
 from devinterp_view.server.opened import Opened
-from devinterp_view.server.paging import Paging
+from devinterp_view.server.paging import PAGE_TOKENS, Paging
 from devinterp_view.strongest import Row, Strongest, strongest, strongest_errors, within
 from devinterp_view.subject import Subject
 from devinterp_view.text import name, token
@@ -59,7 +59,8 @@ def paging_of(subject: Subject, observable: int) -> Paging:
     names = subject.observables
     if not 0 <= observable < len(names):
         raise InvalidInputError(f"`observable` (={observable}) must be 0 to {len(names) - 1}.")
-    return Paging(subject.num_sequences(names[observable]), num_tokens(subject.run, names[observable]))
+    chosen = names[observable]
+    return Paging(subject.num_sequences(chosen), num_tokens(subject.run, chosen), PAGE_TOKENS)
 
 
 def check_place(subject: Subject, place: Place) -> None:

@@ -308,7 +308,9 @@ def _json(viewer: Viewer, make: Callable[[Viewer, Request], Any]) -> Callable[[R
 
 def _state(viewer: Viewer, request: Request) -> dict[str, Any]:
     path = request.query_params.get("run", ITSELF)
-    return {**viewer.library.state(path), "stamp": viewer.library.stamp(path)}
+    # The stamp first: a state that is newer than its stamp is asked for again, one that is older would stay.
+    stamp = viewer.library.stamp(path)
+    return {**viewer.library.state(path), "stamp": stamp}
 
 
 def _states(viewer: Viewer, request: Request) -> dict[str, Any]:

@@ -18,13 +18,13 @@ class Paging:
         Sequences of the observable.
     num_tokens : int
         Tokens of each, at least 1.
-    page_tokens : int, default: 2048
+    page_tokens : int
         Most tokens of a page.
     """
 
     num_sequences: int
     num_tokens: int
-    page_tokens: int = PAGE_TOKENS
+    page_tokens: int
 
     @property
     def num_parts(self) -> int:
