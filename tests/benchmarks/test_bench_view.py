@@ -35,7 +35,7 @@ def _asked(address: str, **query: int) -> tuple[float, float, dict]:
     start, candidates = time.perf_counter(), None
     with urllib.request.urlopen(f"{address}influence?run=.&{words}") as answer:
         for line in map(json.loads, answer):
-            if "hits" in line:
+            if "pieces" in line:
                 candidates = time.perf_counter() - start
     taken = time.perf_counter() - start
     assert "result" in line, line

@@ -13,8 +13,9 @@ from typing import Any
 import uvicorn
 from starlette.testclient import TestClient
 
-from devinterp_view.server.app import Viewer, make_app
+from devinterp_view.server.app import make_app
 from devinterp_view.server.opened import Library
+from devinterp_view.server.viewer import Viewer
 from devinterp_view.view import listening
 
 TOKEN = "a-token"

@@ -192,6 +192,7 @@ def test_in_a_live_notebook_the_kernel_is_asked(browser, tmp_path, widget, sent)
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.slow
 def test_in_an_exported_notebook_what_fits_is_there(browser, tmp_path, widget):
     open_notebook(browser, notebook(tmp_path, widget, has_kernel=False))
     browser.find_elements("css selector", ".t")[5].click()
@@ -202,6 +203,7 @@ def test_in_an_exported_notebook_what_fits_is_there(browser, tmp_path, widget):
     browser.execute_script("window.clean()")
 
 
+@pytest.mark.slow
 def test_nothing_of_a_store_reaches_the_notebook(browser, tmp_path):
     hostile = view(hostile_tree(), tokenizer=Hostile())
     open_notebook(browser, notebook(tmp_path, hostile, has_kernel=True))

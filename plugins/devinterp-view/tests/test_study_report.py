@@ -14,7 +14,7 @@ from devinterp_view.budget import Limits
 from devinterp_view.chart import BOTTOM, HEIGHT, TOP
 from devinterp_view.report import render
 from support.browser import emulate, requests_of, start_browser, violations
-from support.hostile_texts import CORPUS, Hostile, hostile_tree
+from support.hostile_texts import CORPUS, Hostile
 from support.report_page import Page, floats
 from support.study_trees import study_tree
 
@@ -110,7 +110,6 @@ def test_nothing_of_a_study_becomes_part_of_the_page():
     tree = study_tree(
         [{CORPUS[0]: CORPUS[1]}, {CORPUS[0]: CORPUS[5]}], num_draws=6, num_chains=2, observables={"a": (1, 6)}
     )
-    tree["hostile"] = hostile_tree()
     page = Page(render(tree, tokenizer=Hostile(), limits=LIMITS, source=CORPUS[1]))
     assert [tag for tag, _ in page.tags].count("script") == 2
     for tag, attrs in page.tags:
@@ -121,6 +120,7 @@ def test_nothing_of_a_study_becomes_part_of_the_page():
 browser = pytest.fixture(scope="module")(start_browser)
 
 
+@pytest.mark.slow
 def test_each_run_can_be_explored(browser, html, tmp_path):
     path = tmp_path / "study.html"
     path.write_text(html, encoding="utf-8")

@@ -12,8 +12,9 @@ import xarray as xr
 
 from devinterp.analyses.llc import token_llc
 from devinterp.testing import synthetic_tree
-from devinterp_view.server.app import Viewer, make_app
+from devinterp_view.server.app import make_app
 from devinterp_view.server.opened import Library, StoreGoneError
+from devinterp_view.server.viewer import Viewer
 from support.hostile_texts import CORPUS, Hostile, hostile_tree
 from support.report_page import Page, floats
 from support.study_trees import study_tree
@@ -28,9 +29,7 @@ PATHS = ("", "run", "state", "states", *STREAMS)
 
 @pytest.fixture(scope="module")
 def tree() -> xr.DataTree:
-    return synthetic_tree(
-        num_restrictions=3, num_chains=3, num_draws=30, num_burnin_steps=6, observables=OBSERVABLES, virial=True
-    )
+    return synthetic_tree(num_restrictions=3, num_chains=3, num_draws=20, num_burnin_steps=6, observables=OBSERVABLES)
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +188,7 @@ def test_only_what_is_shown_is_read(tmp_path, monkeypatch):
         assert {int(key.split("/")[-2]) for key in losses} == set(range(14, 29))
 
 
+@pytest.mark.slow
 def test_pages_run_through_all_sequences_once(tmp_path):
     tree = synthetic_tree(num_draws=4, observables={"a": (500, 9)})
     with client_of(write(tree, tmp_path / "run.zarr")) as client:
@@ -202,8 +202,8 @@ def test_pages_run_through_all_sequences_once(tmp_path):
 
 
 def test_a_study_is_a_list_of_runs(tmp_path):
-    labels = [{"checkpoint": step, "lr": lr} for step in (1, 10) for lr in (0.1, 0.2)]
-    tree = study_tree(labels, num_draws=20, num_chains=2, observables={"a": (2, 6)})
+    labels = [{"checkpoint": 1, "lr": 0.1}, {"checkpoint": 10, "lr": 0.2}]
+    tree = study_tree(labels, num_draws=12, num_chains=2, observables={"a": (2, 6)})
     table = json.loads(tree.attrs["study"])
     table["runs"]["checkpoint=100,lr=0.1"] = {"checkpoint": 100, "lr": 0.1}
     table["failed"]["checkpoint=100,lr=0.2"] = "no memory"
@@ -214,8 +214,8 @@ def test_a_study_is_a_list_of_runs(tmp_path):
         page = Page(html)
         rows = page.cells["runs"][1:]
         assert [row[0] for row in rows] == [*tree.children, "checkpoint=100,lr=0.1", "checkpoint=100,lr=0.2"]
-        assert [row[1:4] for row in rows[:2]] == [["1.0", "0.1", "finished"], ["1.0", "0.2", "finished"]]
-        assert [row[3] for row in rows[4:]] == ["not begun", "failed"]
+        assert [row[1:4] for row in rows[:2]] == [["1.0", "0.1", "finished"], ["10.0", "0.2", "finished"]]
+        assert [row[3] for row in rows[2:]] == ["not begun", "failed"]
         assert "no memory" in html
         llc = tree.slt.llc()["paired_llc_mean"].sel(checkpoint=10, lr=0.2)
         assert result(client, "brief", run="checkpoint=10,lr=0.2")["value"] == pytest.approx(float(llc))
@@ -347,6 +347,7 @@ def test_nothing_of_a_store_becomes_part_of_a_page(tmp_path):
 # What happens to the store meanwhile.
 
 
+@pytest.mark.slow
 def test_a_store_that_grows_is_read_again(tmp_path):
     from support.small_runs import run
 
@@ -418,6 +419,7 @@ def test_a_store_that_vanishes_is_said_to_have(tmp_path, tree):
             assert "site-packages" not in answer
 
 
+@pytest.mark.slow
 def test_numbers_of_a_store_that_vanishes_meanwhile_are_not_given(tmp_path, tree, monkeypatch):
     from devinterp_view.server import answers
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from devinterp.testing import synthetic_tree
-from devinterp_view.server import answers
+from devinterp_view.server import answers, places
 from devinterp_view.text import number
 from support.browser import emulate, requests_of, start_browser, violations
 from support.hostile_texts import Hostile, hostile_tree
@@ -51,7 +51,7 @@ def address(tree, tmp_path_factory):
     path = write(tree, tmp_path_factory.mktemp("viewed") / "run.zarr")
     # Ten sequences on a page.
     with pytest.MonkeyPatch.context() as patch, served(path, tokenizer=Words(), sampling_task="train") as address:
-        patch.setattr(answers, "PAGE_TOKENS", 140)
+        patch.setattr(places, "PAGE_TOKENS", 140)
         yield address
 
 
@@ -318,6 +318,7 @@ def test_a_run_is_followed_and_a_store_that_vanishes_is_said_to_have(browser, tm
         assert violations(browser) == []
 
 
+@pytest.mark.slow
 def test_nothing_of_a_store_runs(browser, tmp_path):
     with served(write(hostile_tree(), tmp_path / "hostile.zarr"), tokenizer=Hostile()) as address:
         go(browser, address)

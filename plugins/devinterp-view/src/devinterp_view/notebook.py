@@ -16,7 +16,7 @@ from devinterp_view.budget import Limits
 from devinterp_view.html import NOTEBOOK, read
 from devinterp_view.recorded import recorded_task
 from devinterp_view.report import render
-from devinterp_view.server import answers
+from devinterp_view.server import answers, places
 from devinterp_view.server.cache import Cache
 from devinterp_view.server.opened import ITSELF, Opened
 from devinterp_view.subject import Subject
@@ -96,9 +96,9 @@ class Explorer(anywidget.AnyWidget):
             numbers = [each for each in map(asked.get, ("observable", "sequence", "token")) if isinstance(each, int)]
             if len(numbers) != 3:
                 raise InvalidInputError(f"a token is three whole numbers; got {asked!r:.200}.")
-            place, subject = answers.Place(*numbers), self._opened.subject
-            answers.check_place(subject, place)
-            passage = answers.passage_of(subject, place)
+            place, subject = places.Place(*numbers), self._opened.subject
+            places.check_place(subject, place)
+            passage = places.passage_of(subject, place)
             made = answers.influence(
                 self._opened, place, passage, self._restriction, self._tokenizer, Limits(), self._cache
             )

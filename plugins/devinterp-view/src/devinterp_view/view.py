@@ -16,8 +16,9 @@ from devinterp.cli.analysis import GROUP, STORE
 from devinterp.errors import InvalidInputError, StoreError
 from devinterp_view.budget import Limits
 from devinterp_view.recorded import tokenizer_of
-from devinterp_view.server.app import Viewer, make_app
+from devinterp_view.server.app import make_app
 from devinterp_view.server.opened import Library, StoreGoneError
+from devinterp_view.server.viewer import Viewer
 
 #: The only interface on which the viewer answers.
 _HOST = "127.0.0.1"

@@ -25,7 +25,7 @@ const stream = async (path, query, { tell, give, signal } = {}) => {
       const line = JSON.parse(text);
       if (line.error !== undefined) throw failed(line);
       if (line.result !== undefined) { trouble(""); return line.result; }
-      if (line.hits !== undefined && give) give(line.hits);
+      if (line.pieces !== undefined && give) give(line.pieces);
       if (line.progress !== undefined && tell) tell(line.progress, line.share);
     }
   }

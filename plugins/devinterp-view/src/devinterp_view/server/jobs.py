@@ -36,7 +36,7 @@ class Job:
         self._yields_to = yields_to
         self.progress = Progress("waiting for its turn", 0.0)
         self.num_waiting = 0
-        self.hits: list[Any] = []
+        self.pieces: list[Any] = []
         self._is_stopped = threading.Event()
 
     def tell(self, text: str, share: float) -> None:
@@ -118,18 +118,18 @@ class Jobs:
             job = self._jobs[key] = Job(self._yields_to)
             self._pool.submit(self._run, job, work)
         job.num_waiting += 1
-        told, num_hits = None, 0
+        told, num_pieces = None, 0
         try:
             while not job.future.done():
                 if job.progress is not told:
                     told = job.progress
                     yield told
-                if len(job.hits) > num_hits:
-                    new = job.hits[num_hits:]
-                    num_hits += len(new)
+                if len(job.pieces) > num_pieces:
+                    new = job.pieces[num_pieces:]
+                    num_pieces += len(new)
                     yield new
                 await asyncio.sleep(_INTERVAL)
-            yield job.hits[num_hits:]
+            yield job.pieces[num_pieces:]
             yield job.future
         finally:
             job.num_waiting -= 1

@@ -13,9 +13,9 @@ from devinterp_view.coefficients import coefficients
 from devinterp_view.html import page, section
 from devinterp_view.layers import layer_label
 from devinterp_view.passages import Passage
-from devinterp_view.server.answers import paging_of, passages_of
 from devinterp_view.server.cache import Cache
 from devinterp_view.server.opened import ITSELF, Opened, state_of
+from devinterp_view.server.places import paging_of, passages_of
 from devinterp_view.subject import Subject
 from devinterp_view.text import name
 

@@ -11,8 +11,8 @@ import numpy as np
 from devinterp.errors import InvalidInputError
 from devinterp.token_text import Tokenizer, pieces
 from devinterp_view.passages import token_ids
-from devinterp_view.server.answers import Place, in_text
 from devinterp_view.server.opened import Opened
+from devinterp_view.server.places import Place, in_text
 
 #: Places that are shown, and characters of what is looked for.
 MAX_PLACES, MAX_WANTED = 200, 1000
