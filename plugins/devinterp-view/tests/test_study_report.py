@@ -66,8 +66,9 @@ def test_as_many_runs_as_asked_for_have_their_pages(tree, page, html):
 def test_coefficients_are_drawn_along_what_varies(tree, html):
     figures = dict(re.findall(r'<figure data-dim="(\w+)">(.*?)</figure>', html, re.DOTALL))
     assert set(figures) == {"checkpoint", "kernel"}
-    circle = r'<circle class="l\d" cx="([\d.]+)" cy="([\d.]+)" r="3.5"><title>checkpoint=(\d+),kernel=(\w+), (\w+): '
-    points = re.findall(circle, figures["checkpoint"])
+    circle = r'<circle class="(?:hollow line )?l\d" cx="([\d.]+)" cy="([\d.]+)" r="3.5">'
+    title = r"<title>checkpoint=(\d+),kernel=(\w+), (\w+): "
+    points = re.findall(circle + title, figures["checkpoint"])
     assert len(points) == 2 * 8
     llc, errors = tree.slt.llc()["paired_llc_mean"], tree.slt.llc()["paired_llc_se"]
     heights = np.array([float(y) for _, y, *_ in points])
@@ -82,6 +83,8 @@ def test_coefficients_are_drawn_along_what_varies(tree, html):
     gaps = np.diff([places[step] for step in (0, 1, 10, 100)])
     np.testing.assert_allclose(gaps, gaps[0], atol=0.02)  # logarithmic, with a zero in front
     assert ">sgld<" in figures["kernel"]
+    bad = sum(run.slt.diagnose().attrs["verdict"] in ("warning", "reject") for run in tree.children.values())
+    assert figures["checkpoint"].count('class="hollow line') == 2 * bad
 
 
 def test_pages_end_where_there_is_no_more_room(tree, monkeypatch):

@@ -22,10 +22,19 @@ _MAX_WORDS = 8
 
 @dataclass(frozen=True, slots=True)
 class Coefficient:
-    """The most precise learning coefficient of one run under one restriction: its mean and standard error."""
+    """The most precise learning coefficient of one run under one restriction.
+
+    Parameters
+    ----------
+    mean, error : float
+        Its mean over chains and its standard error.
+    verdict : str
+        Of the run.
+    """
 
     mean: float
     error: float
+    verdict: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +50,8 @@ class Drawing:
     lines : list of dict
         ``path`` and its ``colour`` (a number).
     points : list of dict
-        ``x``, ``y``, ``low`` and ``high`` (one standard error to either side), ``colour`` and ``title`` of each run.
+        ``x``, ``y``, ``low`` and ``high`` (one standard error to either side), ``colour``, ``title``, and ``is_bad``, whether
+        the verdict is a warning or worse, of each run.
     keys : list of (int, str)
         Colour of each restriction.
     x_ticks, y_ticks : list of (float, str)
@@ -115,8 +125,9 @@ def _point(
     x: float, run: str, restriction: str, coefficient: Coefficient, colour: int, y: Callable[[float], float]
 ) -> dict[str, Any]:
     low, high = _ends(coefficient)
-    title = f"{name(run)}, {name(restriction)}: {number(coefficient.mean, coefficient.error)}"
-    return {"x": x, "y": y(coefficient.mean), "low": y(low), "high": y(high), "colour": colour, "title": title}
+    title = f"{name(run)}, {name(restriction)}: {number(coefficient.mean, coefficient.error)} ({coefficient.verdict})"
+    place = {"x": x, "y": y(coefficient.mean), "low": y(low), "high": y(high)}
+    return {**place, "colour": colour, "title": title, "is_bad": coefficient.verdict not in ("ok", "note")}
 
 
 def _has(coefficients: Mapping[str, Mapping[str, Coefficient]], run: str, restriction: str) -> bool:

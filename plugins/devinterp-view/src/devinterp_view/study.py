@@ -96,14 +96,15 @@ def render_study(tree: xr.DataTree, *, tokenizer: Tokenizer | None, num_runs: in
 
 def _row(path: str, subject: Subject, labels: Mapping[str, Any]) -> RunRow:
     verdict, _ = attempt(lambda: facts.verdict(subject))
+    word = "not judged" if verdict is None else verdict.verdict
     table, reason = attempt(lambda: coefficients(subject))
     of: dict[str, Coefficient] = {}
     if table is not None:
         best = table.isel(estimate=0)
         means, errors = (np.asarray(best[key].transpose(RESTRICTION)) for key in ("mean", "se"))
         names = [str(each) for each in best[RESTRICTION].to_numpy()]
-        of = {each: Coefficient(float(m), float(s)) for each, m, s in zip(names, means, errors, strict=True)}
-    return RunRow(path, labels, "not judged" if verdict is None else verdict.verdict, of, reason)
+        of = {each: Coefficient(float(m), float(s), word) for each, m, s in zip(names, means, errors, strict=True)}
+    return RunRow(path, labels, word, of, reason)
 
 
 def _cells(row: RunRow, labels: list[str], index: int) -> dict[str, Any]:
