@@ -18,6 +18,7 @@ from devinterp.calibration.result import Calibration, Row
 from devinterp.errors import InvalidInputError, MissingDataError
 from devinterp.testing import synthetic_tree
 from devinterp_plots import calibration as draw
+from support.study_trees import study_tree
 
 ROW = Row("baoab", 0.01, 30.0, 5.0, 16, 0.5, 0.0, 10.0, "recommended", num_gradients=100)
 ROWS = [
@@ -94,6 +95,14 @@ def test_what_cannot_be_drawn_says_why():
         draw(made(ROWS), axes=draw(made(ROWS[:1])).axes)
 
 
+def test_it_is_a_picture_of_a_tree_even_of_one_run():
+    tree = study_tree([{"lr": 0.01}], num_draws=4)
+    tree.attrs["calibration"] = {"result": made(ROWS[:1]).to_json()}
+    figure = tree.slt.plot.calibration(dark=True)
+    assert list(texts(figure.axes[0]).values()) == ["ε 0.01: drift l0h1\n   3.21, limit 2"]
+
+
+@pytest.mark.slow
 def test_the_store_of_a_calibration_is_drawn(tmp_path, capsys):
     import torch
 

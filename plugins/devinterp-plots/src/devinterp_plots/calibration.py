@@ -60,16 +60,15 @@ def calibration(tree: xr.DataTree | Calibration, *, axes: Sequence[Axes] | None 
     if axes is None:
         lines = max(_num_lines(rows) for rows in grids.values())
         height = sum(0.9 + heights[key] * (0.2 + 0.155 * lines) for key in grids)
-        figure = style.picture(1.4 + 2.1 * max(max(widths.values()), 2), 0.6 + height)
-        drawn: Any = figure.subplots(len(grids), 1, squeeze=False, height_ratios=[heights[key] for key in grids])
+        page = style.picture(1.4 + 2.1 * max(max(widths.values()), 2), 0.6 + height)
+        drawn: Any = page.subplots(len(grids), 1, squeeze=False, height_ratios=[heights[key] for key in grids])
         axes = list(drawn[:, 0])
     if len(axes) != len(grids):
         raise InvalidInputError(f"`plot.calibration`: `axes` must be {len(grids)}, one for each grid; got {len(axes)}.")
     for ax, ((kernel, batch_size), rows) in zip(axes, grids.items(), strict=True):
         _grid(ax, rows, f"{kernel}, minibatches of {batch_size}")
-    figure = style.owner(axes[0])
     axes[0].set_title(_verdict(result), loc="right", fontsize=9, color=style.INK)
-    return figure
+    return style.owner(axes[0])
 
 
 def _result(tree: xr.DataTree | Calibration) -> Calibration:
