@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from devinterp.token_text import Tokenizer
-from devinterp_view import facts, sections
+from devinterp_view import sections
 from devinterp_view.budget import MAX_ROWS, attempt, first
 from devinterp_view.coefficients import coefficients
 from devinterp_view.html import page, section
@@ -68,36 +68,22 @@ def run_page(
     kinds = ("llc", "susceptibility") if len(restrictions) > 1 else ("llc",)
     layers = [(kind, n) for kind in kinds for n in range(len(labelled))] if shown else []
     labels = [layer_label(kind, restrictions[n]) for kind, n in layers]
-    state, num_pages = state_of(subject.run), paging_of(subject, observable).num_pages if names else 0
-    notes = [each for each in (f"Colours: {left_out}" if left_out else "", text_note) if each]
-    values = sections.settings(subject) | sections.tokens(shown, [], labels)
-    values |= {
-        "mark": MARK,
-        "source": name(source, 400),
-        "run": "" if opened.path == ITSELF else name(opened.path),
-        "version": metadata.version("devinterp"),
-        "state": state,
-        "sizes": facts.sizes(subject),
-        "caveat": name(subject.caveat, 600),
-        "observables": [name(each) for each in names],
+    place = {
         "observable": observable,
         "page": number,
-        "num_pages": num_pages,
-        "restrictions": [name(each) for each in labelled],
+        "num_pages": paging_of(subject, observable).num_pages if names else 0,
         "restriction": chosen,
+    }
+    values = place | sections.settings(subject) | sections.tokens(shown, [], labels) | _about(opened, source)
+    notes = [f"Colours: {left_out}" if left_out else "", text_note, "" if names else "This run has no observables."]
+    values |= {
+        "observables": [name(each) for each in names],
+        "restrictions": [name(each) for each in labelled],
         "influence_restriction": name(restrictions[chosen]) if names else "",
-        "passage_notes": [name(note, 600) for note in (notes if names else ["This run has no observables."])],
+        "passage_notes": [name(note, 600) for note in notes if note],
     }
     data = {
-        "server": {
-            "run": opened.path,
-            "observable": observable,
-            "page": number,
-            "num_pages": num_pages,
-            "restriction": chosen,
-            "stamp": opened.stamp,
-            "parts": list(PARTS),
-        },
+        "server": place | {"run": opened.path, "stamp": opened.stamp, "parts": list(PARTS)},
         "passages": sections.passage_data(subject, shown),
         "layers": [
             {"kind": kind, "restriction": n, "label": " · ".join(label)}
@@ -106,6 +92,18 @@ def run_page(
         "influence": {"restriction": name(restrictions[chosen])} if names else None,
     }
     return page("run.html.j2", values, data, RUN, connects=True)
+
+
+def _about(opened: Opened, source: str) -> dict[str, Any]:
+    """Return what the head and the foot of the page say."""
+    return {
+        "mark": MARK,
+        "source": name(source, 400),
+        "run": "" if opened.path == ITSELF else name(opened.path),
+        "version": metadata.version("devinterp"),
+        "state": state_of(opened.subject.run),
+        "caveat": name(opened.subject.caveat, 600),
+    }
 
 
 def restriction_of(subject: Subject, number: int | None) -> int:
