@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -50,7 +51,7 @@ def test_all_runs_are_listed_with_their_verdict_and_coefficient(tree, page):
 
 
 def test_as_many_runs_as_asked_for_have_their_pages(tree, page, html):
-    assert "The first 3 of 8 runs have their pages below" in page.texts["runs"]
+    assert "The first 3 of 8 runs have a page below" in page.texts["runs"]
     assert len(page.data["runs"]) == 3
     for number, run in enumerate(list(tree.children.values())[:3]):
         layer = page.data["runs"][number]["layers"][0]
@@ -90,12 +91,22 @@ def test_coefficients_are_drawn_along_what_varies(tree, html):
 def test_pages_end_where_there_is_no_more_room(tree, monkeypatch):
     monkeypatch.setattr(study, "MAX_BYTES", 2**20)
     monkeypatch.setattr(study, "embedded", lambda of: "x" * (2**19))
-    page = Page(render(tree, num_runs=8, limits=LIMITS))
+    few = xr.DataTree(children=dict(list(tree.children.items())[:3]))
+    page = Page(render(few, num_runs=8, limits=LIMITS))
     assert len(page.data["runs"]) == 1
-    assert (
-        "The first 1 of 8 runs have their pages below: `--num-runs` sets how many, up to 200 and 1 MB together."
-        in page.texts["runs"]
-    )
+    assert "The first 1 of 3 runs have a page below: `--num-runs` sets how many" in page.texts["runs"]
+    assert "up to 200 and 1 MB together." in page.texts["runs"]
+
+
+def test_runs_without_numbers_are_named():
+    tree = study_tree([{"seed": 1}, {"seed": 2}], num_draws=8, num_chains=2)
+    table = json.loads(tree.attrs["study"])
+    table["runs"] |= {"seed=3": {"seed": 3}, "seed=4": {"seed": 4}}
+    table["failed"] = {"seed=3": "no memory"}
+    tree.attrs["study"] = json.dumps(table)
+    text = Page(render(tree, num_runs=0)).texts["runs"]
+    assert "2 more runs of the study have no numbers: seed=3 (no memory), seed=4 (not begun)." in text
+    assert "None of 2 runs has a page below" in text
 
 
 def test_runs_that_are_no_study_are_listed_by_their_paths():

@@ -12,6 +12,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.schema import RESTRICTION
+from devinterp.store.reading.study_table import table_of
 from devinterp.study_labels import StudyLabels
 from devinterp.token_text import Tokenizer
 from devinterp_view import facts
@@ -25,6 +26,8 @@ from devinterp_view.text import embedded, name, number
 
 #: Sections of the page of a run.
 _SECTIONS = ("summary", "traces", "coefficients", "restrictions", "tokens", "settings", "provenance")
+#: Runs without numbers that are named.
+_MAX_MISSING = 20
 #: Bytes of the pages of all runs together, and runs that have one.
 MAX_BYTES, MAX_PAGES = 20 * 2**20, 200
 
@@ -84,7 +87,7 @@ def render_study(tree: xr.DataTree, *, tokenizer: Tokenizer | None, num_runs: in
         "labels": [name(label) for label in labels],
         "rows": [_cells(row, labels, number) for number, row in enumerate(rows)],
         "has_page": [row.path in has_page for row in rows],
-        "notes": [note for note in (left_out, pages_note) if note],
+        "notes": [note for note in (left_out, _without_numbers(tree, list(runs)), pages_note) if note],
         "drawings": drawings,
         "drawn_note": drawn_note,
         "runs": shown,
@@ -92,6 +95,19 @@ def render_study(tree: xr.DataTree, *, tokenizer: Tokenizer | None, num_runs: in
         "version": metadata.version("devinterp"),
     }
     return page("study.html.j2", values, {"runs": data}, REPORT)
+
+
+def _without_numbers(tree: xr.DataTree, paths: list[str]) -> str:
+    """Return which runs of a study failed or have not begun, and why; empty if there are none."""
+    if schema.STUDY not in tree.attrs:
+        return ""
+    table = table_of(tree.attrs[schema.STUDY])
+    missing = [path for path in table.runs if path not in paths]
+    if not missing:
+        return ""
+    told = [f"{name(path)} ({name(table.failed.get(path, 'not begun'), 200)})" for path in missing[:_MAX_MISSING]]
+    more = f", and {len(missing) - _MAX_MISSING:,} more" if len(missing) > _MAX_MISSING else ""
+    return f"{len(missing):,} more runs of the study have no numbers: {', '.join(told)}{more}."
 
 
 def _row(path: str, subject: Subject, labels: Mapping[str, Any]) -> RunRow:
@@ -150,8 +166,6 @@ def _pages(
         data.append(of_run)
     if len(shown) == num_all:
         return shown, data, ""
-    note = (
-        f"The first {len(shown):,} of {num_all:,} runs have their pages below: `--num-runs` sets how many, up to {MAX_PAGES} "
-        f"and {MAX_BYTES // 2**20} MB together."
-    )
+    which = f"The first {len(shown):,} of {num_all:,} runs have" if shown else f"None of {num_all:,} runs has"
+    note = f"{which} a page below: `--num-runs` sets how many, up to {MAX_PAGES} and {MAX_BYTES // 2**20} MB together."
     return shown, data, note
