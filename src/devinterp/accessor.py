@@ -80,7 +80,8 @@ class PlotAccessor(_Methods[Plot]):
     _installed = staticmethod(plugins.plots)
 
     def _call(self, spec: Plot, *args: Any, **options: Any) -> Any:
-        if spec.of_study and len(schema.runs(self._tree)) > 1:
+        # The root of a study says things of its own, even of a single run.
+        if spec.of_study and (len(schema.runs(self._tree)) > 1 or schema.STUDY in self._tree.attrs):
             return spec.draw(
                 runs.checked(self._tree, name=f"plot.{spec.name}", requires=spec.requires), *args, **options
             )

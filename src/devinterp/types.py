@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-import xarray as xr
 
 from devinterp.errors import InvalidInputError
 
@@ -44,20 +43,24 @@ class Analysis:
     name : str
         Name of the method; a public Python identifier.
     compute : callable
-        ``compute(tree, **options)`` returning an `xarray.Dataset`, `xarray.DataArray` or `xarray.DataTree`. Its signature
-        and docstring become those of the method and of the command.
+        ``compute(tree, **options)`` returning an `xarray.Dataset`, `xarray.DataArray` or `xarray.DataTree`, or anything
+        where it is no command. Its signature and docstring become those of the method and of the command.
     requires : tuple of str, optional
         Paths of the variables it reads, checked when the method is called. ``*`` stands for any one group, for example
         ``"observables/*/loss"``.
     of_study : bool, default: False
         Whether `compute` takes a tree of several runs as it is, to compare them. Otherwise it is given one run at a time, and
         the results are joined.
+    has_command : bool, default: True
+        Whether it is a command too. False for what a terminal cannot show, such as a widget; a command of the same name may
+        then do what can be done there.
     """
 
     name: str
-    compute: Callable[..., xr.Dataset | xr.DataArray | xr.DataTree]
+    compute: Callable[..., Any]
     requires: tuple[str, ...] = ()
     of_study: bool = False
+    has_command: bool = True
 
     def __post_init__(self) -> None:
         _check_name("analysis", self.name)

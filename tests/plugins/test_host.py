@@ -249,6 +249,15 @@ def test_an_analysis_and_a_command_of_one_name(install: Install, monkeypatch: py
     assert list(plugins.commands()) == ["same"]
 
 
+def test_an_analysis_that_is_no_command_leaves_its_name_to_one(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("a-plugin", "1.0", {"a_plugin": plugin("Command('same', 'a:b', '')", hook="devinterp_commands")})
+    install("b-plugin", "2.0", {"b_plugin": plugin("Analysis('same', mean_loss, has_command=False)")})
+    only(monkeypatch, "a-plugin", "b-plugin")
+    assert list(plugins.commands()) == list(plugins.analyses()) == ["same"]
+
+
 @pytest.mark.parametrize(
     ("source", "kind", "owner"),
     [

@@ -10,8 +10,8 @@ import pytest
 from devinterp import cli, plugins
 from devinterp.errors import InvalidInputError
 from devinterp.testing import synthetic_tree
-from devinterp_view.command import recorded_task
 from devinterp_view.passages import parse
+from devinterp_view.recorded import recorded_task
 from support.report_page import Page
 from support.written_trees import write
 

@@ -228,12 +228,6 @@ def test_chains_that_did_not_finish_are_left_out_and_named():
     assert badge == "badge reject"
 
 
-def test_several_runs_are_refused(tree):
-    both = xr.DataTree.from_dict({"a": tree.copy(), "b": tree.copy()})
-    with pytest.raises(errors.InvalidInputError, match=r"there are 2 \('a', 'b'\): choose one, as tree\['a'\]"):
-        render(both)
-
-
 def test_only_reports_are_written_over(tmp_path):
     tree = synthetic_tree(num_draws=12, observables={})
     path = tmp_path / "new" / "report.html"
@@ -253,5 +247,7 @@ def test_only_reports_are_written_over(tmp_path):
 
 
 def test_limits_are_checked():
+    with pytest.raises(errors.InvalidInputError, match=r"`num_runs` \(=201\) must be 0 to 200"):
+        render(synthetic_tree(num_draws=4), num_runs=201)
     with pytest.raises(errors.InvalidInputError, match=r"`top_k` \(=0\) must be 1 to 50"):
         Limits(top_k=0)

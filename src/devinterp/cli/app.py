@@ -18,7 +18,12 @@ from devinterp.plugins.builtin_commands import BUILTIN_COMMANDS
 PLUGINS_DIR = "--plugins-dir"
 
 #: Commands of packages that are kept in this project's repository and installed only by those who want them.
-_ELSEWHERE = {"bench": "devinterp-bench", "plot": "devinterp-plots", "report": "devinterp-view"}
+_ELSEWHERE = {
+    "bench": "devinterp-bench",
+    "plot": "devinterp-plots",
+    "report": "devinterp-view",
+    "view": "devinterp-view",
+}
 
 
 def build() -> tuple[App, PluginError | None]:
@@ -52,7 +57,8 @@ def build() -> tuple[App, PluginError | None]:
         app.command(each.function, help=each.summary, **_spelled(each.name))
     group = Group("Analyses of a store", sort_key=1)
     for name, analysis in analyses.items():
-        app.command(command(analysis), group=group, **_spelled(name))
+        if analysis.has_command:
+            app.command(command(analysis), group=group, **_spelled(name))
     if plots:
         app.command(plot_commands(plots, group))
     return app, problem

@@ -155,8 +155,10 @@ class Host:
 
     def _add(self, by_name: dict[str, Any], kind: str, obj: Any, provider: Provider) -> None:
         self._check_reserved(kind, obj.name, provider)
-        # An analysis is a command, too.
-        analyses = self.collect("analyses").values() if kind == "commands" else ()
+        # Most analyses are commands, too.
+        analyses = (
+            [each for each in self.collect("analyses").values() if each.has_command] if kind == "commands" else []
+        )
         taken = {name: other for other in (*analyses, *by_name.values()) for name in names_of(other)}
         for name in names_of(obj):
             if name in taken:

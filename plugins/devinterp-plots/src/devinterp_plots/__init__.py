@@ -11,6 +11,7 @@ from devinterp.hookspecs import hookimpl
 from devinterp.types import Plot
 from devinterp_plots import autocorrelation as _autocorrelation
 from devinterp_plots import bif as _bif
+from devinterp_plots import calibration as _calibration
 from devinterp_plots import diagnose as _diagnose
 from devinterp_plots import llc as _llc
 from devinterp_plots import rank as _rank
@@ -19,11 +20,12 @@ from devinterp_plots import tokens as _tokens
 from devinterp_plots import trace as _trace
 from devinterp_plots.themes import themed
 
-__all__ = ["autocorrelation", "bif", "diagnose", "llc", "rank", "susceptibilities", "tokens", "trace"]
+__all__ = ["autocorrelation", "bif", "calibration", "diagnose", "llc", "rank", "susceptibilities", "tokens", "trace"]
 
 #: Functions of a tree, under the names of the modules that draw them.
 autocorrelation = themed(_autocorrelation.autocorrelation)
 bif = themed(_bif.bif)
+calibration = themed(_calibration.calibration)
 diagnose = themed(_diagnose.diagnose)
 llc = themed(_llc.llc)
 rank = themed(_rank.rank)
@@ -46,6 +48,7 @@ def devinterp_plots() -> list[Plot]:
         Plot(name="autocorrelation", draw=autocorrelation, requires=_TRACE),
         Plot(name="diagnose", draw=diagnose, requires=(*_TRACE, *_STATUS)),
         Plot(name="bif", draw=bif, requires=_LOSSES),
+        Plot(name="calibration", draw=calibration, of_study=True),
         Plot(name="susceptibilities", draw=susceptibilities, requires=(*_LOSSES, "trace/init_loss")),
         Plot(name="tokens", draw=tokens, requires=("observables/*/loss", "observables/*/init_loss")),
     ]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import xarray as xr
 from cyclopts import Parameter
 from rich.console import Console
 
-from devinterp import sources
+from devinterp import schema
 from devinterp.cli.analysis import GROUP, STORE
-from devinterp.errors import InvalidInputError
 from devinterp_view.budget import Limits
 from devinterp_view.passages import parse
-from devinterp_view.report import check_output
+from devinterp_view.recorded import recorded_task, tokenizer_of
+from devinterp_view.report import NUM_RUNS, check_output
 from devinterp_view.report import report as write_report
 
 _OUTPUT = Annotated[Path, Parameter(name=["--output", "-o"], help="The HTML file to write.")]
@@ -58,11 +56,15 @@ def report(
         int, Parameter(help="Sequences of each observable in which the strongest influences are looked for.")
     ] = _DEFAULT.candidates,
     top_k: Annotated[int, Parameter(help="Strongest positive and negative influences of each token.")] = _DEFAULT.top_k,
+    num_runs: Annotated[
+        int, Parameter(help="Of the runs of a study, how many have a page; all are listed.")
+    ] = NUM_RUNS,
     overwrite: Annotated[bool, Parameter(help="Write over an earlier report.", negative="")] = False,
 ) -> None:
     """Write what a run says as one HTML file: verdict, traces, coefficients, coloured tokens and their influences.
 
-    The file needs no network and runs nothing but its own script. Its size is bounded: it says what was left out.
+    Of a study it lists all runs, draws coefficients along what varies, and has the page of each run after that. The file
+    needs no network and runs nothing but its own script. Its size is bounded: it says what was left out.
     """
     from devinterp.store.reading.open import open as open_store
 
@@ -70,7 +72,8 @@ def report(
     limits = Limits(passages=num_passages, tokens=num_tokens, candidates=num_candidates, top_k=top_k)
     chosen = parse(passages) or None
     tree = open_store(store, group=group)
-    decoder, note = _tokenizer(tree, tokenizer)
+    run = next(iter(schema.runs(tree).values()), tree)
+    decoder, note = tokenizer_of(run, tokenizer)
     path = write_report(
         tree,
         output,
@@ -79,48 +82,12 @@ def report(
         text_note=note,
         passages=chosen,
         restriction=restriction,
-        sampling_task=sampling_task if sampling_task is not None else recorded_task(tree),
+        sampling_task=sampling_task if sampling_task is not None else recorded_task(run),
         limits=limits,
+        num_runs=num_runs,
         source=store if group is None else f"{store}, {group}",
     )
     size = path.stat().st_size / 2**20
     Console().print(f"Wrote {path} ({size:.1f} MiB).", highlight=False, markup=False, soft_wrap=True)
     if note:
         Console().print(note, highlight=False, markup=False, soft_wrap=True)
-
-
-def _tokenizer(tree: xr.DataTree, name: str | None) -> tuple[Any, str]:
-    """Return the tokenizer that was asked for, or that of the bundled model where the run used it, and a note.
-
-    What a store names is not loaded by itself: somebody else may have written it.
-    """
-    if name is not None:
-        return sources.load_tokenizer(name), ""
-    model = recorded_notes(tree).get("model")
-    if model == sources.SMOLLM2:
-        try:
-            return sources.load_tokenizer(model), ""
-        except InvalidInputError as error:
-            return None, f"Tokens are shown as ids: {error}"
-    of = f" (the run names {model!r})" if isinstance(model, str) and model else ""
-    return None, f"Tokens are shown as ids: pass --tokenizer{of}."
-
-
-def recorded_notes(tree: xr.DataTree) -> dict[str, Any]:
-    """Return the arguments of the command that began a run, or nothing where it was begun otherwise."""
-    try:
-        notes = json.loads(tree.attrs["provenance"])["notes"]
-        for command in ("devinterp sample", "devinterp quickstart"):
-            if isinstance(notes.get(command), dict):
-                return dict(notes[command])
-    except (KeyError, TypeError, ValueError, AttributeError):
-        pass
-    return {}
-
-
-def recorded_task(tree: xr.DataTree) -> str | None:
-    """Return the one observable that was read from the data that the run was sampled on, as its notes say; else None."""
-    notes = recorded_notes(tree)
-    pairs = [str(each).partition("=") for each in notes.get("observable", ()) if isinstance(each, str)]
-    names = [name for name, _, source in pairs if source == notes.get("dataset")]
-    return names[0] if len(names) == 1 else None

@@ -11,15 +11,15 @@ import xarray as xr
 from devinterp import schema
 from devinterp.errors import InvalidInputError
 from devinterp.schema import OBSERVABLES, SEQUENCE
-from devinterp.token_text import Tokenizer, pieces
+from devinterp.token_text import CONTEXT, Tokenizer, pieces
 from devinterp_view.budget import Limits
 from devinterp_view.subject import Subject
-from devinterp_view.text import token
+from devinterp_view.text import name, token
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One sequence of an observable, from its start.
+    """One sequence of an observable, or a part of it.
 
     Parameters
     ----------
@@ -31,12 +31,42 @@ class Passage:
         Text of each token that is shown.
     num_tokens : int
         Tokens of the whole sequence.
+    start : int, default: 0
+        Which of these is the first that is shown.
     """
 
     observable: str
     sequence: int
     texts: list[str]
     num_tokens: int
+    start: int = 0
+
+    @property
+    def tokens(self) -> slice:
+        """Return which tokens of the sequence are shown."""
+        return slice(self.start, self.start + len(self.texts))
+
+    @property
+    def label(self) -> str:
+        """Return what a page calls the passage."""
+        part = f", tokens {self.start} to {self.tokens.stop - 1}" if self.start else ""
+        return f"{name(self.observable)}, sequence {self.sequence}{part}"
+
+    @property
+    def short_label(self) -> str:
+        """Return what a page calls it beside one of its tokens."""
+        return f"{name(self.observable)} {self.sequence}"
+
+    @property
+    def left_out(self) -> str:
+        """Return how many tokens after the last one are not shown; empty if none."""
+        rest = self.num_tokens - self.tokens.stop
+        return f"{rest:,} more tokens are left out." if rest else ""
+
+    def shown(self, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of some tokens of the sequence are shown, and their places among those that are."""
+        is_shown = (predicted >= self.start) & (predicted < self.tokens.stop)
+        return is_shown, predicted[is_shown] - self.start
 
 
 def parse(given: Sequence[str]) -> dict[str, list[int] | None]:
@@ -75,18 +105,21 @@ def choose(
     """
     wanted = chosen if chosen else dict.fromkeys(subject.observables)
     rows: list[tuple[str, int]] = []
-    for name, sequences in wanted.items():
-        if name not in subject.observables:
-            raise InvalidInputError(f"passages: {name!r} is not one of {', '.join(map(repr, subject.observables))}.")
-        count = subject.num_sequences(name)
+    for observable, sequences in wanted.items():
+        if observable not in subject.observables:
+            known = ", ".join(map(repr, subject.observables))
+            raise InvalidInputError(f"passages: {observable!r} is not one of {known}.")
+        count = subject.num_sequences(observable)
         numbers = list(sequences if sequences is not None else range(min(limits.passages, count)))
         if any(not 0 <= number < count for number in numbers):
-            raise InvalidInputError(f"passages of {name!r} must be 0 to {count - 1}; got {numbers}.")
-        rows += [(name, number) for number in dict.fromkeys(numbers)]
+            raise InvalidInputError(f"passages of {observable!r} must be 0 to {count - 1}; got {numbers}.")
+        rows += [(observable, number) for number in dict.fromkeys(numbers)]
     passages: list[Passage] = []
     room = limits.tokens
-    for number, (name, sequence) in enumerate(rows):
-        passage = _passage(subject.run, name, sequence, tokenizer, min(room, limits.tokens_of_passage))
+    for number, (observable, sequence) in enumerate(rows):
+        [passage] = read_passages(
+            subject.run, observable, [sequence], tokenizer, slice(0, min(room, limits.tokens_of_passage))
+        )
         if len(passage.texts) < 2:
             return passages, f"The first {number:,} of {len(rows):,} passages are shown: {limits.tokens:,} tokens."
         passages.append(passage)
@@ -94,12 +127,36 @@ def choose(
     return passages, ""
 
 
-def _passage(run: xr.DataTree, name: str, sequence: int, tokenizer: Tokenizer | None, room: int) -> Passage:
-    ids = token_ids(run, name, [sequence])
+def read_passages(
+    run: xr.DataTree, observable: str, sequences: Sequence[int], tokenizer: Tokenizer | None, tokens: slice
+) -> list[Passage]:
+    """Return some tokens of some sequences, with the text that each adds to those before it.
+
+    Parameters
+    ----------
+    run : xarray.DataTree
+        A run.
+    observable : str
+        Name of one of its observables.
+    sequences : sequence of int
+        Which of its sequences.
+    tokenizer : Tokenizer, optional
+        Decodes token ids.
+    tokens : slice
+        Which tokens of each, from a start to a stop.
+    """
+    ids = token_ids(run, observable, sequences)
     if ids is None:
-        length = _num_positions(run, name) + 1
-        return Passage(name, sequence, [f" {n}" for n in range(min(length, room))], length)
-    return Passage(name, sequence, [token(each) for each in pieces(ids[0, :room].tolist(), tokenizer)], ids.shape[1])
+        length = num_tokens(run, observable)
+        texts = [f" {n}" for n in range(length)[tokens]]
+        return [Passage(observable, sequence, texts, length, tokens.start) for sequence in sequences]
+    # Text of a token depends on those before it.
+    before = min(CONTEXT, tokens.start)
+    passages = []
+    for sequence, row in zip(sequences, ids[:, tokens.start - before : tokens.stop].tolist(), strict=True):
+        shown = [token(each) for each in pieces(row, tokenizer)[before:]]
+        passages.append(Passage(observable, sequence, shown, ids.shape[1], tokens.start))
+    return passages
 
 
 def token_ids(run: xr.DataTree, name: str, sequences: Sequence[int]) -> np.ndarray | None:
@@ -110,5 +167,7 @@ def token_ids(run: xr.DataTree, name: str, sequences: Sequence[int]) -> np.ndarr
     return np.asarray(run[path].isel({SEQUENCE: list(sequences)}).to_numpy())
 
 
-def _num_positions(run: xr.DataTree, name: str) -> int:
-    return int(run[f"{OBSERVABLES}/{name}"].sizes.get(schema.POSITION, 0))
+def num_tokens(run: xr.DataTree, observable: str) -> int:
+    """Return how many tokens the sequences of an observable have."""
+    sizes = run[f"{OBSERVABLES}/{observable}"].sizes
+    return int(sizes.get(schema.TOKEN, sizes.get(schema.POSITION, 0) + 1))

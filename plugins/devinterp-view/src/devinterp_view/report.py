@@ -1,4 +1,4 @@
-"""One page about one run: every section, or why the run does not have it."""
+"""One page about one run or several, written into one file."""
 
 from __future__ import annotations
 
@@ -8,27 +8,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
-from devinterp.analyses.common.pictures import colour_limit
+from devinterp import arguments, schema
 from devinterp.errors import InvalidInputError
 from devinterp.token_text import Tokenizer
-from devinterp_view import facts
-from devinterp_view.budget import Limits, attempt
-from devinterp_view.chart import chart
-from devinterp_view.coefficients import coefficient_table, coefficients, restriction_table
-from devinterp_view.html import packed, page
-from devinterp_view.influences import Influences, influences
-from devinterp_view.layers import Layer, layers
-from devinterp_view.palette import bins
-from devinterp_view.passages import Passage, choose
-from devinterp_view.subject import Subject
-from devinterp_view.text import name, number
-from devinterp_view.traces import panels
+from devinterp_view.budget import Limits
+from devinterp_view.html import REPORT, page
+from devinterp_view.parts import MARK, run_parts
+from devinterp_view.study import MAX_PAGES, render_study
+from devinterp_view.text import name
 
-#: The first line of every report, by which one is told from other files.
-MARK = "<!doctype html><!-- devinterp report -->"
+#: Of several runs, how many have a page of their own.
+NUM_RUNS = 12
 
 
 def report(tree: xr.DataTree, output: str | Path, *, overwrite: bool = False, **options: Any) -> Path:
@@ -37,7 +29,7 @@ def report(tree: xr.DataTree, output: str | Path, *, overwrite: bool = False, **
     Parameters
     ----------
     tree : xarray.DataTree
-        One sampling run.
+        A sampling run, or a study of several.
     output : str or pathlib.Path
         The file, whose name ends in ``.html``.
     overwrite : bool, default: False
@@ -93,13 +85,15 @@ def render(
     limits: Limits | None = None,
     source: str = "",
     text_note: str = "",
+    num_runs: int = NUM_RUNS,
+    scripts: Sequence[str] = REPORT,
 ) -> str:
     """Return the HTML of a report.
 
     Parameters
     ----------
     tree : xarray.DataTree
-        One sampling run.
+        A sampling run, or a study of several.
     tokenizer : Tokenizer, optional
         Decodes token ids; without one, ids are shown.
     passages : mapping of str to sequence of int, optional
@@ -114,6 +108,10 @@ def render(
         Where the run is stored, as the page says it.
     text_note : str, optional
         What is to be known of the text of tokens.
+    num_runs : int, default: 12
+        Of several runs, how many have a page of their own; all are listed.
+    scripts : sequence of str, optional
+        Files of ``page/`` that together are the script of the page.
 
     Returns
     -------
@@ -125,139 +123,30 @@ def render(
     MissingDataError
         If the tree holds no run.
     InvalidInputError
-        If it holds several, or a name is not there.
+        If a name is not there.
     """
-    limits = Limits() if limits is None else limits
-    subject = Subject.of(tree)
-    restriction = restriction or ("full" if "full" in subject.restrictions else subject.restrictions[0])
-    subject.under([restriction])
-    shown, passages_left_out = choose(subject, passages, tokenizer, limits)
-    values = _facts(subject) | _numbers(subject, sampling_task)
-    found, layer_notes = layers(subject, shown, sampling_task) if shown else ([], ["This run has no observables."])
-    pairs, reason = attempt(lambda: influences(subject, shown, restriction, tokenizer, limits)) if shown else (None, "")
-    notes = [*layer_notes, *([passages_left_out] if passages_left_out else []), *([text_note] if text_note else [])]
-    notes += pairs.notes if pairs is not None else [f"No influences: {reason}"] if reason else []
-    values |= {
-        "source": name(source, 400),
-        "mark": MARK,
-        "version": metadata.version("devinterp"),
-        "passages": _passages(shown, found),
-        "passage_notes": [name(note, 600) for note in notes],
-        "layers": [_layer_label(layer) for layer in found],
-        "influence_restriction": name(restriction) if pairs is not None else "",
-    }
-    return page(values, _data(shown, found, pairs))
-
-
-def _facts(subject: Subject) -> dict[str, Any]:
-    verdict, verdict_reason = attempt(lambda: facts.verdict(subject))
-    return {
-        "title": facts.title(subject),
-        "caveat": name(subject.caveat, 600),
-        "verdict": verdict,
-        "verdict_reason": name(verdict_reason, 600),
-        "sizes": facts.sizes(subject),
-        "settings": facts.settings(subject),
-        "provenance": facts.provenance(subject),
-    }
-
-
-def _numbers(subject: Subject, sampling_task: str | None) -> dict[str, Any]:
-    """Return the traces and the tables of coefficients, or why there are none."""
-    table, reason = attempt(lambda: coefficients(subject))
-    drawn, traces_reason = attempt(lambda: panels(subject))
-    charts = [[(panel, chart(panel)) for panel in row] for row in drawn[0]] if drawn is not None else []
-    restrictions = None
-    if table is not None and len(subject.restrictions) > 1:
-        restrictions = restriction_table(subject, table, sampling_task)
-    return {
-        "coefficients": None if table is None else coefficient_table(table),
-        "coefficients_reason": name(reason, 600),
-        "headline": "" if table is None else _headline(table),
-        "restrictions": restrictions,
-        "charts": charts,
-        "traces_note": drawn[1] if drawn is not None else name(traces_reason, 600),
-    }
-
-
-def _headline(table: xr.Dataset) -> str:
-    """Return the most precise coefficient of the first restriction, with its error, in words."""
-    one = table.isel(restriction=0, estimate=0)
-    of = f" of {name(one['restriction'].item())}" if table.sizes["restriction"] > 1 else ""
-    kind = "paired" if str(one["estimate"].item()) == "paired" else "minibatch"
-    return f"{kind} LLC{of}: {number(float(one['mean']), float(one['se']))}"
-
-
-def _layer_label(layer: Layer) -> tuple[str, str]:
-    kind = {"llc": "LLC of the token", "susceptibility": "susceptibility of the token"}[layer.kind]
-    return kind, name(layer.restriction)
-
-
-def _passages(shown: Sequence[Passage], found: Sequence[Layer]) -> list[dict[str, Any]]:
-    """Return the tokens of each passage with the colour they have in the first layer."""
-    num_tokens = sum(len(passage.texts) for passage in shown)
-    colours = np.full(num_tokens, -1)
-    if found:
-        colours = bins(found[0].values, colour_limit(found[0].values))
-    passages, start = [], 0
-    for passage in shown:
-        stop = start + len(passage.texts)
-        rest = passage.num_tokens - len(passage.texts)
-        passages.append(
-            {
-                "label": f"{name(passage.observable)}, sequence {passage.sequence}",
-                "tokens": list(zip(passage.texts, colours[start:stop].tolist(), strict=True)),
-                "left_out": f"{rest:,} more tokens are left out." if rest else "",
-            }
+    if arguments.count("num_runs", num_runs, least=0) > MAX_PAGES:
+        raise InvalidInputError(f"`num_runs` (={num_runs}) must be 0 to {MAX_PAGES}: it bounds the size of the file.")
+    if len(schema.runs(tree)) > 1:
+        return render_study(
+            tree,
+            tokenizer=tokenizer,
+            num_runs=num_runs,
+            source=source,
+            passages=passages,
+            restriction=restriction,
+            sampling_task=sampling_task,
+            limits=limits,
+            text_note=text_note,
         )
-        start = stop
-    return passages
-
-
-def _data(shown: Sequence[Passage], found: Sequence[Layer], pairs: Influences | None) -> dict[str, Any]:
-    """Return what the script reads."""
-    return {
-        "passages": [
-            {"label": f"{name(each.observable)} {each.sequence}", "length": len(each.texts)} for each in shown
-        ],
-        "layers": [
-            {
-                "kind": layer.kind,
-                "label": " · ".join(_layer_label(layer)),
-                "restriction": name(layer.restriction),
-                "values": packed(layer.values),
-                "errors": packed(layer.errors),
-                "limit": colour_limit(layer.values),
-            }
-            for layer in found
-        ],
-        "influence": None if pairs is None else _influence_data(pairs, shown),
-    }
-
-
-def _influence_data(pairs: Influences, shown: Sequence[Passage]) -> dict[str, Any]:
-    passage_of = {(each.observable, each.sequence): n for n, each in enumerate(shown)}
-    used = sorted({int(each) for each in np.unique(pairs.row) if each >= 0})
-    number_of = {old: new for new, old in enumerate(used)}
-    renumbered = np.vectorize(lambda row: number_of.get(row, -1), otypes=[np.int32])(pairs.row)
-    vocabulary: dict[str, int] = {}
-    rows = [
-        {
-            "label": f"{name(pairs.candidates.rows[old][0])} {pairs.candidates.rows[old][1]}",
-            "passage": passage_of.get(pairs.candidates.rows[old]),
-            "tokens": [vocabulary.setdefault(text, len(vocabulary)) for text in pairs.candidates.texts[old]],
-        }
-        for old in used
-    ]
-    return {
-        "restriction": name(pairs.restriction),
-        "rank": pairs.values.shape[2],
-        "blocks": [None if each is None else packed(each) for each in pairs.blocks],
-        "block_errors": [None if each is None else packed(each) for each in pairs.block_errors],
-        "values": packed(pairs.values),
-        "errors": packed(pairs.errors),
-        "row": packed(renumbered),
-        "position": packed(pairs.position),
-        "rows": rows,
-        "vocabulary": list(vocabulary),
-    }
+    values, data = run_parts(
+        tree,
+        tokenizer=tokenizer,
+        passages=passages,
+        restriction=restriction,
+        sampling_task=sampling_task,
+        limits=limits,
+        text_note=text_note,
+    )
+    about = {"source": name(source, 400), "mark": MARK, "version": metadata.version("devinterp")}
+    return page("report.html.j2", values | about, data, scripts)

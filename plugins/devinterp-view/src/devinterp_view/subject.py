@@ -33,8 +33,15 @@ class Subject:
     caveat: str
 
     @classmethod
-    def of(cls, tree: xr.DataTree) -> Subject:
+    def of(cls, tree: xr.DataTree, *, needed_by: str = "report") -> Subject:
         """Return the only run at or below a node.
+
+        Parameters
+        ----------
+        tree : xarray.DataTree
+            The node.
+        needed_by : str, default: "report"
+            What shows it, for messages.
 
         Raises
         ------
@@ -47,12 +54,12 @@ class Subject:
         if len(runs) > 1:
             shown = ", ".join(map(repr, list(runs)[:8])) + (", ..." if len(runs) > 8 else "")
             raise InvalidInputError(
-                f"`report` shows one sampling run; there are {len(runs)} ({shown}): choose one, as "
+                f"`{needed_by}` shows one sampling run; there are {len(runs)} ({shown}): choose one, as "
                 f"tree[{next(iter(runs))!r}], or with `--group` on the command line."
             )
-        run = only(tree, name="report")
+        run = only(tree, name=needed_by)
         try:
-            use_chains(run, "all", needed_by="report")
+            use_chains(run, "all", needed_by=needed_by)
         except BrokenChainsError as error:
             return cls(run, "finished", str(error))
         return cls(run, "all", "")
@@ -70,6 +77,32 @@ class Subject:
     def num_sequences(self, observable: str) -> int:
         """Return how many sequences an observable has."""
         return int(self.run[f"{OBSERVABLES}/{observable}"].sizes.get(SEQUENCE, 0))
+
+    def restriction_of_influences(self, given: str | None) -> str:
+        """Return the weight restriction of influences: the one that is given, ``"full"``, or the first.
+
+        Raises
+        ------
+        InvalidInputError
+            If the run has no such restriction.
+        """
+        names = self.restrictions
+        chosen = given or ("full" if "full" in names else names[0])
+        self.under([chosen])
+        return chosen
+
+    def restriction_number(self, number: int) -> str:
+        """Return the name of the weight restriction of this number.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is none.
+        """
+        names = self.restrictions
+        if not 0 <= number < len(names):
+            raise InvalidInputError(f"`restriction` (={number}) must be 0 to {len(names) - 1}.")
+        return names[number]
 
     def under(self, restrictions: Sequence[str]) -> xr.DataTree:
         """Return the run under some of its restrictions only.
