@@ -31,10 +31,8 @@ def pairs(num: int, seed: int) -> dict[str, Tensor]:
 
 
 torch.manual_seed(0)
-config = LlamaConfig(
-    vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, num_labels=1,
-    pad_token_id=0,
-)
+sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+config = LlamaConfig(vocab_size=32, num_labels=1, pad_token_id=0, **sizes)
 model, data = LlamaForSequenceClassification(config), pairs(NUM, seed=0)
 optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
 for step in range(600):
@@ -50,11 +48,12 @@ print(f"prefers what is preferred in {right:.0%} of unseen pairs; 88 % could be 
 parts = ["l0", "l0h0", "l0h1", "l0h2", "l0h3", "l0 mlp"]
 masks = {part: devinterp.create_param_masks(model, part, example_inputs=data["chosen"][:2]) for part in parts}
 tree = devinterp.sample(
-    model, data, loss_fn=loss_fn, weight_restrictions=masks, sampling_method="baoab", lr=1e-3, n_beta=100.0,
-    localization=100.0, batch_size=64, num_chains=2, num_burnin_steps=100, num_draws=150,
+    model, data, loss_fn=loss_fn, weight_restrictions=masks, sampling_method="baoab", lr=5e-4, n_beta=300.0,
+    localization=100.0, batch_size=128, num_chains=2, num_burnin_steps=100, num_draws=150,
 )
 llc = tree.slt.llc()
 for name in parts:
     one = llc.sel(restriction=name)
     print(f"{name:7}{float(one.paired_llc_mean):6.2f} ± {float(one.paired_llc_se):.2f}")
-print(f"verdict on the run: {tree.slt.diagnose().attrs['verdict']}")
+findings = tree.slt.diagnose()
+print("verdict on the run:", findings.attrs["verdict"], *set(findings["code"].values))
