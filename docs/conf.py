@@ -21,12 +21,13 @@ extensions = [
     "sphinx_copybutton",
 ]
 root_doc = "contents"
-source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext", ".above": "myst-nb"}
+# autosummary writes its pages with the first suffix of which it does not know that another parser reads it.
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb", ".above": "myst-nb"}
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"devinterp {version}"
 
-# Notebooks are executed whenever the site is built, and an error in one fails the build; tests that look at pages alone turn it off.
+# Notebooks are executed whenever the site is built, and an error in one fails the build; tests of pages alone turn it off.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
