@@ -107,6 +107,7 @@ test-wheels: install-dev
 
 # The fast tests of what needs nothing but the core's requirements: with the lowest versions that are declared, and with the newest
 # that can be had. The constraints of set-up hold for neither; torch is the pinned one in the second, which decides CPU or GPU.
+# Annotations are not checked: they name types as the pinned versions have them (zarr 3.0 has no generic Array).
 NEED_MORE := arviz cluster conformance convergence diagnosis selections sensitivity
 CORE_TESTS := tests/kernels tests/plugins tests/store tests/test_import.py \
 	$(filter-out $(NEED_MORE:%=tests/analyses/test_%.py),$(wildcard tests/analyses/test_*.py))
@@ -118,14 +119,14 @@ test-lowest: install-dev
 	$(BIN)/python tests/support/lowest_versions.py . > $(ENDS)/lowest.txt
 	$(PYTHON) -m venv $(ENDS)/lowest
 	$(ENDS)/lowest/bin/python -m pip install -qq -c $(ENDS)/lowest.txt -e . $(CORE_TOOLS)
-	$(ENDS)/lowest/bin/python -m pytest -m "$(FAST)" $(ARGS) $(CORE_TESTS)
+	DEVINTERP_TYPECHECK=0 $(ENDS)/lowest/bin/python -m pytest -m "$(FAST)" $(ARGS) $(CORE_TESTS)
 
 test-newest: install-dev
 	rm -rf $(ENDS)/newest && mkdir -p $(ENDS)
 	grep '^torch==' constraints.txt > $(ENDS)/torch.txt
 	$(PYTHON) -m venv $(ENDS)/newest
 	$(ENDS)/newest/bin/python -m pip install -qq --upgrade -c $(ENDS)/torch.txt -e . $(CORE_TOOLS)
-	$(ENDS)/newest/bin/python -m pytest -m "$(FAST)" $(ARGS) $(CORE_TESTS)
+	DEVINTERP_TYPECHECK=0 $(ENDS)/newest/bin/python -m pytest -m "$(FAST)" $(ARGS) $(CORE_TESTS)
 
 docs: install-dev
 	$(BIN)/python -m pytest $(ARGS) tests/test_docs.py
