@@ -24,11 +24,11 @@ PYTEST_WORKERS ?= 2
 FAST := not slow and not gpu and not benchmark
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install install-dev quickstart browser lint test test-all bench bench-peers docs site format clean
+.PHONY: help venv install install-dev quickstart browser lint test test-all test-wheels test-lowest test-newest wheels bench bench-peers docs site format clean
 
 help:
 	@sed -n 's/^#   make/make/p' $(firstword $(MAKEFILE_LIST))
-	@echo "also: install install-dev lint bench bench-peers docs site format clean"
+	@echo "also: install install-dev lint wheels test-wheels test-lowest test-newest bench bench-peers docs site format clean"
 
 $(VENV)/.stamp-venv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make PYTHON=python3.12 ...")'
@@ -95,6 +95,39 @@ $(PEERS)/.stamp: constraints.txt $(VENV)/.stamp-venv
 bench-peers: install-dev $(PEERS)/.stamp
 	$(BIN)/python tests/benchmarks/peers/compare.py $(PEERS)/devinterp/bin/python $(PEERS)/canonical/bin/python
 
+# Wheels of the package and of all its plugins. None of their names but one is on PyPI, and that one belongs to another package.
+wheels: install-dev
+	rm -rf dist
+	for each in . $(PLUGINS) $(HEAVY_PLUGINS); do $(BIN)/python -m build --wheel --no-isolation --outdir dist $$each >/dev/null || exit 1; done
+	ls dist
+
+# Installed into clean environments of every Python from 3.11 on that is here.
+test-wheels: install-dev
+	$(BIN)/python -m pytest -m wheels -p no:xdist $(ARGS) tests/installation
+
+# The fast tests of what needs nothing but the core's requirements: with the lowest versions that are declared, and with the newest
+# that can be had. The constraints of set-up hold for neither; torch is the pinned one in the second, which decides CPU or GPU.
+# Annotations are not checked: they name types as the pinned versions have them (zarr 3.0 has no generic Array).
+NEED_MORE := arviz cluster conformance convergence diagnosis selections sensitivity
+CORE_TESTS := tests/kernels tests/plugins tests/store tests/test_import.py \
+	$(filter-out $(NEED_MORE:%=tests/analyses/test_%.py),$(wildcard tests/analyses/test_*.py))
+CORE_TOOLS := beartype editables fsspec h5netcdf h5py hatchling hypothesis numpydoc pytest scipy
+ENDS := .venv-ends
+
+test-lowest: install-dev
+	rm -rf $(ENDS)/lowest && mkdir -p $(ENDS)
+	$(BIN)/python tests/support/lowest_versions.py . > $(ENDS)/lowest.txt
+	$(PYTHON) -m venv $(ENDS)/lowest
+	$(ENDS)/lowest/bin/python -m pip install -qq -c $(ENDS)/lowest.txt -e . $(CORE_TOOLS)
+	DEVINTERP_TYPECHECK=0 $(ENDS)/lowest/bin/python -m pytest -m "$(FAST)" $(ARGS) $(CORE_TESTS)
+
+test-newest: install-dev
+	rm -rf $(ENDS)/newest && mkdir -p $(ENDS)
+	grep '^torch==' constraints.txt > $(ENDS)/torch.txt
+	$(PYTHON) -m venv $(ENDS)/newest
+	$(ENDS)/newest/bin/python -m pip install -qq --upgrade -c $(ENDS)/torch.txt -e . $(CORE_TOOLS)
+	DEVINTERP_TYPECHECK=0 $(ENDS)/newest/bin/python -m pytest -m "$(FAST)" $(ARGS) $(CORE_TESTS)
+
 docs: install-dev
 	$(BIN)/python -m pytest $(ARGS) tests/test_docs.py
 
@@ -107,6 +140,6 @@ format: install-dev
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis quickstart-output
+	rm -rf $(VENV) $(PEERS) $(ENDS) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis quickstart-output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +

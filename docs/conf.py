@@ -13,7 +13,7 @@ author = "the authors of devinterp"
 copyright = author  # noqa: A001  # Sphinx's name
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
@@ -21,10 +21,17 @@ extensions = [
     "sphinx_copybutton",
 ]
 root_doc = "contents"
-source_suffix = {".md": "markdown", ".rst": "restructuredtext", ".above": "markdown"}
+# autosummary writes its pages with the first suffix of which it does not know that another parser reads it.
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb", ".above": "myst-nb"}
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"devinterp {version}"
+
+# Notebooks are executed whenever the site is built, and an error in one fails the build; tests of pages alone turn it off.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4  # links between pages name headings

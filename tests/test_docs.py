@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import os
 import re
 import shlex
 import subprocess
+import symtable
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -94,6 +96,7 @@ def run_shell(block: Block, directory: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_code_blocks_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # a block may import the files of others
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page):
         if block.title is not None:
@@ -107,6 +110,78 @@ def test_code_blocks_run(page, tmp_path, monkeypatch):
                 tomllib.loads(block.source)
             case language:
                 assert language in PROSE, f"{page.name}: a block of unknown language {language!r}"
+
+
+def free_names(source: str) -> set[str]:
+    """Return the names that a block reads and does not bind itself."""
+
+    def read(table: symtable.SymbolTable) -> set[str]:
+        at_top = table.get_type() == "module"
+        here = {
+            symbol.get_name()
+            for symbol in table.get_symbols()
+            if symbol.is_referenced() and (at_top or symbol.is_global())
+        }
+        return here.union(*map(read, table.get_children()))
+
+    return read(symtable.symtable(source, "block", "exec")) - bound_names(source) - set(dir(builtins))
+
+
+def bound_names(source: str) -> set[str]:
+    """Return the names that a block imports or assigns at its top."""
+    symbols = symtable.symtable(source, "block", "exec").get_symbols()
+    return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
+
+
+def python_blocks(page: Path) -> list[Block]:
+    """Return the Python of a page; the first is its set-up."""
+    return [block for block in blocks(page) if block.language == "python"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_blocks_need_no_more_than_the_set_up_of_their_page(page):
+    """Who copies a block copies the first one of its page before it, and nothing else."""
+    set_up, *others = python_blocks(page) or [Block("python", None, "", 0)]
+    given = bound_names(set_up.source)
+    for block in others:
+        lacking = free_names(block.source) - given
+        assert not lacking, f"{page.name}, line {block.line + 1}: {sorted(lacking)} are of other blocks"
+
+
+def alone() -> list[object]:
+    """Return each page with the number of each of its Python blocks."""
+    pages = [(page, number) for page in PAGES for number in range(len(python_blocks(page)))]
+    return [pytest.param(page, number, id=f"{page.stem}-{number}") for page, number in pages]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "number"), alone())
+def test_blocks_run_alone_after_the_set_up_of_their_page(page, number, tmp_path):
+    for block in blocks(page):
+        if block.title is not None:
+            (tmp_path / block.title).write_text(block.source)
+    set_up, *others = python_blocks(page)
+    source = "\n".join(block.source for block in ([set_up, others[number - 1]] if number else [set_up]))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_block_that_leans_on_another_is_seen():
+    assert free_names("import numpy as np\ny = np.ones(n)\n") == {"n"}
+    assert free_names("def f(x):\n    return x + offset\n") == {"offset"}
+    assert free_names("[i for i in range(3)]\nprint(len('a'))\n") == set()
 
 
 def test_the_plugin_of_the_readme_works_once_installed(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("generated"))
     built = subprocess.run(
-        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", folder / "docs", folder / "html"],
+        [
+            *(sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"),
+            *("-D", "nb_execution_mode=off"),  # notebooks are executed by tests of their own, and by `make site`
+            *(folder / "docs", folder / "html"),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -35,7 +40,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_on_the_site(site: Path) -> None:
-    pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
+    sources = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.ipynb")]
+    pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in sources}
     assert not {page for page in pages if not (site / page).is_file()}
     # The repository's own files stand in the place of their pages, and what they link is on the site.
     readme = (site / "readme.html").read_text()
@@ -56,3 +62,10 @@ def test_the_reference_has_all_that_is_public(site: Path) -> None:
     assert (
         "Returns" in (site / "reference" / "generated" / "devinterp.analyses.llc.analysis.compute_llc.html").read_text()
     )
+
+
+def test_notebooks_can_be_downloaded(site: Path) -> None:
+    for notebook in (ROOT / "docs" / "tutorials").glob("*.ipynb"):
+        page = (site / "tutorials" / f"{notebook.stem}.html").read_text()
+        [target] = set(re.findall(rf'href="\.\./(_downloads/\w+/{notebook.name})"', page))
+        assert (site / target).read_text() == notebook.read_text()

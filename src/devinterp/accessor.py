@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import xarray as xr
 
-from devinterp import flat_layout, overview, plugins, runs, schema
+from devinterp import flat_layout, optional, overview, plugins, runs, schema
 from devinterp.errors import DevinterpError
 from devinterp.types import Analysis, Plot
 
@@ -27,6 +27,7 @@ class _Methods(Generic[Spec]):
 
     _path: ClassVar[str]
     _kind: ClassVar[str]
+    _if_there_is_none: ClassVar[str] = ""
 
     def __init__(self, tree: xr.DataTree) -> None:
         self._tree = tree
@@ -45,7 +46,7 @@ class _Methods(Generic[Spec]):
             return self._method(installed[name])
         close = difflib.get_close_matches(name, list(installed), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
-        known = f" Installed: {', '.join(installed)}." if installed else ""
+        known = f" Installed: {', '.join(installed)}." if installed else self._if_there_is_none
         raise AttributeError(f"no {self._kind} {name!r} is installed{hint}{known}", name=name, obj=self)
 
     def __dir__(self) -> Iterable[str]:
@@ -59,7 +60,8 @@ class _Methods(Generic[Spec]):
         function = overview.function_of(spec)
 
         def method(*args: Any, **options: Any) -> Any:
-            return self._call(spec, *args, **options)
+            with optional.explained(needed_by=f"`{self._path}.{spec.name}`", distribution=_distribution_of(spec)):
+                return self._call(spec, *args, **options)
 
         method.__name__ = spec.name
         method.__qualname__ = f"{self._path}.{spec.name}"
@@ -70,6 +72,12 @@ class _Methods(Generic[Spec]):
         return method
 
 
+def _distribution_of(spec: Analysis | Plot) -> str:
+    """Return the name of the installed distribution that something comes from."""
+    provider = plugins.provider(spec)
+    return provider.distribution if provider else optional.PACKAGE
+
+
 class PlotAccessor(_Methods[Plot]):
     """The installed plots of a tree, ``tree.slt.plot``."""
 
@@ -77,6 +85,7 @@ class PlotAccessor(_Methods[Plot]):
 
     _path = "slt.plot"
     _kind = "plot"
+    _if_there_is_none = f" Pictures come with devinterp-plots: {optional.plugin_command('devinterp-plots')}."
     _installed = staticmethod(plugins.plots)
 
     def _call(self, spec: Plot, *args: Any, **options: Any) -> Any:

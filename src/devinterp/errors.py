@@ -22,6 +22,10 @@ class InvalidInputError(DevinterpError, ValueError):
     """An argument, a dataset or a model cannot be used as given."""
 
 
+class MissingPackageError(InvalidInputError, ImportError):
+    """What was asked for needs an optional package that is not installed; the message has the command that installs it."""
+
+
 class MissingDataError(DevinterpError, KeyError):
     """A tree lacks variables that an analysis needs."""
 

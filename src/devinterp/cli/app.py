@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, Group, Parameter
 
-from devinterp import plugins
+from devinterp import optional, plugins
 from devinterp.cli.analysis import command
 from devinterp.cli.plot import plot_commands
 from devinterp.errors import InvalidInputError, PluginError
@@ -102,6 +102,15 @@ def _check_import(name: str) -> None:
     try:
         getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
+        if (
+            isinstance(error, ModuleNotFoundError)
+            and optional.is_missing(error)
+            and error.name != module.partition(".")[0]
+        ):
+            provider = plugins.provider(added[name])
+            raise optional.missing(
+                str(error.name), needed_by=f"`devinterp {name}`", distribution=provider.distribution if provider else ""
+            ) from error
         raise PluginError(
             f"`devinterp {name}` of {plugins.provider(added[name])} cannot be imported from {added[name].function}: {error}."
         ) from error
@@ -114,8 +123,8 @@ def _how_to_install(name: str, distribution: str) -> str:
             reason = row.error or "it is left out by DEVINTERP_LOAD_PLUGINS"
             return f"`devinterp {name}` is a command of {row.provider}, which is not loaded: {reason}."
     return (
-        f"`devinterp {name}` is a command of the package {distribution}, which is not installed: install it from this "
-        f"project's repository with `pip install -e plugins/{distribution}`."
+        f"`devinterp {name}` is a command of the package {distribution}, which is not installed: "
+        f"{optional.plugin_command(distribution)}."
     )
 
 

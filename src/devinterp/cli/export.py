@@ -10,6 +10,7 @@ import xarray as xr
 from cyclopts import Parameter
 from rich.console import Console
 
+from devinterp import optional
 from devinterp.cli.analysis import GROUP, STORE
 from devinterp.cli.options import pairs_of, value_of
 from devinterp.errors import InvalidInputError
@@ -82,5 +83,5 @@ def _write(table: Any, path: Path) -> None:
             table.replace([np.inf, -np.inf], np.nan).to_json(path, orient="records", indent=1, double_precision=15)
         else:
             table.to_parquet(path, index=False)
-    except ImportError as error:
-        raise InvalidInputError(f"writing {path.suffix} needs another package: {error}.") from error
+    except ImportError as error:  # pandas asks for one of two packages, in its own words
+        raise optional.missing("pyarrow", needed_by=f"writing {path.suffix}") from error

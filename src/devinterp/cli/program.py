@@ -13,7 +13,7 @@ from pathlib import Path
 from cyclopts import CycloptsError
 from rich.console import Console
 
-from devinterp import plugins
+from devinterp import optional, plugins
 from devinterp.cli.app import PLUGINS_DIR, build, check_command
 from devinterp.errors import CalibrationRefused, DevinterpError, InvalidInputError, PluginWarning
 
@@ -56,6 +56,13 @@ def run(arguments: Sequence[str]) -> int:
         return REFUSED
     except DevinterpError as error:
         errors.print("[bold red]error:[/]", _plain(str(error)), highlight=False, markup=True)
+        return USAGE
+    except ModuleNotFoundError as error:
+        if not optional.is_missing(error):
+            traceback.print_exc()
+            return FAILURE
+        needed = optional.missing(str(error.name), needed_by="this command")
+        errors.print("[bold red]error:[/]", _plain(str(needed)), highlight=False, markup=True)
         return USAGE
     except KeyboardInterrupt:
         errors.print("interrupted", highlight=False)

@@ -59,6 +59,11 @@ BUILTIN_COMMANDS = {
             "Verify a store from end to end, and name what is damaged.",
         ),
         Command(
+            "doctor",
+            "devinterp.cli.doctor:doctor",
+            "Check the installation: versions, what is missing, and a run whose result is known.",
+        ),
+        Command(
             "plugins",
             "devinterp.cli.info:show_plugins",
             "List the installed plugins and what each provides.",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pluggy
 
-from devinterp import hookspecs
+from devinterp import hookspecs, optional
 from devinterp.errors import PluginError, PluginWarning
 from devinterp.hookspecs import PROJECT
 from devinterp.plugins.builtin_commands import BUILTIN_COMMANDS
@@ -112,7 +112,7 @@ class Host:
             ) from error
         for plugin in self.plugins:
             if plugin.error is not None:
-                _complain(f"{plugin} cannot be loaded", plugin.error)
+                _complain(f"{plugin} cannot be loaded", plugin.error, plugin.provider)
         self._checked = True
 
     def collect(self, kind: str) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Host:
                 except PluginError:
                     raise
                 except Exception as error:  # a stranger's hook may raise anything
-                    _complain(f"{plugin} is left out: its hook `{KINDS[kind][0]}` failed", error)
+                    _complain(f"{plugin} is left out: its hook `{KINDS[kind][0]}` failed", error, plugin.provider)
                     continue
                 for obj in objects:
                     self._add(by_name, kind, obj, plugin.provider)
@@ -202,7 +202,7 @@ class Host:
         if plugin.misspelt:
             error = PluginError(f"`{plugin.misspelt}` is no hook; the hooks are {', '.join(HOOKS)}")
         status = BROKEN if error else plugin.status
-        text = _reason(error) if error else None
+        text = _reason(error, plugin.provider) if error else None
         return PluginInfo(plugin.provider, plugin.module, status, {k: v for k, v in provides.items() if v}, text)
 
 
@@ -221,14 +221,21 @@ def _is_unknown(hook: pluggy.HookCaller, plugin: object) -> bool:
     return not hook.has_spec() and any(x.plugin is plugin and not x.optionalhook for x in hook.get_hookimpls())
 
 
-def _complain(what: str, error: Exception) -> None:
+def _complain(what: str, error: Exception, provider: Provider) -> None:
     if os.environ.get("DEVINTERP_STRICT_PLUGINS", "0") not in ("", "0"):
-        raise PluginError(f"{what}: {_reason(error)}.") from error
-    warnings.warn(f"{what}: {_reason(error)}.", PluginWarning, stacklevel=2)
+        raise PluginError(f"{what}: {_reason(error, provider)}.") from error
+    warnings.warn(f"{what}: {_reason(error, provider)}.", PluginWarning, stacklevel=2)
 
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+def _reason(error: Exception, provider: Provider) -> str:
+    """Return what went wrong; of a package that is missing, with the command that installs it."""
+    if isinstance(error, PluginError):
+        return str(error)
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, ModuleNotFoundError) and optional.is_missing(error):
+        wanted = optional.requirement_of(str(error.name), provider.distribution)
+        return f"{reason}; `{optional.install_command([wanted])}`"
+    return reason
 
 
 def _remedy(provider: Provider) -> str:

@@ -15,6 +15,7 @@ from zarr.abc.store import Store
 from zarr.core.sync import sync  # the only way to ask a store object a question from synchronous code
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, ZipStore
 
+from devinterp import optional
 from devinterp.errors import InvalidInputError, StoreError
 
 #: What `sample(output_path=)` and `devinterp.open` accept.
@@ -47,6 +48,8 @@ def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Ma
     ------
     InvalidInputError
         If `location` is of another type, or `storage_options` are given for something that is not a URL.
+    MissingPackageError
+        If the package for a kind of storage is not installed.
     StoreError
         If a path is a file, or lies in a directory that cannot be made.
     """
@@ -58,7 +61,7 @@ def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Ma
         # LocalStore replaces files atomically and creates keys exclusively, which fsspec does not promise.
         location = urllib.request.url2pathname(urllib.parse.urlsplit(location).path)
     if is_url(location):
-        return FsspecStore.from_url(str(location), dict(storage_options or {}), read_only=read_only)
+        return _at_url(str(location), read_only, dict(storage_options or {}))
     if not isinstance(location, (str, os.PathLike)):
         raise InvalidInputError(
             f"a store (`output_path`, or what is opened) is a path, a URL or a zarr store; got {type(location).__name__}."
@@ -71,6 +74,25 @@ def resolve(location: StoreLike, *, read_only: bool = False, storage_options: Ma
     if not read_only:
         check_writable(path)
     return LocalStore(path, read_only=read_only)
+
+
+def _at_url(url: str, read_only: bool, options: dict[str, Any]) -> Store:
+    """Return the store at a URL; what fsspec lacks for it is said with the command that installs it."""
+    scheme = url.partition("://")[0]
+    known = optional.require("fsspec.registry", needed_by=f"a store at {url}").known_implementations
+    try:
+        return FsspecStore.from_url(url, options, read_only=read_only)
+    except ImportError as error:
+        if scheme not in known:
+            raise
+        package = str(known[scheme]["class"]).partition(".")[0]
+        raise optional.missing(package, needed_by=f"a store at {url}") from error
+    except ValueError as error:
+        if scheme in known:
+            raise
+        raise InvalidInputError(
+            f"{url!r} is of no kind that fsspec knows; known: {', '.join(sorted(known))}."
+        ) from error
 
 
 def below(location: StoreLike, name: str) -> StoreLike:

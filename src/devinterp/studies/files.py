@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from devinterp import sources
+from devinterp import optional, sources
 from devinterp.errors import InvalidInputError
 
 _TORCH, _SAFETENSORS = (".pt", ".pth", ".bin", ".ckpt"), ".safetensors"
@@ -57,7 +57,7 @@ def identity_of_file(name: str) -> str:
 def _weights(path: Path) -> Mapping[str, Tensor]:
     try:
         if path.suffix == _SAFETENSORS:
-            content = sources.require("safetensors.torch", "huggingface").load_file(path)
+            content = optional.require("safetensors.torch").load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of many kinds

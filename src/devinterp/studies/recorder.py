@@ -13,6 +13,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from devinterp import optional
 from devinterp.errors import FailedRunsWarning, InvalidInputError
 from devinterp.models.wrappers import unwrapped
 from devinterp.store.reading.study_table import StudyTable
@@ -133,12 +134,10 @@ class TrainingRecorder:
 
         Raises
         ------
-        InvalidInputError
+        MissingPackageError
             If transformers is not installed.
         """
-        from devinterp import sources
-
-        sources.require("transformers", "huggingface")
+        optional.require("transformers")
         from devinterp.studies.trainer_callback import RecorderCallback
 
         return RecorderCallback(self)
