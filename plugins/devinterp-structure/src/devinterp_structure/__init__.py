@@ -1,0 +1,24 @@
+"""From susceptibilities to structure: response matrices, their components, neighbours, clusters, and how stable these are.
+
+A call passes the modules in this order: `matrix` (from `estimates` and `transforms`), then any of `pca` (`components`,
+`signal_variance`), ... Each step takes a run, or the result of the step before, and returns a labelled Dataset that is lazy
+where its input is and whose attribute ``steps`` lists what was done to get there. `lazy` and `column_moments` are what all of
+them share.
+"""
+
+from __future__ import annotations
+
+from devinterp.analyses.susceptibilities.prepared import REQUIRES
+from devinterp.hookspecs import hookimpl
+from devinterp.types import Analysis
+from devinterp_structure.matrix import matrix_of_chains, response_matrix, transformed
+from devinterp_structure.pca import pca
+
+__all__ = ["matrix_of_chains", "pca", "response_matrix", "transformed"]
+
+
+@hookimpl
+def devinterp_analyses() -> list[Analysis]:
+    """Return the analyses of this distribution."""
+    functions = (response_matrix, pca)
+    return [Analysis(name=function.__name__, compute=function, requires=REQUIRES) for function in functions]
