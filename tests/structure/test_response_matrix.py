@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import dask
 import numpy as np
@@ -20,7 +21,7 @@ ANALYSES = {analysis.name: analysis for analysis in devinterp_analyses()}
 
 class TestResponseMatrix(AnalysisTests):
     analysis = ANALYSES["response_matrix"]
-    options = {"sampling_task": "train"}
+    options: ClassVar = {"sampling_task": "train"}
 
     def tree(self, **options: object) -> xr.DataTree:
         return super().tree(**{"num_restrictions": 4, **options})

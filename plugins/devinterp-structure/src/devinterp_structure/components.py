@@ -90,4 +90,4 @@ def _directions(fitted: IncrementalPCA) -> np.ndarray:
 
 def _whole_rows(rows: np.ndarray) -> np.ndarray:
     rows = np.asarray(rows, dtype=np.float64)
-    return rows[~np.isnan(rows).any(axis=1)]
+    return np.asarray(rows[~np.isnan(rows).any(axis=1)])

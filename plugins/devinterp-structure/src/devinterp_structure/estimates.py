@@ -63,10 +63,12 @@ def estimates(prepared: PreparedRun, chosen: Sequence[int], *, leave_out: bool) 
 def labels(prepared: PreparedRun) -> xr.Dataset:
     """Return what the rows are: coordinates ``observable``, ``sequence``, ``position`` of each token, and the texts.
 
-    ``text(token)`` is the row of a token's text in ``token_ids(text, text_token)``, which is there if the run holds token ids,
-    -1 past the end of a text; ``token_id(token)`` is the token's own.
+    ``text(token)`` is the row of a token's text in ``token_ids(text_row, text_token)``, which is there if the run holds token
+    ids, -1 past the end of a text; ``token_id(token)`` is the token's own.
     """
-    run, parts, texts = prepared.run, [], []
+    run = prepared.run
+    parts: list[tuple[np.ndarray, ...]] = []
+    texts: list[np.ndarray] = []
     for number, name in enumerate(prepared.moments):
         group = f"{OBSERVABLES}/{name}"
         loss = losses(run, group, "loss" if "loss" in run[group] else LOSS_MEAN)

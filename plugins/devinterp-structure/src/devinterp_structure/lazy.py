@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import dask
 import dask.array as da
 import numpy as np
-from dask.delayed import Delayed
-from dask.graph_manipulation import clone
+from dask.delayed import Delayed, delayed
 
 #: A numpy or a Dask array.
 Array: TypeAlias = Any
-#: Numbers of a block of rows, so that a block takes some tens of megabytes.
+#: Size of a block of rows, so that a block takes some tens of megabytes.
 BLOCK_BYTES = 32 * 2**20
 #: Results of blocks that one task joins.
 _FAN_IN = 8
@@ -27,14 +26,14 @@ def is_lazy(value: Any) -> bool:
 def call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Return what a function returns; if an argument is lazy, as an object that calls it when it is computed."""
     if any(is_lazy(each) for each in arguments):
-        return dask.delayed(function, pure=False)(*arguments, **options)
+        return delayed(function, pure=False)(*arguments, **options)
     return function(*arguments, **options)
 
 
 def part(value: Any, key: Any, shape: Sequence[int], dtype: Any = np.float64) -> Array:
     """Return an entry of a dict or tuple that `call` returned, as an array of known shape."""
     if isinstance(value, Delayed):
-        return da.from_delayed(value[key], tuple(shape), dtype=np.dtype(dtype))
+        return da.from_delayed(delayed(operator.getitem)(value, key), tuple(shape), dtype=np.dtype(dtype))
     return np.asarray(value[key], dtype=dtype)
 
 
@@ -42,7 +41,7 @@ def row_blocks(rows: Array) -> list[Any]:
     """Return the blocks of rows of a matrix ``(row, column)``: delayed ones of a Dask array, the array itself otherwise."""
     if not isinstance(rows, da.Array):
         return [rows]
-    return [block for (block,) in rows.rechunk({1: -1}).to_delayed()]
+    return [block for (block,) in rows.rechunk({1: -1}).to_delayed(optimize_graph=False)]
 
 
 def reduced(parts: Sequence[Any], join: Callable[..., Any]) -> Any:
@@ -51,16 +50,6 @@ def reduced(parts: Sequence[Any], join: Callable[..., Any]) -> Any:
     while len(parts) > 1:
         parts = [call(join, *parts[i : i + _FAN_IN]) for i in range(0, len(parts), _FAN_IN)]
     return parts[0]
-
-
-def read_again(*arrays: Array) -> tuple[Array, ...]:
-    """Return arrays that are computed afresh, so that a first pass over them need not be kept in memory for a second."""
-    lazy = [each for each in arrays if isinstance(each, da.Array)]
-    if not lazy:
-        return arrays
-    cloned = clone(*lazy)
-    again = iter(cloned if len(lazy) > 1 else (cloned,))
-    return tuple(next(again) if isinstance(each, da.Array) else each for each in arrays)
 
 
 def in_row_blocks(rows: Array, axis: int = -2) -> Array:
@@ -79,33 +68,51 @@ def side_by_side(rows: Array) -> Array:
     return in_row_blocks(flat)
 
 
-def map_rows(function: Callable[..., np.ndarray], rows: Array, *small: Any, width: int, dtype: Any) -> Array:
-    """Return a function of a matrix ``(row, column)`` and some small objects, block of rows by block of rows.
+def map_rows(
+    function: Callable[..., np.ndarray], rows: Array, *small: Any, width: int, dtype: Any, read_again: bool = False
+) -> Array:
+    """Return a function of the rows of an array ``(..., row, column)`` and some small objects, block of rows by block of rows.
 
     Parameters
     ----------
     function : callable
-        ``function(rows, *small)`` returning an array ``(row, width)``.
+        ``function(rows, *small)`` returning an array ``(..., row, width)``.
     rows : array
-        The matrix.
+        The rows.
     *small : object
         What else the function takes; may be lazy.
     width : int
         Columns of the result.
     dtype : dtype
         Of the result.
+    read_again : bool, default: False
+        Whether a block is computed afresh, by the task that needs it, so that one that a first pass has read need not be kept
+        in memory until what is computed of all blocks is known.
     """
     if not any(is_lazy(each) for each in (rows, *small)):
         return np.asarray(function(rows, *small), dtype=dtype)
     if not isinstance(rows, da.Array):
-        rows = da.from_array(rows, chunks=(-1, -1))
-    rows = rows.rechunk({1: -1})
-    blocks = [
-        da.from_delayed(dask.delayed(_as, pure=False)(function, dtype, block, *small), (size, width), dtype=dtype)
-        for block, size in zip(row_blocks(rows), rows.chunks[0], strict=True)
-    ]
-    return da.concatenate(blocks, axis=0)
+        rows = da.from_array(rows, chunks=-1)
+    rows = rows.rechunk({axis: -1 for axis in range(rows.ndim) if axis != rows.ndim - 2})
+    blocks = []
+    for number, size in enumerate(rows.chunks[-2]):
+        block = rows.blocks[(..., number, 0)]
+        given = _Afresh(block) if read_again else block
+        result = delayed(_of_block, pure=False)(function, dtype, given, *small)
+        blocks.append(da.from_delayed(result, (*rows.shape[:-2], size, width), dtype=dtype))
+    return da.concatenate(blocks, axis=-2)
 
 
-def _as(function: Callable[..., np.ndarray], dtype: Any, *arguments: Any) -> np.ndarray:
-    return np.asarray(function(*arguments), dtype=dtype)
+class _Afresh:
+    """A Dask array that Dask does not see as one, so that who holds it computes it."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: da.Array) -> None:
+        self.array = array
+
+
+def _of_block(function: Callable[..., np.ndarray], dtype: Any, rows: Any, *small: Any) -> np.ndarray:
+    if isinstance(rows, _Afresh):
+        rows = rows.array.compute(scheduler="synchronous")
+    return np.asarray(function(rows, *small), dtype=dtype)

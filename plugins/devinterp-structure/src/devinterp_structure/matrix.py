@@ -18,7 +18,7 @@ from devinterp.runs import only
 from devinterp.schema import CHAIN, NULL, RESTRICTION, TOKEN
 from devinterp_structure import estimates
 from devinterp_structure.column_moments import column_moments
-from devinterp_structure.lazy import Array, call, in_row_blocks, is_lazy, map_rows, read_again
+from devinterp_structure.lazy import Array, call, in_row_blocks, is_lazy, map_rows
 from devinterp_structure.steps import STEPS, described, steps_of
 from devinterp_structure.transforms import checked, row_map
 
@@ -58,10 +58,11 @@ def response_matrix(
     sampling_task : str, optional
         The observable made of the data that the run was sampled on; needed where there are several.
     steps : sequence of str, default: ("z_score", "centre_rows")
-        What is done to the susceptibilities, the first step first: ``"z_score"`` subtracts from each column its mean over tokens
-        and divides by its standard deviation, ``"centre_columns"`` subtracts the mean only, ``"centre_rows"`` subtracts from each
-        token its mean over restrictions, ``"whiten"`` multiplies with the inverse square root of the covariance of columns
-        (directions with less than a millionth of the largest variance are left out). Empty: the susceptibilities themselves.
+        What is done to the susceptibilities, the first step first: ``"z_score"`` subtracts from each column its mean over
+        tokens and divides by its standard deviation, ``"centre_columns"`` subtracts the mean only, ``"centre_rows"`` subtracts
+        from each token its mean over restrictions, ``"whiten"`` multiplies with the inverse square root of the covariance of
+        columns (directions with less than a millionth of the largest variance are left out). Empty: the susceptibilities
+        themselves.
     restrictions : sequence of str, optional
         The columns; default: all restrictions but `full`.
     observable_names : sequence of str, optional
@@ -164,16 +165,15 @@ def transformed(matrix: xr.Dataset, steps: Sequence[str]) -> xr.Dataset:
     matrix, steps = checked_matrix(matrix, needed_by="transformed"), checked(steps)
     if not steps:
         return matrix
-    values = in_row_blocks(matrix[RESPONSE].transpose(TOKEN, RESTRICTION).data)
+    values = matrix[RESPONSE].transpose(TOKEN, RESTRICTION).data
     names = [str(name) for name in matrix[RESTRICTION].to_numpy()]
-    mapped = call(row_map, column_moments(values), steps, names)
-    parts = matrix[LEFT_OUT].transpose(LEFT_OUT_CHAIN, TOKEN, RESTRICTION).data if LEFT_OUT in matrix else []
-    first, *others = read_again(values, *([in_row_blocks(parts)] if len(parts) else []))
+    mapped = call(row_map, column_moments(in_row_blocks(values)), steps, names)
+    variants = _with_left_out(matrix, values)
+    rows = map_rows(_through, in_row_blocks(variants), mapped, width=values.shape[1], dtype=np.float32, read_again=True)
     result = matrix.copy()
-    result[RESPONSE] = ((TOKEN, RESTRICTION), _mapped(first, mapped))
-    for left_out in others:
-        stack = [_mapped(each, mapped) for each in left_out]
-        result[LEFT_OUT] = ((LEFT_OUT_CHAIN, TOKEN, RESTRICTION), da.stack(stack) if is_lazy(stack[0]) else np.stack(stack))
+    result[RESPONSE] = ((TOKEN, RESTRICTION), rows[0])
+    if LEFT_OUT in matrix:
+        result[LEFT_OUT] = ((LEFT_OUT_CHAIN, TOKEN, RESTRICTION), rows[1:])
     result.attrs = {**matrix.attrs, STEPS: [*steps_of(matrix), *steps]}
     return result
 
@@ -184,8 +184,8 @@ def matrix_of_chains(values: xr.DataArray, *, steps: Sequence[str] = ()) -> xr.D
     Parameters
     ----------
     values : xarray.DataArray
-        ``(chain, token, restriction)``: susceptibilities, or any other responses, of which the mean over chains is the estimate.
-        Coordinates of tokens are kept.
+        ``(chain, token, restriction)``: susceptibilities, or any other responses, of which the mean over chains is the
+        estimate. Coordinates of tokens are kept.
     steps : sequence of str, optional
         As in `response_matrix`.
 
@@ -218,7 +218,11 @@ def matrix_of_chains(values: xr.DataArray, *, steps: Sequence[str] = ()) -> xr.D
 
 def checked_matrix(matrix: Any, *, needed_by: str) -> xr.Dataset:
     """Return a response matrix, or say what else this is."""
-    if not isinstance(matrix, xr.Dataset) or RESPONSE not in matrix or {TOKEN, RESTRICTION} - set(matrix[RESPONSE].dims):
+    if (
+        not isinstance(matrix, xr.Dataset)
+        or RESPONSE not in matrix
+        or {TOKEN, RESTRICTION} - set(matrix[RESPONSE].dims)
+    ):
         got = f"a Dataset with {list(matrix.data_vars)}" if isinstance(matrix, xr.Dataset) else type(matrix).__name__
         raise InvalidInputError(
             f"`{needed_by}` takes a run, or a response matrix with `response(token, restriction)`; got {got}: pass the result "
@@ -251,8 +255,13 @@ def _null_of(tree: xr.DataTree) -> xr.DataTree:
     return run[NULL]  # type: ignore[return-value]
 
 
-def _mapped(values: Array, mapped: Any) -> Array:
-    return map_rows(_through, values, mapped, width=values.shape[1], dtype=np.float32)
+def _with_left_out(matrix: xr.Dataset, values: Array) -> Array:
+    """Return the matrix and those without one chain each, ``(variant, token, restriction)``."""
+    parts = [values[None]]
+    if LEFT_OUT in matrix:
+        parts.append(matrix[LEFT_OUT].transpose(LEFT_OUT_CHAIN, TOKEN, RESTRICTION).data)
+    lazy = any(is_lazy(each) for each in parts)
+    return da.concatenate(parts, axis=0) if lazy else np.concatenate(parts, axis=0)
 
 
 def _through(rows: np.ndarray, mapped: Any) -> np.ndarray:

@@ -11,9 +11,9 @@ import xarray as xr
 from devinterp import arguments
 from devinterp.errors import InvalidInputError
 from devinterp.schema import RESTRICTION, TOKEN
-from devinterp_structure.column_moments import ColumnMoments, column_moments
+from devinterp_structure.column_moments import column_moments
 from devinterp_structure.components import Method, components_of, directions_by, with_signs
-from devinterp_structure.lazy import Array, call, in_row_blocks, map_rows, part, read_again, side_by_side
+from devinterp_structure.lazy import Array, call, in_row_blocks, map_rows, part, side_by_side
 from devinterp_structure.matrix import DEFAULT_STEPS, LEFT_OUT, LEFT_OUT_CHAIN, RESPONSE, matrix_of
 from devinterp_structure.signal_variance import SignalVariance, signal_variance
 from devinterp_structure.steps import after, steps_of
@@ -21,12 +21,13 @@ from devinterp_structure.steps import after, steps_of
 COMPONENT, LOADING, SCORE = "component", "loading", "score"
 #: Most columns of matrices without one chain each, side by side, of which covariances are kept.
 _MOST_COLUMNS = 8192
+_DEFAULT_COMPONENTS = 10
 
 
 def pca(
     tree: xr.DataTree | xr.Dataset,
     *,
-    num_components: int = 10,
+    num_components: int | None = None,
     method: Method = "covariance",
     basis: xr.Dataset | None = None,
     standard_errors: Literal["jackknife", "none"] = "jackknife",
@@ -45,12 +46,12 @@ def pca(
     ----------
     tree : xarray.DataTree or xarray.Dataset
         A sampling run, or the result of ``tree.slt.response_matrix()``.
-    num_components : int, default: 10
-        How many; at most the number of restrictions.
+    num_components : int, optional
+        How many, at most the number of restrictions; default: 10, or all there are.
     method : {"covariance", "randomised", "incremental"}, default: "covariance"
         ``"covariance"`` diagonalises the covariance of the columns, accumulated in one pass: exact, for up to thousands of
-        restrictions and any number of tokens. ``"randomised"`` is scikit-learn's randomised solver, which holds the whole matrix
-        in memory; ``"incremental"`` its IncrementalPCA over blocks of tokens, for which no covariance is kept.
+        restrictions and any number of tokens. ``"randomised"`` is scikit-learn's randomised solver, which holds the whole
+        matrix in memory; ``"incremental"`` its IncrementalPCA over blocks of tokens.
     basis : xarray.Dataset, optional
         A result of `pca`, for example of the last checkpoint, whose loadings and column means are used instead of new ones, so
         that scores of several runs are coordinates in one space.
@@ -107,16 +108,16 @@ def pca(
     return _result(matrix, rows, solved, signal, parameters, standard_errors, basis)
 
 
-def _number(num_components: int, names: Sequence[str], basis: xr.Dataset | None) -> int:
+def _number(num_components: int | None, names: Sequence[str], basis: xr.Dataset | None) -> int:
     if basis is not None:
         return int(_checked_basis(basis).sizes[COMPONENT])
+    if num_components is None:
+        return min(_DEFAULT_COMPONENTS, len(names))
     count = arguments.count("num_components", num_components, least=1)
-    return min(count, len(names)) if num_components == 10 else _at_most(count, names)
-
-
-def _at_most(count: int, names: Sequence[str]) -> int:
     if count > len(names):
-        raise InvalidInputError(f"`num_components` (={count}) must be at most the number of restrictions, {len(names)}.")
+        raise InvalidInputError(
+            f"`num_components` (={count}) must be at most the number of restrictions, {len(names)}."
+        )
     return count
 
 
@@ -132,8 +133,8 @@ def _basis(basis: xr.Dataset, names: Sequence[str]) -> tuple[np.ndarray, np.ndar
     if set(known) != set(names):
         differing = sorted(set(known) ^ set(names))
         raise InvalidInputError(
-            f"`basis` is of other restrictions than the matrix; they differ in {', '.join(map(repr, differing[:8]))}: choose the "
-            "same with `restrictions=` for both."
+            f"`basis` is of other restrictions than the matrix; they differ in {', '.join(map(repr, differing[:8]))}: choose "
+            "the same with `restrictions=` for both."
         )
     ordered = basis.isel({RESTRICTION: [known.index(name) for name in names]})
     return (
@@ -150,8 +151,8 @@ def _signal(matrix: xr.Dataset, standard_errors: str, count: int, fixed: np.ndar
     num_chains, width = parts.sizes[LEFT_OUT_CHAIN], parts.sizes[RESTRICTION]
     if num_chains * width > _MOST_COLUMNS:
         raise InvalidInputError(
-            f"errors of {num_chains} chains × {width} restrictions need a covariance of {num_chains * width} columns, more than "
-            f"{_MOST_COLUMNS}: pass standard_errors='none', or choose chains with `.isel(left_out_chain=...)`."
+            f"errors of {num_chains} chains × {width} restrictions need a covariance of {num_chains * width} columns, more "
+            f"than {_MOST_COLUMNS}: pass standard_errors='none', or choose chains with `.isel(left_out_chain=...)`."
         )
     return call(signal_variance, column_moments(side_by_side(parts.data)), num_chains, count, fixed)
 
@@ -166,10 +167,12 @@ def _result(
     basis: xr.Dataset | None,
 ) -> xr.Dataset:
     count, width = parameters["num_components"], rows.shape[1]
-    (again,) = read_again(rows)
     result = matrix.drop_vars([name for name in (RESPONSE, LEFT_OUT, LEFT_OUT_CHAIN) if name in matrix.variables])
     result = result.assign_coords({COMPONENT: np.arange(1, count + 1)})
-    result[SCORE] = ((TOKEN, COMPONENT), map_rows(_scores, again, solved, width=count, dtype=np.float32))
+    result[SCORE] = (
+        (TOKEN, COMPONENT),
+        map_rows(_scores, rows, solved, width=count, dtype=np.float32, read_again=True),
+    )
     result[LOADING] = ((RESTRICTION, COMPONENT), part(solved, "directions", (width, count)))
     result[LOADING] = result[LOADING].transpose(COMPONENT, RESTRICTION)
     result["column_mean"] = (RESTRICTION, part(solved, "mean", (width,)))

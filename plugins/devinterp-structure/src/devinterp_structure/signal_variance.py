@@ -11,8 +11,8 @@ the cross-validated PCA of [1]_ with chains as repeats. Its error is a jackknife
 
 References
 ----------
-.. [1] C. Stringer, M. Pachitariu, N. Steinmetz, M. Carandini, K. D. Harris. High-dimensional geometry of population responses in
-   visual cortex. Nature 571 (2019), doi:10.1038/s41586-019-1346-5.
+.. [1] C. Stringer, M. Pachitariu, N. Steinmetz, M. Carandini, K. D. Harris. High-dimensional geometry of population responses
+   in visual cortex. Nature 571 (2019), doi:10.1038/s41586-019-1346-5.
 """
 
 from __future__ import annotations

@@ -68,9 +68,7 @@ def centre_columns(current: RowMap, moments: ColumnMoments, names: Sequence[str]
 
 def centre_rows(current: RowMap, moments: ColumnMoments, names: Sequence[str]) -> RowMap:
     """Subtract from each row its mean over columns."""
-    return RowMap(
-        current.matrix - current.matrix.mean(axis=1, keepdims=True), current.offset - current.offset.mean()
-    )
+    return RowMap(current.matrix - current.matrix.mean(axis=1, keepdims=True), current.offset - current.offset.mean())
 
 
 def whiten(current: RowMap, moments: ColumnMoments, names: Sequence[str]) -> RowMap:
