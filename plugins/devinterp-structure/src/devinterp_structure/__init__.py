@@ -11,14 +11,27 @@ from __future__ import annotations
 from devinterp.analyses.susceptibilities.prepared import REQUIRES
 from devinterp.hookspecs import hookimpl
 from devinterp.types import Analysis
+from devinterp_structure.agreement import agreement
+from devinterp_structure.clusters import clusters
+from devinterp_structure.gaussian_null import gaussian_null
 from devinterp_structure.matrix import matrix_of_chains, response_matrix, transformed
+from devinterp_structure.neighbours import neighbours
 from devinterp_structure.pca import pca
 
-__all__ = ["matrix_of_chains", "pca", "response_matrix", "transformed"]
+__all__ = [
+    "agreement",
+    "clusters",
+    "gaussian_null",
+    "matrix_of_chains",
+    "neighbours",
+    "pca",
+    "response_matrix",
+    "transformed",
+]
 
 
 @hookimpl
 def devinterp_analyses() -> list[Analysis]:
     """Return the analyses of this distribution."""
-    functions = (response_matrix, pca)
+    functions = (response_matrix, pca, neighbours, clusters)
     return [Analysis(name=function.__name__, compute=function, requires=REQUIRES) for function in functions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import dask.array as da
@@ -19,8 +19,8 @@ _FAN_IN = 8
 
 
 def is_lazy(value: Any) -> bool:
-    """Say whether a value is a Dask array or a delayed object."""
-    return isinstance(value, da.Array | Delayed)
+    """Say whether a value is a Dask array, blocks of one, or a delayed object."""
+    return isinstance(value, da.Array | Delayed) or (isinstance(value, Blocks) and value.is_lazy)
 
 
 def call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -60,6 +60,31 @@ def in_row_blocks(rows: Array, axis: int = -2) -> Array:
     count = max(1, min(rows.shape[axis], BLOCK_BYTES // bytes_of_row))
     chunks: dict[int, int] = dict.fromkeys(range(rows.ndim), 1)
     return rows.rechunk({**chunks, rows.ndim - 1: -1, axis % rows.ndim: count})
+
+
+class Blocks:
+    """Blocks of rows of a matrix, one numpy array at a time, as often as they are asked for.
+
+    Of a Dask array each is computed when its turn comes, by who asks for it: `Blocks` are given to a function that is called
+    when a result is computed, and of which no more than one block at a time is to be in memory.
+
+    Parameters
+    ----------
+    rows : array
+        The matrix ``(row, column)``.
+    """
+
+    def __init__(self, rows: Array) -> None:
+        self.rows = _Afresh(in_row_blocks(rows)) if isinstance(rows, da.Array) else rows
+        self.is_lazy = isinstance(rows, da.Array)
+        self.shape: tuple[int, int] = rows.shape
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if not isinstance(self.rows, _Afresh):
+            yield np.asarray(self.rows)
+            return
+        for number in range(self.rows.array.numblocks[0]):
+            yield np.asarray(self.rows.array.blocks[number].compute(scheduler="synchronous"))
 
 
 def side_by_side(rows: Array) -> Array:
