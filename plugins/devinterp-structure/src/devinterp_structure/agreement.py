@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
 
 from devinterp.analyses.common.uncertainty import jackknife_error
 from devinterp.errors import InvalidInputError
@@ -67,6 +65,9 @@ def agreement(labels: xr.Dataset | xr.DataArray, others: Any, *, only_labelled: 
 
 def measures(one: np.ndarray, other: np.ndarray) -> dict[str, float]:
     """Return the adjusted Rand index, normalised mutual information and purity of two labellings; NaN of one token."""
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
     if len(one) < 2:
         return dict.fromkeys(("adjusted_rand", "nmi", "purity"), float("nan"))
     return {

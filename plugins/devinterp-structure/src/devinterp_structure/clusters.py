@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
-from sklearn.cluster import HDBSCAN, SpectralClustering
 
 from devinterp import arguments
 from devinterp.errors import InvalidInputError
@@ -174,6 +173,14 @@ class Options:
 
 def labelled(points: np.ndarray, options: Options) -> dict[str, np.ndarray]:
     """Return ``cluster`` and ``conductance`` of points ``(token, column)``."""
+    labels, near = labelled_with_neighbours(points, options)
+    return {CLUSTER: labels, "conductance": conductance_of(Graph.of(near), labels)}
+
+
+def labelled_with_neighbours(points: np.ndarray, options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cluster ``(token,)`` and the neighbours ``(token, rank)`` of points ``(token, column)``."""
+    from sklearn.cluster import HDBSCAN, SpectralClustering
+
     points = checked(np.asarray(points, dtype=np.float32))
     near = nearest(points, options, options.seed)
     graph = Graph.of(near["neighbour"])
@@ -187,8 +194,7 @@ def labelled(points: np.ndarray, options: Options) -> dict[str, np.ndarray]:
     else:
         solver = SpectralClustering(options.num_clusters, affinity="precomputed", random_state=options.seed)
         labels = solver.fit_predict(graph.adjacency)
-    labels = np.asarray(labels)
-    return {CLUSTER: labels, "conductance": conductance_of(graph, labels)}
+    return np.asarray(labels), near["neighbour"]
 
 
 def nearest(points: np.ndarray, options: Options, seed: int) -> dict[str, np.ndarray]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from sklearn.decomposition import PCA, IncrementalPCA
 
 from devinterp_structure.column_moments import ColumnMoments
 from devinterp_structure.lazy import Array, call, row_blocks
 from devinterp_structure.signal_variance import principal_directions
+
+if TYPE_CHECKING:
+    from sklearn.decomposition import IncrementalPCA
 
 Method = Literal["covariance", "randomised", "incremental"]
 
@@ -66,12 +68,16 @@ def directions_by(method: Method, rows: Array, count: int, seed: int) -> Any:
 
 
 def _randomised(rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    from sklearn.decomposition import PCA
+
     solver = PCA(count, svd_solver="randomized", random_state=seed, iterated_power=7)
     return np.asarray(solver.fit(_whole_rows(rows)).components_.T, dtype=np.float64)
 
 
 def _fitted_further(rows: np.ndarray, fitted: IncrementalPCA | None, count: int) -> IncrementalPCA:
     """Return the solver after a further block, as an object of its own: Dask may call this twice."""
+    from sklearn.decomposition import IncrementalPCA
+
     solver = IncrementalPCA(count)
     if fitted is not None:
         solver.__dict__.update(fitted.__dict__)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from devinterp.errors import InvalidInputError
 
@@ -29,6 +28,8 @@ def exact(points: np.ndarray, count: int, metric: Metric) -> dict[str, np.ndarra
     InvalidInputError
         If a coordinate is NaN.
     """
+    from sklearn.neighbors import NearestNeighbors
+
     points = checked(np.ascontiguousarray(points))
     search = NearestNeighbors(n_neighbors=count, algorithm="brute", metric=metric).fit(points)
     distances, numbers = search.kneighbors()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, cg
 
 from devinterp.errors import InvalidInputError
 
@@ -68,6 +67,8 @@ def pagerank(graph: Graph, seed: int, alpha: float, tolerance: float) -> np.ndar
     .. [1] R. Andersen, F. Chung, K. Lang. Local graph partitioning using PageRank vectors. FOCS (2006),
        doi:10.1109/FOCS.2006.44.
     """
+    from scipy.sparse.linalg import LinearOperator, cg
+
     degree = np.where(graph.degree > 0, graph.degree, 1.0)
     size = (len(degree), len(degree))
     system = LinearOperator(size, matvec=lambda x: degree * x - (1 - alpha) * (graph.adjacency @ x), dtype=float)

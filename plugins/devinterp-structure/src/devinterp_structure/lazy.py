@@ -30,6 +30,11 @@ def call(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     return function(*arguments, **options)
 
 
+def later(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Return an object that calls a function when it is computed."""
+    return delayed(function, pure=False)(*arguments, **options)
+
+
 def part(value: Any, key: Any, shape: Sequence[int], dtype: Any = np.float64) -> Array:
     """Return an entry of a dict or tuple that `call` returned, as an array of known shape."""
     if isinstance(value, Delayed):
@@ -58,8 +63,7 @@ def in_row_blocks(rows: Array, axis: int = -2) -> Array:
         return rows
     bytes_of_row = max(1, rows.shape[-1] * rows.dtype.itemsize)
     count = max(1, min(rows.shape[axis], BLOCK_BYTES // bytes_of_row))
-    chunks: dict[int, int] = dict.fromkeys(range(rows.ndim), 1)
-    return rows.rechunk({**chunks, rows.ndim - 1: -1, axis % rows.ndim: count})
+    return rows.rechunk({rows.ndim - 1: -1, axis % rows.ndim: count})
 
 
 class Blocks:
@@ -96,12 +100,12 @@ def side_by_side(rows: Array) -> Array:
 def map_rows(
     function: Callable[..., np.ndarray], rows: Array, *small: Any, width: int, dtype: Any, read_again: bool = False
 ) -> Array:
-    """Return a function of the rows of an array ``(..., row, column)`` and some small objects, block of rows by block of rows.
+    """Return a function of the rows of a matrix ``(row, column)`` and some small objects, block of rows by block of rows.
 
     Parameters
     ----------
     function : callable
-        ``function(rows, *small)`` returning an array ``(..., row, width)``.
+        ``function(rows, *small)`` returning an array ``(row, width)``.
     rows : array
         The rows.
     *small : object
@@ -114,18 +118,36 @@ def map_rows(
         Whether a block is computed afresh, by the task that needs it, so that one that a first pass has read need not be kept
         in memory until what is computed of all blocks is known.
     """
+    return map_matrices(function, rows[None], *small, width=width, dtype=dtype, read_again=read_again)[0]
+
+
+def map_matrices(
+    function: Callable[..., np.ndarray], rows: Array, *small: Any, width: int, dtype: Any, read_again: bool = False
+) -> list[Array]:
+    """Return a function of the rows of several matrices ``(matrix, row, column)``, which are read together.
+
+    Parameters and function as of `map_rows`, which is called with all matrices at once.
+
+    Returns
+    -------
+    list of array
+        ``(row, width)`` for each matrix.
+    """
     if not any(is_lazy(each) for each in (rows, *small)):
-        return np.asarray(function(rows, *small), dtype=dtype)
+        return list(np.asarray(function(rows, *small), dtype=dtype))
     if not isinstance(rows, da.Array):
         rows = da.from_array(rows, chunks=-1)
-    rows = rows.rechunk({axis: -1 for axis in range(rows.ndim) if axis != rows.ndim - 2})
-    blocks = []
-    for number, size in enumerate(rows.chunks[-2]):
-        block = rows.blocks[(..., number, 0)]
+    rows = rows.rechunk({0: -1, 2: -1})
+    blocks: list[list[Array]] = [[] for _ in range(rows.shape[0])]
+    for number, size in enumerate(rows.chunks[1]):
+        block = rows.blocks[0, number, 0]
         given = _Afresh(block) if read_again else block
+        # One task, whose result is taken apart: of an array that is sliced Dask may compute each slice by itself.
         result = delayed(_of_block, pure=False)(function, dtype, given, *small)
-        blocks.append(da.from_delayed(result, (*rows.shape[:-2], size, width), dtype=dtype))
-    return da.concatenate(blocks, axis=-2)
+        for index, parts in enumerate(blocks):
+            one = delayed(operator.getitem)(result, index)
+            parts.append(da.from_delayed(one, (size, width), dtype=dtype))
+    return [da.concatenate(parts, axis=0) for parts in blocks]
 
 
 class _Afresh:

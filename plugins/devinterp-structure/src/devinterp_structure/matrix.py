@@ -18,7 +18,7 @@ from devinterp.runs import only
 from devinterp.schema import CHAIN, NULL, RESTRICTION, TOKEN
 from devinterp_structure import estimates
 from devinterp_structure.column_moments import column_moments
-from devinterp_structure.lazy import Array, call, in_row_blocks, is_lazy, map_rows
+from devinterp_structure.lazy import Array, call, in_row_blocks, is_lazy, map_matrices
 from devinterp_structure.steps import STEPS, described, steps_of
 from devinterp_structure.transforms import checked, row_map
 
@@ -168,12 +168,14 @@ def transformed(matrix: xr.Dataset, steps: Sequence[str]) -> xr.Dataset:
     values = matrix[RESPONSE].transpose(TOKEN, RESTRICTION).data
     names = [str(name) for name in matrix[RESTRICTION].to_numpy()]
     mapped = call(row_map, column_moments(in_row_blocks(values)), steps, names)
-    variants = _with_left_out(matrix, values)
-    rows = map_rows(_through, in_row_blocks(variants), mapped, width=values.shape[1], dtype=np.float32, read_again=True)
+    variants = with_left_out(matrix)
+    rows = map_matrices(
+        _through, in_row_blocks(variants), mapped, width=values.shape[1], dtype=np.float32, read_again=True
+    )
     result = matrix.copy()
     result[RESPONSE] = ((TOKEN, RESTRICTION), rows[0])
     if LEFT_OUT in matrix:
-        result[LEFT_OUT] = ((LEFT_OUT_CHAIN, TOKEN, RESTRICTION), rows[1:])
+        result[LEFT_OUT] = ((LEFT_OUT_CHAIN, TOKEN, RESTRICTION), _stacked(rows[1:]))
     result.attrs = {**matrix.attrs, STEPS: [*steps_of(matrix), *steps]}
     return result
 
@@ -255,13 +257,17 @@ def _null_of(tree: xr.DataTree) -> xr.DataTree:
     return run[NULL]  # type: ignore[return-value]
 
 
-def _with_left_out(matrix: xr.Dataset, values: Array) -> Array:
-    """Return the matrix and those without one chain each, ``(variant, token, restriction)``."""
-    parts = [values[None]]
+def with_left_out(matrix: xr.Dataset) -> Array:
+    """Return a response matrix and those without one chain each, ``(variant, token, restriction)``."""
+    parts = [matrix[RESPONSE].transpose(TOKEN, RESTRICTION).data[None]]
     if LEFT_OUT in matrix:
         parts.append(matrix[LEFT_OUT].transpose(LEFT_OUT_CHAIN, TOKEN, RESTRICTION).data)
     lazy = any(is_lazy(each) for each in parts)
     return da.concatenate(parts, axis=0) if lazy else np.concatenate(parts, axis=0)
+
+
+def _stacked(parts: list[Array]) -> Array:
+    return da.stack(parts) if is_lazy(parts[0]) else np.stack(parts)
 
 
 def _through(rows: np.ndarray, mapped: Any) -> np.ndarray:

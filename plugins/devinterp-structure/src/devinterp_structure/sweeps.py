@@ -16,8 +16,8 @@ from devinterp_structure.graph import Graph, conductances, pagerank
 
 #: A cluster's conductance is below this share of the lowest of as many tokens of a Gaussian cloud.
 MARGIN = 0.5
-#: The first dip counts that is at most this many times as high as the lowest of a sweep.
-_FIRST_DIP = 2.0
+#: The first dip counts that is at most this many times as high as the lowest of a sweep, or below this share of a cloud's.
+_FIRST_DIP, _LOW = 2.0, 0.1
 #: Seeds that are tried in the cloud.
 _SEEDS_OF_CLOUD = 12
 
@@ -28,21 +28,21 @@ class Sweeps:
 
     Parameters
     ----------
-    alpha, tolerance : float
+    alpha, tolerance : float, optional
         As of `devinterp_structure.graph.pagerank`.
-    min_size : int
+    min_size : int, default: 20
         Least number of tokens of a cluster.
-    max_share : float
+    max_share : float, default: 0.99
         A cluster holds at most this share of all degrees: what holds more is the main body.
-    patience : int
+    patience : int, default: 20
         The search ends when from so many seeds in a row no cluster was found.
     """
 
-    alpha: float
-    tolerance: float
-    min_size: int
-    max_share: float
-    patience: int
+    alpha: float = 1e-3
+    tolerance: float = 1e-7
+    min_size: int = 20
+    max_share: float = 0.99
+    patience: int = 20
 
     def ordered(self, graph: Graph, seed: int, free: np.ndarray) -> np.ndarray:
         """Return the tokens that are free and reached from a seed, in their order, up to the largest share."""
@@ -112,7 +112,9 @@ def first_dip(profile: np.ndarray, lowest: np.ndarray, min_size: int) -> tuple[i
     if len(profile) < min_size:
         return 0, np.inf
     share = profile[min_size - 1 :] / lowest[min_size - 1 : len(profile)]
-    first = int(np.flatnonzero(share <= _FIRST_DIP * share.min())[0])
-    end = first + max(min_size, (first + min_size) // 4)
-    size = min_size + first + int(share[first:end].argmin())
-    return size, float(profile[size - 1])
+    place = int(np.flatnonzero(share <= max(_FIRST_DIP * share.min(), _LOW))[0])
+    while True:  # down to the bottom
+        ahead = share[place : place + max(min_size, (place + min_size) // 8) + 1]
+        if ahead.argmin() == 0:
+            return place + min_size, float(profile[place + min_size - 1])
+        place += int(ahead.argmin())
