@@ -9,11 +9,14 @@ from typing import Any, TypeAlias
 import dask.array as da
 import numpy as np
 from dask.delayed import Delayed, delayed
+from dask.optimization import cull
 
 #: A numpy or a Dask array.
 Array: TypeAlias = Any
 #: Size of a block of rows, so that a block takes some tens of megabytes.
 BLOCK_BYTES = 32 * 2**20
+#: How much more computing blocks one by one may be.
+_REPEATED = 3
 #: Results of blocks that one task joins.
 _FAN_IN = 8
 
@@ -116,7 +119,8 @@ def map_rows(
         Of the result.
     read_again : bool, default: False
         Whether a block is computed afresh, by the task that needs it, so that one that a first pass has read need not be kept
-        in memory until what is computed of all blocks is known.
+        in memory until what is computed of all blocks is known. Not where a block needs most of what all of them need, as of
+        moments, which are stored restriction by restriction.
     """
     return map_matrices(function, rows[None], *small, width=width, dtype=dtype, read_again=read_again)[0]
 
@@ -138,6 +142,7 @@ def map_matrices(
     if not isinstance(rows, da.Array):
         rows = da.from_array(rows, chunks=-1)
     rows = rows.rechunk({0: -1, 2: -1})
+    read_again = read_again and _cheap_one_by_one(rows)
     blocks: list[list[Array]] = [[] for _ in range(rows.shape[0])]
     for number, size in enumerate(rows.chunks[1]):
         block = rows.blocks[0, number, 0]
@@ -148,6 +153,14 @@ def map_matrices(
             one = delayed(operator.getitem)(result, index)
             parts.append(da.from_delayed(one, (size, width), dtype=dtype))
     return [da.concatenate(parts, axis=0) for parts in blocks]
+
+
+def _cheap_one_by_one(rows: da.Array) -> bool:
+    """Say whether computing the blocks of rows ``(matrix, row, column)`` one by one is about as much as computing them all."""
+    graph = dict(rows.__dask_graph__())
+    number = rows.numblocks[1]
+    first, _ = cull(graph, [(rows.name, 0, number // 2, 0)])
+    return bool(number * len(first) <= _REPEATED * len(graph))
 
 
 class _Afresh:
