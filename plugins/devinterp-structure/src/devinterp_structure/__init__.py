@@ -10,9 +10,11 @@ are imported when they are needed, not when plugins are listed.
 
 from __future__ import annotations
 
+import importlib.util
+
 from devinterp.analyses.susceptibilities.prepared import REQUIRES
 from devinterp.hookspecs import hookimpl
-from devinterp.types import Analysis
+from devinterp.types import Analysis, Plot
 from devinterp_structure.agreement import agreement
 from devinterp_structure.cluster_table import cluster_table
 from devinterp_structure.clusters import clusters
@@ -48,3 +50,13 @@ def devinterp_analyses() -> list[Analysis]:
     """Return the analyses of this distribution."""
     functions = (response_matrix, pca, neighbours, clusters, stability, patterns, embedding)
     return [Analysis(name=function.__name__, compute=function, requires=REQUIRES) for function in functions]
+
+
+@hookimpl
+def devinterp_plots() -> list[Plot]:
+    """Return the pictures of this distribution: none where devinterp-plots, which they are drawn with, is not installed."""
+    if importlib.util.find_spec("devinterp_plots") is None:
+        return []
+    from devinterp_structure.plots import all_plots
+
+    return all_plots()
