@@ -6,35 +6,24 @@ r"""Susceptibilities: how the loss of a component responds to a change of the da
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import xarray as xr
 
-from devinterp import arguments, schema
+from devinterp import arguments
 from devinterp.analyses.common.convergence import MIN_DRAWS
-from devinterp.analyses.common.run_data import (
-    STATUS_REQUIRED,
-    Chains,
-    burnin_steps,
-    choose_observable,
-    drop_draws,
-    noise_attrs,
-    restriction_names,
-    use_chains,
-)
+from devinterp.analyses.common.run_data import Chains
 from devinterp.analyses.susceptibilities.effective_samples import error_within_chains
-from devinterp.analyses.susceptibilities.estimates import Errors, centred_rows, variants, with_error, z_scores
-from devinterp.analyses.susceptibilities.moments import Moments
+from devinterp.analyses.susceptibilities.estimates import Errors, centred_rows, with_error, z_scores
+from devinterp.analyses.susceptibilities.prepared import REQUIRES, Estimator, PreparedRun
 from devinterp.analyses.susceptibilities.tables import result_tree
 from devinterp.analyses.susceptibilities.task import InitialLoss, TaskSeries
 from devinterp.errors import InvalidInputError
 from devinterp.hookspecs import hookimpl
-from devinterp.runs import only, settings
 from devinterp.schema import CHAIN, TRACE
 from devinterp.types import Analysis
 
 _NAME = "susceptibilities"
-_REQUIRES = ("observables/*/loss|observables/*/loss_mean", "trace/init_loss", *STATUS_REQUIRED)
 
 
 def compute_susceptibilities(
@@ -43,7 +32,7 @@ def compute_susceptibilities(
     *,
     observable_names: Sequence[str] | None = None,
     include_sampling_task: bool = False,
-    estimator: Literal["two_run", "single_run"] = "two_run",
+    estimator: Estimator = "two_run",
     full: str = "full",
     initial_loss: InitialLoss = "auto",
     standard_errors: Errors = "jackknife",
@@ -119,7 +108,6 @@ def compute_susceptibilities(
     .. [1] G. Baker, G. Wang, J. Hoogland, D. Murfet. Studying small language models with susceptibilities. arXiv:2504.18274,
        appendix C.4.
     """
-    run = only(tree, name=_NAME, requires=_REQUIRES)
     arguments.word("standard_errors", standard_errors, get_args(Errors))
     wanted = {"z_score": z_score, "centre_rows": centre_rows}
     transforms = [name for name, value in wanted.items() if arguments.flag(name, value)]
@@ -128,51 +116,30 @@ def compute_susceptibilities(
             "standard_errors='ess' is an error of susceptibilities that are not transformed: with "
             f"{' and '.join(transforms)} pass 'jackknife' or 'none'."
         )
-    task = choose_observable(run, sampling_task, argument="sampling_task", needed_by=_NAME)
-    names = _chosen(run, task, observable_names, include_sampling_task)
-    if not names:
-        raise InvalidInputError(
-            f"`susceptibilities`: {task!r} is the only observable: sample with others, or pass include_sampling_task=True."
-        )
-    reference = _reference(run, estimator, full)
-    run, chain_attrs = use_chains(run, chains, needed_by=_NAME)
-    burnin = burnin_steps(run, burnin)
-    run = drop_draws(run, burnin)
-
-    series = TaskSeries.of(run, task, initial_loss)
-    moments = {name: Moments.of(run, name, series) for name in names}
-    chis = {
-        name: variants(each, reference, standard_errors, series.initial_loss_error) for name, each in moments.items()
-    }
+    prepared = PreparedRun.of(
+        tree,
+        sampling_task,
+        observable_names=observable_names,
+        include_sampling_task=include_sampling_task,
+        estimator=estimator,
+        full=full,
+        initial_loss=initial_loss,
+        burnin=burnin,
+        chains=chains,
+        needed_by=_NAME,
+    )
+    run, series = prepared.run, prepared.series
+    chis = prepared.variants(standard_errors)
     for transform in transforms:
         chis = z_scores(chis) if transform == "z_score" else centred_rows(chis)
     within = {
-        name: error_within_chains(each, series, reference) if standard_errors == "ess" else None
-        for name, each in moments.items()
+        name: error_within_chains(each, series, prepared.reference) if standard_errors == "ess" else None
+        for name, each in prepared.moments.items()
     }
     num_chains = run.sizes[CHAIN]
     estimates = {name: with_error(chi, standard_errors, num_chains, within[name]) for name, chi in chis.items()}
-    attrs = {
-        "sampling_task": task,
-        "estimator": estimator,
-        "initial_loss": series.initial_loss,
-        **{name: int(name in transforms) for name in wanted},
-        "transforms": transforms,
-        "burnin": burnin,
-        **noise_attrs(run),
-        **chain_attrs,
-    }
+    attrs = {**prepared.attrs, **{name: int(name in transforms) for name in wanted}, "transforms": transforms}
     return result_tree(run, estimates, attrs, _error_attrs(run, series, standard_errors))
-
-
-def _chosen(run: xr.DataTree, task: str, wanted: Sequence[str] | None, include_task: bool) -> list[str]:
-    """Return the names of the observables whose tokens are asked for."""
-    names, include_task = sorted(schema.observable_names(run)), arguments.flag("include_sampling_task", include_task)
-    if wanted is None:
-        return [name for name in names if include_task or name != task]
-    wanted = arguments.names("observable_names", wanted)
-    chosen = {choose_observable(run, name, argument="observable_names", needed_by=_NAME) for name in wanted}
-    return [name for name in names if name in chosen or (include_task and name == task)]
 
 
 def _error_attrs(run: xr.DataTree, series: TaskSeries, standard_errors: Errors) -> dict[str, Any]:
@@ -190,23 +157,7 @@ def _error_attrs(run: xr.DataTree, series: TaskSeries, standard_errors: Errors) 
     return attrs
 
 
-def _reference(run: xr.DataTree, estimator: str, full: str) -> int | None:
-    """Return the index of the run of all weights, or None where each run is its own reference."""
-    if estimator not in ("two_run", "single_run"):
-        raise InvalidInputError(f"`estimator` (={estimator!r}) must be 'two_run' or 'single_run'.")
-    names = restriction_names(run)
-    others = settings(run).get("weight_restrictions") or names
-    if estimator == "single_run" or (len(names) == 1 and (names[0] == full or full not in others)):
-        return None
-    if full not in names:
-        raise InvalidInputError(
-            f"estimator='two_run' compares with the run of all weights, `full` (={full!r}); the restrictions are {names}: name "
-            "it, sample with weight_restrictions={'full': None, ...}, or pass estimator='single_run'."
-        )
-    return names.index(full)
-
-
 @hookimpl
 def devinterp_analyses() -> list[Analysis]:
     """Return the analyses of this module."""
-    return [Analysis(name="susceptibilities", compute=compute_susceptibilities, requires=_REQUIRES)]
+    return [Analysis(name="susceptibilities", compute=compute_susceptibilities, requires=REQUIRES)]

@@ -1,0 +1,112 @@
+"""A picture of the neighbour graph in a few dimensions, by UMAP. The only user of umap-learn."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+import xarray as xr
+
+from devinterp import arguments
+from devinterp.errors import InvalidInputError
+from devinterp.schema import TOKEN
+from devinterp_structure.exact_neighbours import Metric, checked
+from devinterp_structure.lazy import call, part
+from devinterp_structure.matrix import DEFAULT_STEPS
+from devinterp_structure.neighbours import DEFAULT_NUMBER, coordinates, points_of, without_coordinates
+from devinterp_structure.steps import after
+
+AXIS = "axis"
+
+
+def embedding(
+    tree: xr.DataTree | xr.Dataset,
+    *,
+    num_axes: int = 2,
+    num_neighbours: int = DEFAULT_NUMBER,
+    metric: Metric = "euclidean",
+    min_distance: float = 0.1,
+    seed: int = 0,
+    sampling_task: str | None = None,
+    steps: Sequence[str] = DEFAULT_STEPS,
+) -> xr.Dataset:
+    r"""Compute a low-dimensional picture of tokens in which neighbours stay near, by UMAP [1]_.
+
+    Distances and sizes in it mean little: it is a picture of clusters and neighbours, which are computed, with their stability,
+    in the space of responses. Needs ``pip install "devinterp-structure[umap]"``.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree or xarray.Dataset
+        A sampling run, or the result of ``tree.slt.response_matrix()`` or of ``tree.slt.pca()``.
+    num_axes : int, default: 2
+        Dimensions of the picture.
+    num_neighbours : int, default: 45
+        Neighbours of each token.
+    metric : {"euclidean", "cosine"}, default: "euclidean"
+        Distance between tokens.
+    min_distance : float, default: 0.1
+        Least distance of tokens in the picture; at least 0.
+    seed : int, default: 0
+        Of the search.
+    sampling_task : str, optional
+        For a run: the observable made of the data that it was sampled on. For other options compute the matrix first.
+    steps : sequence of str, default: ("z_score", "centre_rows")
+        For a run: as in ``tree.slt.response_matrix()``.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``embedding(token, axis)``. The attribute ``steps`` goes on from that of the matrix or the components.
+
+    Raises
+    ------
+    InvalidInputError
+        If umap-learn is not installed, or an option cannot be; when it is computed, if a row has a NaN.
+
+    References
+    ----------
+    .. [1] L. McInnes, J. Healy, J. Melville. UMAP: uniform manifold approximation and projection. arXiv:1802.03426.
+    """
+    if importlib.util.find_spec("umap") is None:
+        raise InvalidInputError('`embedding` needs umap-learn: `pip install "devinterp-structure[umap]"`.')
+    arguments.word("metric", metric, get_args(Metric))
+    source = points_of(tree, sampling_task, steps, needed_by="embedding")
+    points = coordinates(source)
+    num_axes = arguments.count("num_axes", num_axes, least=1)
+    count = arguments.count("num_neighbours", num_neighbours, least=2)
+    if count >= points.shape[0]:
+        raise InvalidInputError(
+            f"`num_neighbours` (={count}) must be less than the number of tokens, {points.shape[0]}."
+        )
+    parameters = {
+        "num_axes": num_axes,
+        "num_neighbours": count,
+        "metric": metric,
+        "min_distance": arguments.number("min_distance", min_distance),
+        "seed": arguments.count("seed", seed, least=0),
+    }
+    solved = call(_embedded, points, **parameters)
+    result = without_coordinates(source)
+    result["embedding"] = ((TOKEN, AXIS), part(solved, "embedding", (points.shape[0], num_axes), np.float32))
+    result.attrs = after(source, "embedding", parameters)
+    return result
+
+
+def _embedded(
+    points: np.ndarray, *, num_axes: int, num_neighbours: int, metric: Metric, min_distance: float, seed: int
+) -> dict[str, np.ndarray]:
+    from umap import UMAP
+
+    # With a seed UMAP takes one thread, and the same numbers come out.
+    solver = UMAP(
+        n_neighbors=num_neighbours,
+        n_components=num_axes,
+        metric=metric,
+        min_dist=min_distance,
+        random_state=seed,
+        n_jobs=1,
+    )
+    return {"embedding": solver.fit_transform(checked(np.asarray(points, dtype=np.float32)))}

@@ -1,0 +1,69 @@
+"""Tokens in a plane in which neighbours stay near."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import xarray as xr
+
+from devinterp.schema import TOKEN
+from devinterp_structure.embedding import AXIS
+from devinterp_structure.embedding import embedding as compute_embedding
+from devinterp_structure.matrix import DEFAULT_STEPS
+from devinterp_structure.plots.points import labels_of, scatter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def embedding(
+    tree: xr.DataTree,
+    *,
+    result: xr.Dataset | None = None,
+    labels: Any = None,
+    num_neighbours: int = 45,
+    seed: int = 0,
+    sampling_task: str | None = None,
+    steps: Sequence[str] = DEFAULT_STEPS,
+    ax: Axes | None = None,
+) -> Figure:
+    r"""Draw tokens at their places in the embedding, of which the first two axes.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        One sampling run.
+    result : xarray.Dataset, optional
+        A result of ``tree.slt.embedding()`` to draw instead of computing one.
+    labels : xarray.Dataset, xarray.DataArray or array, optional
+        A result of ``tree.slt.clusters()`` or of ``tree.slt.patterns()``, or a label for each token: their colours.
+    num_neighbours, seed : optional
+        As in ``tree.slt.embedding()``.
+    sampling_task : str, optional
+        As in ``tree.slt.embedding()``.
+    steps : sequence of str, default: ("z_score", "centre_rows")
+        As in ``tree.slt.embedding()``.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default on a new figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure drawn on.
+    """
+    from devinterp_plots import style
+
+    if result is None:
+        result = compute_embedding(
+            tree, num_neighbours=num_neighbours, seed=seed, sampling_task=sampling_task, steps=steps
+        )
+    places = result["embedding"].transpose(TOKEN, AXIS).to_numpy()[:, :2]
+    if ax is None:
+        ax = style.picture(5.5, 5.0).subplots()
+    scatter(ax, places, labels_of(labels, len(places)))
+    ax.set_xticks([])
+    ax.set_yticks([])
+    style.tidy(ax, title="neighbours stay near; distances mean little")
+    return style.owner(ax)
