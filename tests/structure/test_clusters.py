@@ -26,7 +26,7 @@ class TestClusters(AnalysisTests):
     options: ClassVar = {"sampling_task": "train", "num_neighbours": 5, "min_size": 4, "steps": ("centre_columns",)}
 
     def tree(self, **options: object) -> xr.DataTree:
-        return super().tree(**{"num_restrictions": 4, **options})
+        return super().tree(**{"num_restrictions": 4, "num_chains": 3, "num_draws": 14, **options})
 
 
 def a_graph(seed: int = 0) -> Graph:

@@ -25,7 +25,7 @@ class TestNeighbours(AnalysisTests):
     tolerance = 1e-4
 
     def tree(self, **options: object) -> xr.DataTree:
-        return super().tree(**{"num_restrictions": 4, **options})
+        return super().tree(**{"num_restrictions": 4, "num_chains": 3, "num_draws": 14, **options})
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])

@@ -62,7 +62,7 @@ class TestPatterns(AnalysisTests):
     options: ClassVar = {"sampling_task": "train"}
 
     def tree(self, **options: object) -> xr.DataTree:
-        return super().tree(**{"num_restrictions": 3, **options})
+        return super().tree(**{"num_restrictions": 3, "num_chains": 3, "num_draws": 14, **options})
 
 
 def test_patterns_of_a_text() -> None:

@@ -30,7 +30,7 @@ class TestPca(AnalysisTests):
     tolerance = 1e-3
 
     def tree(self, **options: object) -> xr.DataTree:
-        return super().tree(**{"num_restrictions": 4, **options})
+        return super().tree(**{"num_restrictions": 4, "num_chains": 3, "num_draws": 14, **options})
 
 
 def shared(planted: Planted, num_components: int) -> SignalVariance:

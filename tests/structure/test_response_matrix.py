@@ -24,7 +24,7 @@ class TestResponseMatrix(AnalysisTests):
     options: ClassVar = {"sampling_task": "train"}
 
     def tree(self, **options: object) -> xr.DataTree:
-        return super().tree(**{"num_restrictions": 4, **options})
+        return super().tree(**{"num_restrictions": 4, "num_chains": 3, "num_draws": 14, **options})
 
 
 def run(**options: object) -> xr.DataTree:

@@ -25,7 +25,7 @@ class TestStability(AnalysisTests):
     }  # fmt: skip
 
     def tree(self, **options: object) -> xr.DataTree:
-        return super().tree(**{"num_restrictions": 4, **options})
+        return super().tree(**{"num_restrictions": 4, "num_chains": 3, "num_draws": 14, **options})
 
 
 def test_planted_clusters_are_stable() -> None:

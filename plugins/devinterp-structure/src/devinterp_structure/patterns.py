@@ -12,7 +12,7 @@ from devinterp.errors import InvalidInputError, MissingDataError
 from devinterp.schema import TOKEN
 from devinterp.token_text import Tokenizer, pieces
 from devinterp_structure.lazy import call, later, part
-from devinterp_structure.matrix import matrix_of
+from devinterp_structure.matrix import checked_matrix, response_matrix
 from devinterp_structure.neighbours import without_coordinates
 from devinterp_structure.steps import after
 
@@ -120,10 +120,7 @@ def patterns(
     ----------
     .. [1] G. Wang, G. Baker, A. Gordon, D. Murfet. Embryology of a language model. arXiv:2508.00331.
     """
-    if isinstance(tree, xr.Dataset) and "token_ids" in tree:
-        source = tree
-    else:
-        source = matrix_of(tree, sampling_task, (), needed_by="patterns")
+    source = _labels_of_rows(tree, sampling_task)
     if "token_ids" not in source or "token_id" not in source.coords:
         raise MissingDataError("`patterns` needs the token ids of observables; this run does not hold them for all.")
     if functions is None:
@@ -139,6 +136,13 @@ def patterns(
     result["has_pattern"] = ((PATTERN, TOKEN), part(solved, "has", (len(names), len(text)), bool))
     result.attrs = after(source, "patterns", {"patterns": names})
     return result
+
+
+def _labels_of_rows(tree: xr.DataTree | xr.Dataset, sampling_task: str | None) -> xr.Dataset:
+    """Return what says which token each row is: a result that was given, or a response matrix, whatever its estimator."""
+    if isinstance(tree, xr.DataTree):
+        return response_matrix(tree, sampling_task, steps=(), estimator="single_run", leave_out_chains=False)
+    return tree if isinstance(tree, xr.Dataset) and "token_ids" in tree else checked_matrix(tree, needed_by="patterns")
 
 
 def _has(
