@@ -73,7 +73,9 @@ def step_means(losses: np.ndarray, settings: Settings) -> np.ndarray:
     settings : Settings
         Of the run.
     """
-    parts = losses.reshape(len(losses), settings.batches_per_step, -1)
+    # Not -1: a chain may break at the first step after its losses were handed over, and then hands over none.
+    of_each = math.prod(losses.shape[1:]) // settings.batches_per_step
+    parts = losses.reshape(len(losses), settings.batches_per_step, of_each)
     unmasked = ~np.isnan(parts)
     with np.errstate(invalid="ignore"):
         return np.asarray((np.sum(parts, axis=-1, dtype=np.float64, where=unmasked) / unmasked.sum(-1)).mean(-1))
