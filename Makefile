@@ -107,7 +107,7 @@ test-wheels: install-dev
 
 # The fast tests of what needs nothing but the core's requirements: with the lowest versions that are declared, and with the newest
 # that can be had. The constraints of set-up hold for neither; torch is the pinned one in the second, which decides CPU or GPU.
-# Annotations are not checked: they name types as the pinned versions have them (zarr 3.0 has no generic Array).
+# Annotations are not checked: they name types as the pinned versions have them (zarr 3.1.3 has no generic Array).
 NEED_MORE := arviz cluster conformance convergence diagnosis selections sensitivity
 CORE_TESTS := tests/kernels tests/plugins tests/store tests/test_import.py \
 	$(filter-out $(NEED_MORE:%=tests/analyses/test_%.py),$(wildcard tests/analyses/test_*.py))

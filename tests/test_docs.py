@@ -81,7 +81,7 @@ def run_shell(block: Block, directory: Path) -> None:
                     makefile = (ROOT / "Makefile").read_text()
                     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets), command
                 case ["pip", "install", *options]:
-                    paths = [word.split("[")[0] for word in options if not word.startswith("-")]
+                    paths = [word.split("[")[0] for word in options if not word.startswith(("-", "dist/"))]
                     assert all((ROOT / path / "pyproject.toml").exists() or "/" not in path for path in paths), command
                 case [".venv/bin/python", "-m", "pytest", *options]:
                     for path, _, test in (word.partition("::") for word in options if "/" in word):

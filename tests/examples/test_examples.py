@@ -135,6 +135,7 @@ def test_adapters_and_answers(tmp_path: Path) -> None:
     assert max(by_name["attn"][0], by_name["mlp"][0]) < by_name["all"][0] + 3 * by_name["all"][1]
 
 
+@pytest.mark.slow
 def test_the_plugin_works_once_installed(tmp_path: Path) -> None:
     """Built and installed as a stranger's would be; its own tests run against it."""
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]

@@ -12,7 +12,7 @@ import pytest
 
 from devinterp import cli, optional
 from devinterp.doctor import examine, packages
-from devinterp.doctor.self_test import CURVATURES, LOCALIZATION, N_BETA, run_self_test
+from devinterp.doctor.self_test import CURVATURES, LOCALIZATION, N_BETA, SelfTest, run_self_test
 from support.installed import Install, clean_plugins, installer
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +58,21 @@ def test_this_machine_works(capsys, monkeypatch):
         assert re.search(rf"│ {name}>=\S+ +│ \d", out)
 
 
+@pytest.mark.parametrize(
+    ("estimate", "verdict", "passed"),
+    [
+        (2.3, "ok", True),
+        (2.45, "ok", False),
+        (2.05, "note", False),
+        (2.25, "reject", False),
+        (float("nan"), "ok", False),
+    ],
+)
+def test_what_passes(estimate, verdict, passed):
+    assert SelfTest(exact=2.25, estimate=estimate, error=0.04, verdict=verdict, device="cpu").passed is passed
+
+
+@pytest.mark.slow
 def test_a_wrong_number_is_a_problem(monkeypatch):
     """With a loss a third as steep as it should be the coefficient is too small, by many times its error."""
     monkeypatch.setattr("devinterp.doctor.report.run_self_test", lambda: run_self_test(loss_factor=0.3))

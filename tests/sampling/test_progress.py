@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from devinterp import sample
+from devinterp.sampling.chains import loop
 from support.small_models import SHORT, TinyModel, ids, make
 
 RUN = {**SHORT, "num_chains": 3, "num_draws": 12, "num_burnin_steps": 5, "lr": 1e-2, "progress": True}
@@ -59,3 +60,15 @@ def test_of_a_run_without_the_losses_at_w0(changes, capsys, monkeypatch):
     expected = paired.slt.llc()["paired_llc_per_chain"]
     np.testing.assert_allclose(shown(printed.split("paired LLC")[0], "LLC"), expected, atol=0.0051)
     assert "paired_llc_mean" not in tree.slt.llc()
+
+
+@pytest.mark.filterwarnings("default::devinterp.errors.DivergenceWarning")
+def test_a_chain_that_breaks_where_its_losses_were_just_handed_over(monkeypatch):
+    """On a busy machine losses are handed over after any step: a chain that breaks at the next one has none to hand over."""
+    broken = {**RUN, "lr": 1e30, "progress": False}
+    expected = sample(make(TinyModel), ids(), None, **broken)
+    monkeypatch.setattr(loop, "_MAX_BLOCK_SECONDS", 0.0)
+    tree = sample(make(TinyModel), ids(), None, **broken)
+    assert (tree["status/state"] == "diverged").all()
+    for name in ("trace/loss", "status/steps_done"):
+        np.testing.assert_array_equal(tree[name], expected[name])
