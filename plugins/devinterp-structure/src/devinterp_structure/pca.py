@@ -99,8 +99,8 @@ def pca(
     elif method == "covariance":
         solved = call(components_of, moments, None, None, count)
     else:
-        found = call(with_signs, directions_by(method, rows, count, arguments.count("seed", seed, least=0)))
-        solved = call(components_of, moments, found, None)
+        directions = call(with_signs, directions_by(method, rows, count, arguments.count("seed", seed, least=0)))
+        solved = call(components_of, moments, directions, None)
     signal = _signal(matrix, standard_errors, count, None if fixed is None else fixed[0])
     parameters: dict[str, Any] = {"num_components": count, "method": method if basis is None else "given basis"}
     if method == "randomised":
