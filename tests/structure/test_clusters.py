@@ -130,7 +130,7 @@ def test_the_null_has_the_moments_of_the_matrix_and_does_not_depend_on_chunks() 
 def test_agreement_is_that_of_scikit_learn_and_its_error_is_that_of_texts() -> None:
     rng = np.random.default_rng(0)
     errors, scores = [], []
-    for _ in range(40):
+    for _ in range(30):
         texts = np.repeat(np.arange(60), 5)
         true = np.repeat(rng.integers(3, size=60), 5)
         wrong = np.repeat(rng.random(60) < 0.2, 5)  # all tokens of a text are labelled right or wrong together
@@ -139,8 +139,8 @@ def test_agreement_is_that_of_scikit_learn_and_its_error_is_that_of_texts() -> N
         scores.append(float(result["adjusted_rand"]))
         errors.append(float(result["adjusted_rand_se"]))
         assert scores[-1] == pytest.approx(adjusted_rand_score(true, got))
-    # Over 40 repetitions what the error is is known to 11 %.
-    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(scores), rel=0.35)
+    # Over 30 repetitions what the error is is known to 13 %.
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(scores), rel=0.4)
     labels = xr.DataArray(np.array([0, 0, 1, 1, -1]), dims="token")
     assert agreement(labels, np.array(list("aabbb")))["num_tokens"] == 4
     assert float(agreement(labels, np.array(list("aabbb")))["purity"]) == 1

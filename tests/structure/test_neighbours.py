@@ -54,10 +54,10 @@ def test_what_an_approximate_search_finds_is_measured(metric: str, chunks: dict[
     exact = neighbours(matrix, num_neighbours=10, metric=metric)["neighbour"].to_numpy()
     recalls = []
     for probes in (1, 3, 11):
-        found = neighbours(matrix, num_neighbours=10, metric=metric, method="approximate", probes=probes).compute()
-        numbers = found["neighbour"].to_numpy()
+        result = neighbours(matrix, num_neighbours=10, metric=metric, method="approximate", probes=probes).compute()
+        numbers = result["neighbour"].to_numpy()
         true = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, numbers, strict=True)])
-        assert abs(float(found["recall"]) - true) < 5 * float(found["recall_se"]) + 1e-3
+        assert abs(float(result["recall"]) - true) < 5 * float(result["recall_se"]) + 1e-3
         assert not (numbers == np.arange(len(numbers))[:, None]).any()
         recalls.append(true)
         again = neighbours(matrix, num_neighbours=10, metric=metric, method="approximate", probes=probes)

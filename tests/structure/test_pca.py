@@ -70,8 +70,8 @@ def test_where_there_is_only_noise_nothing_is_found(num_chains: int, noise_rank:
     errors = np.array([each.components_se for each in results])
     # No bias, although components are chosen for their variance.
     assert (np.abs(values.mean(0)) < 4 * values.std(0) / np.sqrt(REPLICAS)).all()
-    found = values - stats.t.ppf(0.975, num_chains - 1) * errors > 0
-    assert (found.mean(0) <= 0.025 + 3 * np.sqrt(0.025 / REPLICAS)).all()
+    beyond = values - stats.t.ppf(0.975, num_chains - 1) * errors > 0
+    assert (beyond.mean(0) <= 0.025 + 3 * np.sqrt(0.025 / REPLICAS)).all()
     planted = modes((0.0,), num_chains=num_chains, num_tokens=150, noise_rank=noise_rank)
     result = pca(matrix_of_chains(planted.values), num_components=3)
     assert result["explained_variance_ratio"][0] > 1 / 8  # which by itself would look like something

@@ -113,7 +113,7 @@ def test_a_matrix_with_nan_rows_and_chunks_of_any_size_gives_the_same() -> None:
     values[:, 7] = np.nan
     expected = matrix_of_chains(values, steps=("z_score", "centre_rows", "whiten"))
     assert expected["response"].isnull().any("restriction").sum() == 1
-    for size in (1, 33, 500):
+    for size in (7, 500):
         chunked = values.chunk({"token": size, "restriction": 2})
         lazy = matrix_of_chains(chunked, steps=("z_score", "centre_rows", "whiten"))
         assert lazy["response"].chunks is not None

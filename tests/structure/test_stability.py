@@ -34,6 +34,7 @@ def test_planted_clusters_are_stable() -> None:
     assert result["change"].values.tolist() == ["seed"] * 2 + ["subsample"] * 2 + ["chain"] * 4
     assert result["number"].values.tolist() == [0, 1, 0, 1, 0, 1, 2, 3]
     assert (result["adjusted_rand"] > 0.99).all()
+    assert (result["neighbour_overlap"][:4] == 1).all()  # only chains move tokens
     assert (result["num_clusters"] == 3).all()
     assert result["num_clusters_of_all"] == 3
 

@@ -20,7 +20,7 @@ from devinterp_structure.graph import Graph, conductance_of
 from devinterp_structure.lazy import Blocks, call, part
 from devinterp_structure.matrix import DEFAULT_STEPS
 from devinterp_structure.neighbours import DEFAULT_NUMBER, coordinates, points_of, without_coordinates
-from devinterp_structure.steps import after
+from devinterp_structure.steps import after, texts_last
 from devinterp_structure.sweeps import Sweeps, clusters_by_sweeps, lowest_of_cloud
 
 CLUSTER = "cluster"
@@ -122,7 +122,7 @@ def clusters(
     result[CLUSTER] = (TOKEN, part(solved, CLUSTER, points.shape[:1], np.int32))
     result["conductance"] = (TOKEN, part(solved, "conductance", points.shape[:1]))
     result.attrs = after(source, "clusters", options.parameters())
-    return result
+    return texts_last(result)
 
 
 @dataclass(frozen=True)

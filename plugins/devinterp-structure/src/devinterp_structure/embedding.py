@@ -16,7 +16,7 @@ from devinterp_structure.exact_neighbours import Metric, checked
 from devinterp_structure.lazy import call, part
 from devinterp_structure.matrix import DEFAULT_STEPS
 from devinterp_structure.neighbours import DEFAULT_NUMBER, coordinates, points_of, without_coordinates
-from devinterp_structure.steps import after
+from devinterp_structure.steps import after, texts_last
 
 AXIS = "axis"
 
@@ -92,7 +92,7 @@ def embedding(
     result = without_coordinates(source)
     result["embedding"] = ((TOKEN, AXIS), part(solved, "embedding", (points.shape[0], num_axes), np.float32))
     result.attrs = after(source, "embedding", parameters)
-    return result
+    return texts_last(result)
 
 
 def _embedded(

@@ -19,7 +19,7 @@ from devinterp.schema import CHAIN, NULL, RESTRICTION, TOKEN
 from devinterp_structure import estimates
 from devinterp_structure.column_moments import column_moments
 from devinterp_structure.lazy import Array, call, in_row_blocks, is_lazy, map_matrices
-from devinterp_structure.steps import STEPS, described, steps_of
+from devinterp_structure.steps import STEPS, described, steps_of, texts_last
 from devinterp_structure.transforms import checked, row_map
 
 #: Names of the variables of a response matrix, and of the dim of those without one chain each.
@@ -139,7 +139,7 @@ def response_matrix(
         matrix[LEFT_OUT] = ((LEFT_OUT_CHAIN, TOKEN, RESTRICTION), values[1:])
     parameters = {name: prepared.attrs[name] for name in ("sampling_task", "estimator", "initial_loss", "burnin")}
     matrix.attrs = {**prepared.attrs, STEPS: [described("susceptibilities", {**parameters, "null": bool(null)})]}
-    return transformed(matrix, steps)
+    return transformed(texts_last(matrix), steps)
 
 
 def transformed(matrix: xr.Dataset, steps: Sequence[str]) -> xr.Dataset:

@@ -16,7 +16,7 @@ from devinterp_structure.exact_neighbours import Metric, exact
 from devinterp_structure.lazy import Array, Blocks, call, part
 from devinterp_structure.matrix import DEFAULT_STEPS, LEFT_OUT_CHAIN, RESPONSE, matrix_of
 from devinterp_structure.pca import COMPONENT, SCORE
-from devinterp_structure.steps import after
+from devinterp_structure.steps import after, texts_last
 
 NEIGHBOUR, DISTANCE, RANK = "neighbour", "distance", "rank"
 #: As in arXiv:2601.12703.
@@ -107,7 +107,7 @@ def neighbours(
         for name in ("recall", "recall_se"):
             result[name] = ((), part(solved, name, ()))
     result.attrs = after(source, "neighbours", parameters)
-    return result
+    return texts_last(result)
 
 
 def points_of(

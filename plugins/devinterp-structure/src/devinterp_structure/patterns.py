@@ -14,7 +14,7 @@ from devinterp.token_text import Tokenizer, pieces
 from devinterp_structure.lazy import call, later, part
 from devinterp_structure.matrix import checked_matrix, response_matrix
 from devinterp_structure.neighbours import without_coordinates
-from devinterp_structure.steps import after
+from devinterp_structure.steps import after, texts_last
 
 #: ``pattern(texts, ids)`` says of each token of one text whether it has the pattern, given the text that each token adds and
 #: the token ids.
@@ -135,7 +135,7 @@ def patterns(
     result = without_coordinates(source).assign_coords({PATTERN: np.array(names, dtype=object)})
     result["has_pattern"] = ((PATTERN, TOKEN), part(solved, "has", (len(names), len(text)), bool))
     result.attrs = after(source, "patterns", {"patterns": names})
-    return result
+    return texts_last(result)
 
 
 def _labels_of_rows(tree: xr.DataTree | xr.Dataset, sampling_task: str | None) -> xr.Dataset:

@@ -16,7 +16,7 @@ from devinterp_structure.components import Method, components_of, directions_by,
 from devinterp_structure.lazy import Array, call, in_row_blocks, map_rows, part, side_by_side
 from devinterp_structure.matrix import DEFAULT_STEPS, LEFT_OUT, LEFT_OUT_CHAIN, RESPONSE, matrix_of
 from devinterp_structure.signal_variance import SignalVariance, signal_variance
-from devinterp_structure.steps import after, steps_of
+from devinterp_structure.steps import after, steps_of, texts_last
 
 COMPONENT, LOADING, SCORE = "component", "loading", "score"
 #: Most columns of matrices without one chain each, side by side, of which covariances are kept.
@@ -38,7 +38,7 @@ def pca(
     r"""Compute the principal components of a response matrix.
 
     With :math:`X` the response matrix of :math:`N` tokens, columns centred, the loadings :math:`v_j` are the eigenvectors of
-    :math:`X^\top X / N`, the scores :math:`X v_j`. The explained variance contains the noise of sampling; the *signal variance*
+    :math:`X^T X / N`, the scores :math:`X v_j`. The explained variance contains the noise of sampling; the *signal variance*
     is the part that chains share, unbiased by noise: where there is no structure it is zero within its error, whatever the
     explained variance is (`devinterp_structure.signal_variance`). Lazy for a lazy tree, and out of core.
 
@@ -99,8 +99,8 @@ def pca(
     elif method == "covariance":
         solved = call(components_of, moments, None, None, count)
     else:
-        found = call(with_signs, directions_by(method, rows, count, arguments.count("seed", seed, least=0)))
-        solved = call(components_of, moments, found, None)
+        directions = call(with_signs, directions_by(method, rows, count, arguments.count("seed", seed, least=0)))
+        solved = call(components_of, moments, directions, None)
     signal = _signal(matrix, standard_errors, count, None if fixed is None else fixed[0])
     parameters: dict[str, Any] = {"num_components": count, "method": method if basis is None else "given basis"}
     if method == "randomised":
@@ -184,7 +184,7 @@ def _result(
         result.attrs["basis_steps"] = steps_of(basis)
     if standard_errors == "jackknife":
         _add_signal(result, matrix, signal, count)
-    return result
+    return texts_last(result)
 
 
 def _add_signal(result: xr.Dataset, matrix: xr.Dataset, signal: Any, count: int) -> None:

@@ -41,6 +41,13 @@ def after(previous: xr.Dataset, name: str, parameters: Mapping[str, Any] | None 
     return {**attrs, STEPS: [*steps_of(previous), described(name, parameters)]}
 
 
+def texts_last(result: xr.Dataset) -> xr.Dataset:
+    """Return a result with the texts of its tokens behind what was computed, which is what is read first."""
+    if "token_ids" not in result:
+        return result
+    return result.drop_vars("token_ids").assign(token_ids=result["token_ids"])
+
+
 def _plain(value: Any) -> Any:
     """Return what can be written down of a parameter: plain numbers, words, lists of them."""
     if isinstance(value, np.generic):
