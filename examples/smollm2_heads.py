@@ -13,9 +13,9 @@ HEADS, LENGTH, ROWS = ["l29h0", "l29h3", "l29h6"], 32, 128
 model, tokenizer = sources.load_model("smollm2")
 texts = {name: sources.load_sequences(name, tokenizer, length=LENGTH, limit=ROWS) for name in ("prose", "code")}
 tree = devinterp.sample(
-    model, texts["prose"], {name: (rows, 2) for name, rows in texts.items()}, weight_restrictions=HEADS,
+    model, texts["prose"], {name: (rows, 1) for name, rows in texts.items()}, weight_restrictions=HEADS,
     sampling_method="baoab", sampling_method_kwargs={"friction": 0.5}, lr=1e-3, n_beta=30.0, localization=1000.0,
-    num_chains=2, num_burnin_steps=20, num_draws=80, batch_size=2, num_init_loss_batches=8,
+    num_chains=2, num_burnin_steps=20, num_draws=40, batch_size=2, num_init_loss_batches=8,
 )
 print(f"verdict on the run: {tree.slt.diagnose().attrs['verdict']}")
 for head in HEADS:

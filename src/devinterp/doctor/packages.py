@@ -27,7 +27,7 @@ class Package:
     Parameters
     ----------
     requirement : str
-        Such as ``"torch>=2.4"``.
+        Such as ``"torch>=2.6"``.
     installed : str or None
         The version, or None where it is not installed.
     fits : bool
