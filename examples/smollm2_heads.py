@@ -8,7 +8,7 @@ import devinterp
 from devinterp import sources
 from devinterp.analyses.common.convergence import summary
 
-HEADS, LENGTH, ROWS = ["l29h0", "l29h3", "l29h6"], 32, 128
+HEADS, LENGTH, ROWS = ["l29h0", "l29h3", "l29h6"], 32, 48
 
 model, tokenizer = sources.load_model("smollm2")
 texts = {name: sources.load_sequences(name, tokenizer, length=LENGTH, limit=ROWS) for name in ("prose", "code")}
