@@ -21,8 +21,9 @@ PLUGINS = {
     "devinterp-bench": "measurements of the kernels' accuracy and speed (`devinterp bench`)",
     "devinterp-icechunk": "stores in Icechunk",
     "devinterp-plots": "pictures (`tree.slt.plot`, `devinterp plot`)",
+    "devinterp-structure": "structure in susceptibilities: components, neighbours, clusters of tokens",
     "devinterp-transformerlens": "models of TransformerLens",
-    "devinterp-view": "a run as one HTML page (`devinterp report`)",
+    "devinterp-view": "a run as one HTML page or in the browser (`devinterp report`, `devinterp view`)",
 }
 
 

@@ -116,9 +116,9 @@ def test_attributes_change_alone(filled):
 def test_chains_that_are_not_at_their_end(filled):
     assert filled.pending(6) == {(0, 1): 0}
     assert filled.pending(9) == {(0, 0): 6, (0, 1): 0}, "finished, of fewer steps"
-    write_array(filled, "status/state", (0, 1), schema.DIVERGED)
+    write_array(filled, "status/state", (0, slice(1, 2)), schema.DIVERGED)
     assert filled.pending(6) == {}
-    write_array(filled, "status/state", (0, 1), schema.INTERRUPTED)
+    write_array(filled, "status/state", (0, slice(1, 2)), schema.INTERRUPTED)
     for stored, steps_done in ((-3, 0), (4, 4), (100, 6)):
         write_array(filled, "status/steps_done", (0, 1), stored)
         assert filled.pending(6) == {(0, 1): steps_done}
@@ -127,7 +127,7 @@ def test_chains_that_are_not_at_their_end(filled):
 def test_chains_go_on_or_begin_again(filled):
     filled.reopen([(0, 0)], from_start=False)
     assert filled.pending(6)[0, 0] == 6
-    write_array(filled, "status/error", (0, 0), "step 3: as a test")
+    write_array(filled, "status/error", (0, slice(0, 1)), "step 3: as a test")
     filled.reopen([(0, 0)], from_start=True)
     assert filled.pending(6)[0, 0] == 0
     assert filled.read_status().error[0, 0] == ""

@@ -150,7 +150,9 @@ class TraceWriter:
 
     def _set_status(self, name: str, cells: tuple[int | np.ndarray, int | np.ndarray], value: Any) -> None:
         array = self._arrays[f"{schema.STATUS}/{name}"]
-        self._thread.submit(partial(array.set_orthogonal_selection, cells, value))
+        # Lists rather than numbers: with numpy 1 zarr cannot write text into a single cell.
+        lists = tuple(np.atleast_1d(numbers) for numbers in cells)
+        self._thread.submit(partial(array.set_orthogonal_selection, lists, value))
 
 
 def _blocks(chains: Sequence[ChainKey]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
