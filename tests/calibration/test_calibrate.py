@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,21 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         each == "to be run" for each in planned.points["outcome"].to_numpy()
     ]
     assert "A dry run" in str(planned)
+
+
+def test_a_budget_that_is_too_small_says_which_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The budget that the table names is the least with which that refusal is gone."""
+    monkeypatch.setattr(Subject, "run", _never)
+
+    def outcomes(max_gradients: int) -> tuple[set[str], str]:
+        planned = calibrate(bowl(), DATA, dry_run=True, **{**SHORT, "max_gradients": max_gradients})
+        return set(planned.points["outcome"].to_numpy()), str(planned)
+
+    refused, text = outcomes(300)
+    assert refused == {"short_burnin"}
+    least = min(int(number) for number in re.findall(r"one of max_gradients=(\d+) this point", text))
+    assert outcomes(least - 1)[0] == {"short_burnin"}
+    assert "to be run" in outcomes(least)[0]
 
 
 @pytest.mark.slow

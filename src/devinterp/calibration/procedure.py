@@ -174,7 +174,7 @@ def _dry_run(request: Request, subject: Subject) -> Calibration:
         for law in request.laws.values():
             for point in first_points(request, law, posterior, measured):
                 planned = Planned.of(point, law, measured)
-                failure = static_failure(planned, runs.most_burnin_steps)
+                failure = static_failure(planned, runs)
                 num = 0 if failure else runs.first_gradients(planned)
                 rows.append(row_of(planned, failure, (), outcome=TO_BE_RUN, num_gradients=num))
     return Calibration(request.to_json(), prints, measured, rows, None, runs.num_gradients)

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from devinterp.calibration.agreement import Comparison
 from devinterp.calibration.grid import Planned
 from devinterp.calibration.judged import Failure, Figures, Judged
 from devinterp.calibration.result import Row
 
+if TYPE_CHECKING:
+    from devinterp.calibration.short_runs import ShortRuns
+
 _STATIC = {
     "step_too_large": "the step times the largest second derivative of the potential is {value:.3g} (limit {limit:g})",
     "too_much_noise": "minibatch noise would add {value:.3g} of the variance of the weights (limit {limit:g})",
-    "short_burnin": "flat directions need {value:.0f} steps of burn-in; the budget allows {limit:.0f}",
+    "short_burnin": "flat directions need {value:.0f} steps of burn-in; the budget allows {limit:.0f}, and one of "
+    "max_gradients={budget} this point",
 }
 
 
-def static_failure(planned: Planned, most_burnin_steps: int) -> Failure | None:
+def static_failure(planned: Planned, runs: ShortRuns) -> Failure | None:
     """Return why a point needs no run to be refused; None where it is to be run."""
-    refusal = planned.refusal(most_burnin_steps)
+    refusal = planned.refusal(runs.most_burnin_steps)
     if refusal is None:
         return None
     code, value, limit = refusal
-    return Failure(code, "reject", _STATIC[code].format(value=value, limit=limit), value, limit)
+    budget = runs.least_budget(planned.num_burnin_steps)
+    return Failure(code, "reject", _STATIC[code].format(value=value, limit=limit, budget=budget), value, limit)
 
 
 def row_of(

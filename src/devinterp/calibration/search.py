@@ -175,7 +175,7 @@ class Search:
 
     def _try(self, point: Point, law: Law) -> _Tried:
         planned = Planned.of(point, law, self._measured)
-        failure = static_failure(planned, self._runs.most_burnin_steps)
+        failure = static_failure(planned, self._runs)
         if failure is not None:
             self._note(planned, failure, ())
             return _Tried(planned, (), failure)

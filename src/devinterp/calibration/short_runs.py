@@ -60,12 +60,17 @@ class ShortRuns:
         self._spent: dict[tuple[str, str], int] = {}  # by point and run
         self._before = num_gradients
         num = self._chains * len(subject.models)
-        self._most_steps = request.max_gradients // (SHARE * num)
+        self._least_parts = SHARE * num
+        self._most_steps = request.max_gradients // self._least_parts
 
     @property
     def most_burnin_steps(self) -> int:
         """Return the longest burn-in that the first run of a point can have."""
         return max(0, self._most_steps - LEAST_LENGTH)
+
+    def least_budget(self, num_burnin_steps: int) -> int:
+        """Return the least ``max_gradients`` with which the first run of a point can have such a burn-in."""
+        return (num_burnin_steps + LEAST_LENGTH) * self._least_parts
 
     @property
     def num_gradients(self) -> int:
