@@ -150,9 +150,9 @@ class TraceWriter:
 
     def _set_status(self, name: str, cells: tuple[int | np.ndarray, int | np.ndarray], value: Any) -> None:
         array = self._arrays[f"{schema.STATUS}/{name}"]
-        # Lists rather than numbers: with numpy 1 zarr cannot write text into a single cell.
-        lists = tuple(np.atleast_1d(numbers) for numbers in cells)
-        self._thread.submit(partial(array.set_orthogonal_selection, lists, value))
+        # Slices rather than numbers: with numpy 1 zarr cannot write text into a single cell, and of lists it loses long text.
+        places = tuple(slice(n, n + 1) if isinstance(n, int) else n for n in cells)
+        self._thread.submit(partial(array.set_orthogonal_selection, places, value))
 
 
 def _blocks(chains: Sequence[ChainKey]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
