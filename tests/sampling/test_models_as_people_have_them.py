@@ -345,6 +345,7 @@ def test_a_head_holds_the_columns_of_an_adapter_of_the_output_projection():
         assert inputs.tolist() == [4, 5, 6, 7]
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_adapters_of_peft():
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj", "o_proj"])

@@ -39,7 +39,15 @@ def texts(ax):
 
 
 def test_every_setting_is_in_its_cell_with_what_failed():
-    recommendation = Recommendation(**dict.fromkeys(Recommendation.__dataclass_fields__))
+    settings = {
+        "kernel": "baoab",
+        "options": {},
+        "lr": 0.01,
+        "n_beta": 30.0,
+        "localization": 5.0,
+        "predicted_error": 0.1,
+    }
+    recommendation = Recommendation(**{**dict.fromkeys(Recommendation.__dataclass_fields__, 16), **settings})
     figure = draw(made(ROWS, recommendation))
     first, second = figure.axes
     assert first.get_title("left") == "baoab, minibatches of 16"
