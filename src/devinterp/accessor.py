@@ -60,7 +60,7 @@ class _Methods(Generic[Spec]):
         function = overview.function_of(spec)
 
         def method(*args: Any, **options: Any) -> Any:
-            with optional.explained(needed_by=f"`{self._path}.{spec.name}`", distribution=_distribution_of(spec)):
+            with optional.explained(needed_by=f"`{self._path}.{spec.name}`", distribution=plugins.distribution(spec)):
                 return self._call(spec, *args, **options)
 
         method.__name__ = spec.name
@@ -72,12 +72,6 @@ class _Methods(Generic[Spec]):
         return method
 
 
-def _distribution_of(spec: Analysis | Plot) -> str:
-    """Return the name of the installed distribution that something comes from."""
-    provider = plugins.provider(spec)
-    return provider.distribution if provider else optional.PACKAGE
-
-
 class PlotAccessor(_Methods[Plot]):
     """The installed plots of a tree, ``tree.slt.plot``."""
 
@@ -85,7 +79,7 @@ class PlotAccessor(_Methods[Plot]):
 
     _path = "slt.plot"
     _kind = "plot"
-    _if_there_is_none = f" Pictures come with devinterp-plots: {optional.plugin_command('devinterp-plots')}."
+    _if_there_is_none = f" Pictures come with devinterp-plots: {optional.plugin_advice('devinterp-plots')}."
     _installed = staticmethod(plugins.plots)
 
     def _call(self, spec: Plot, *args: Any, **options: Any) -> Any:

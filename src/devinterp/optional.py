@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires
-from typing import Any
+from typing import Any, TypeGuard
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -77,7 +77,7 @@ def explained(*, needed_by: str, distribution: str = PACKAGE) -> Iterator[None]:
         raise missing(str(error.name), needed_by=needed_by, distribution=distribution) from error
 
 
-def is_missing(error: BaseException) -> bool:
+def is_missing(error: BaseException) -> TypeGuard[ModuleNotFoundError]:
     """Say whether an error is that of a package that is not installed."""
     return isinstance(error, ModuleNotFoundError) and bool(error.name) and not is_installed(str(error.name))
 
@@ -145,5 +145,10 @@ def install_command(wanted: list[str]) -> str:
 
 
 def plugin_command(distribution: str) -> str:
-    """Return the command that installs one of `PLUGINS`, from the repository: none of them is on PyPI."""
-    return f"`pip install -e plugins/{distribution}` in this project's repository"
+    """Return the command that installs one of `PLUGINS`, in the repository: none of them is on PyPI."""
+    return f"pip install -e plugins/{distribution}"
+
+
+def plugin_advice(distribution: str) -> str:
+    """Return for a message how to install one of `PLUGINS`."""
+    return f"`{plugin_command(distribution)}` in this project's repository"

@@ -102,14 +102,10 @@ def _check_import(name: str) -> None:
     try:
         getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        if (
-            isinstance(error, ModuleNotFoundError)
-            and optional.is_missing(error)
-            and error.name != module.partition(".")[0]
-        ):
-            provider = plugins.provider(added[name])
+        if optional.is_missing(error) and error.name != module.partition(".")[0]:
+            distribution = plugins.distribution(added[name])
             raise optional.missing(
-                str(error.name), needed_by=f"`devinterp {name}`", distribution=provider.distribution if provider else ""
+                str(error.name), needed_by=f"`devinterp {name}`", distribution=distribution
             ) from error
         raise PluginError(
             f"`devinterp {name}` of {plugins.provider(added[name])} cannot be imported from {added[name].function}: {error}."
@@ -124,7 +120,7 @@ def _how_to_install(name: str, distribution: str) -> str:
             return f"`devinterp {name}` is a command of {row.provider}, which is not loaded: {reason}."
     return (
         f"`devinterp {name}` is a command of the package {distribution}, which is not installed: "
-        f"{optional.plugin_command(distribution)}."
+        f"{optional.plugin_advice(distribution)}."
     )
 
 

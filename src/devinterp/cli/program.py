@@ -45,7 +45,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code; what goes wrong is said on the standard error stream."""
     errors = Console(stderr=True, soft_wrap=True)
     try:
-        with _short_warnings(errors), _plugins_directory(arguments) as command:
+        needed = optional.explained(needed_by="this command")
+        with needed, _short_warnings(errors), _plugins_directory(arguments) as command:
             app, problem = build()
             check_command(app, command, problem)
             app(command, exit_on_error=False, error_console=errors, result_action="return_none")
@@ -56,13 +57,6 @@ def run(arguments: Sequence[str]) -> int:
         return REFUSED
     except DevinterpError as error:
         errors.print("[bold red]error:[/]", _plain(str(error)), highlight=False, markup=True)
-        return USAGE
-    except ModuleNotFoundError as error:
-        if not optional.is_missing(error):
-            traceback.print_exc()
-            return FAILURE
-        needed = optional.missing(str(error.name), needed_by="this command")
-        errors.print("[bold red]error:[/]", _plain(str(needed)), highlight=False, markup=True)
         return USAGE
     except KeyboardInterrupt:
         errors.print("interrupted", highlight=False)

@@ -88,7 +88,7 @@ def repository_plugins() -> list[Part]:
     parts = []
     for name, brings in optional.PLUGINS.items():
         there = _package(Requirement(name)).fits
-        parts.append(Part(name, brings, there, "" if there else f"pip install -e plugins/{name}"))
+        parts.append(Part(name, brings, there, "" if there else optional.plugin_command(name)))
     return parts
 
 

@@ -26,6 +26,7 @@ import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from devinterp import optional
 from devinterp.errors import InvalidInputError, PluginError
 from devinterp.plugins.discovery import BLOCKED, BROKEN, DIRECTORY, LOADED, Provider
 from devinterp.plugins.host import Host, PluginInfo, describe, names_of
@@ -46,6 +47,7 @@ __all__ = [
     "analyses",
     "checks",
     "commands",
+    "distribution",
     "kernel",
     "kernels",
     "listing",
@@ -188,6 +190,12 @@ def adapter_for(model: nn.Module, adapter: str | ModelAdapter | None = None) -> 
 def provider(obj: Analysis | Check | Plot | Kernel | ModelAdapter | Recorder | Command) -> Provider | None:
     """Return where something that this module handed out comes from, or None for what no plugin provided."""
     return _get_host().provider(obj)
+
+
+def distribution(obj: Analysis | Check | Plot | Kernel | ModelAdapter | Recorder | Command) -> str:
+    """Return the name of the distribution that something comes from; this package's for what no plugin provided."""
+    known = provider(obj)
+    return optional.PACKAGE if known is None else known.distribution
 
 
 def listing() -> list[PluginInfo]:

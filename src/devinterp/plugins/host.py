@@ -232,7 +232,7 @@ def _reason(error: Exception, provider: Provider) -> str:
     if isinstance(error, PluginError):
         return str(error)
     reason = f"{type(error).__name__}: {error}"
-    if isinstance(error, ModuleNotFoundError) and optional.is_missing(error):
+    if optional.is_missing(error):
         wanted = optional.requirement_of(str(error.name), provider.distribution)
         return f"{reason}; `{optional.install_command([wanted])}`"
     return reason
