@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import devinterp
 from devinterp import Calibration, CalibrationRefused, calibrate
 from devinterp.calibration.subject import Subject
 from devinterp.errors import InvalidInputError, StoreError, StoreMismatchError
+from devinterp.sampling.run_store.weights_hash import hash_weights
 from support.bowls import MANY, Bowl, bowl_loss, rows
 
 DATA, LOSS = rows(16, num_weights=40), bowl_loss(curvatures=MANY)
@@ -129,6 +132,22 @@ def test_an_interrupted_one_goes_on(
     assert str(calibration) == str(stored[1])
     for name, run in devinterp.open(path).children.items():
         np.testing.assert_array_equal(run["trace/loss"], devinterp.open(stored[0])[name]["trace/loss"])
+
+
+def test_one_with_weights_hashed_in_the_earlier_form_goes_on(
+    stored: tuple[Path, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "calibration.zarr"
+    shutil.copytree(stored[0], path)
+    root = path / "zarr.json"
+    metadata = json.loads(root.read_text())
+    (of_weights,) = metadata["attributes"]["calibration"]["fingerprints"].values()
+    of_weights["weights"] = hash_weights(bowl(), like="0" * 32)
+    root.write_text(json.dumps(metadata))
+    monkeypatch.setattr(Subject, "run", _never)
+    assert str(calibrate(bowl(), DATA, output_path=path, **SHORT)) == str(stored[1])
+    with pytest.raises(StoreMismatchError, match="weights"):
+        calibrate(bowl(0.1), DATA, output_path=path, **SHORT)
 
 
 def test_another_calibration_is_not_mixed_with_it(stored: tuple[Path, Calibration], tmp_path: Path) -> None:

@@ -145,9 +145,9 @@ def _finished(calibration: Calibration) -> Calibration:
 
 def _calibrate(request: Request, subject: Subject, location: StoreLike) -> Calibration:
     """Carry out a calibration in a store, or what is missing of it."""
-    prints, num_rows = _fingerprints(request, subject)
-    n_betas = n_betas_of(request, num_rows)
     store = CalibrationStore.at(location, dims_of(subject.models))
+    prints, num_rows = _fingerprints(request, subject, like=(store.read() or {}).get("fingerprints", {}))
+    n_betas = n_betas_of(request, num_rows)
     record = Record(store, request.to_json(), prints)
     with store.lock():
         measured = record.measured
@@ -198,12 +198,17 @@ def _runs(request: Request, subject: Subject, record: Record | None, measured: S
     )
 
 
-def _fingerprints(request: Request, subject: Subject) -> tuple[dict[str, Any], int]:
-    """Return what identifies checkpoints, data, loss and masks, and the number of rows of the dataset."""
+def _fingerprints(
+    request: Request, subject: Subject, *, like: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], int]:
+    """Return what identifies checkpoints, data, loss and masks, and the number of rows of the dataset.
+
+    Where a store has fingerprints already, those of the same checkpoints are made in the same form.
+    """
     prints, num_rows = {}, 0
     for checkpoint in subject.models:
         with subject.spec(checkpoint, measuring_settings(request)) as spec:
-            prints[checkpoint] = fingerprints(spec)
+            prints[checkpoint] = fingerprints(spec, like=(like or {}).get(checkpoint))
             num_rows = spec.num_rows
     return prints, num_rows
 

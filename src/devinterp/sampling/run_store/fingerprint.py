@@ -20,7 +20,7 @@ from devinterp.sampling.data.columns import leaves
 from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.losses.identity import held, update_with_tensor, update_with_value
 from devinterp.sampling.losses.loss import CustomLoss, Loss, NextTokenLoss
-from devinterp.sampling.run_store.weights_hash import hash_weights
+from devinterp.sampling.run_store.weights_hash import PREFIX, hash_weights
 from devinterp.sampling.spec import RunRecorder, RunSpec
 
 _PACKAGES = ("devinterp", "torch", "numpy", "xarray", "zarr", "transformers")
@@ -40,11 +40,19 @@ def config(spec: RunSpec) -> dict[str, Any]:
     }
 
 
-def fingerprints(spec: RunSpec) -> dict[str, Any]:
-    """Return a hash for each thing that decides a run's numbers and is no setting."""
+def fingerprints(spec: RunSpec, *, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a hash for each thing that decides a run's numbers and is no setting.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        The run.
+    like : mapping, optional
+        Stored ones that these are to be compared with: hashes are made in the same form.
+    """
     return {
         "model": describe_model(spec.model),
-        "weights": hash_weights(spec.model),
+        "weights": hash_weights(spec.model, like=(like or {}).get("weights", PREFIX)),
         "dataset": hash_rows(spec.rows),
         "loss": describe_loss(spec.loss),
         "masks": {name: hash_masks(masks) for name, masks in spec.restrictions.items()},
