@@ -12,7 +12,7 @@ import xarray as xr
 from devinterp.schema import CHAIN
 from devinterp.token_text import Tokenizer, pieces
 from devinterp_view.budget import MAX_BLOCK_BYTES, MAX_CANDIDATE_TOKENS, MAX_CHARACTERS, MAX_TOP_BYTES, Limits
-from devinterp_view.passages import Passage, token_ids
+from devinterp_view.passages import Passage, num_tokens, token_ids
 from devinterp_view.strongest import Strongest, by_observable, strongest, strongest_errors, within
 from devinterp_view.subject import Subject
 from devinterp_view.text import token
@@ -132,17 +132,17 @@ def _candidates(
     rows = list(dict.fromkeys(rows))
     kept: list[tuple[str, int]] = []
     texts: list[list[str]] = []
-    num_tokens = num_characters = 0
+    num_used = num_characters = 0
     for name, sequence in rows:
         ids = token_ids(subject.run, name, [sequence])
-        length = ids.shape[1] if ids is not None else int(subject.run[f"observables/{name}"].sizes["position"]) + 1
-        if kept and num_tokens + length > MAX_CANDIDATE_TOKENS:
+        length = num_tokens(subject.run, name)
+        if kept and num_used + length > MAX_CANDIDATE_TOKENS:
             break
         shown = [token(each) for each in pieces(ids[0].tolist(), tokenizer)] if ids is not None else [""] * length
         num_characters += sum(map(len, shown))
         if kept and num_characters > MAX_CHARACTERS:
             break
-        num_tokens += length
+        num_used += length
         kept.append((name, sequence))
         texts.append(shown)
     total = sum(subject.num_sequences(name) for name in names)

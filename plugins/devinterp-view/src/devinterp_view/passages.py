@@ -148,15 +148,18 @@ def read_passages(
     ids = token_ids(run, observable, sequences)
     if ids is None:
         length = num_tokens(run, observable)
-        texts = [f" {n}" for n in range(length)[tokens]]
-        return [Passage(observable, sequence, texts, length, tokens.start) for sequence in sequences]
-    # Text of a token depends on those before it.
-    before = min(CONTEXT, tokens.start)
-    passages = []
-    for sequence, row in zip(sequences, ids[:, tokens.start - before : tokens.stop].tolist(), strict=True):
-        shown = [token(each) for each in pieces(row, tokenizer)[before:]]
-        passages.append(Passage(observable, sequence, shown, ids.shape[1], tokens.start))
-    return passages
+        numbers = [f" {n}" for n in range(length)[tokens]]
+        return [Passage(observable, sequence, numbers, length, tokens.start) for sequence in sequences]
+    return [
+        Passage(observable, sequence, [token(each) for each in texts(row, tokenizer, tokens)], len(row), tokens.start)
+        for sequence, row in zip(sequences, ids, strict=True)
+    ]
+
+
+def texts(ids: np.ndarray, tokenizer: Tokenizer | None, tokens: slice) -> list[str]:
+    """Return the text that some tokens of a sequence, from a start to a stop, add to those before them."""
+    before = min(CONTEXT, tokens.start)  # text of a token depends on those before it
+    return pieces(ids[tokens.start - before : tokens.stop].tolist(), tokenizer)[before:]
 
 
 def token_ids(run: xr.DataTree, name: str, sequences: Sequence[int]) -> np.ndarray | None:

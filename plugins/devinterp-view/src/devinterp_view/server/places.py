@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from devinterp.errors import InvalidInputError
-from devinterp.token_text import CONTEXT, Tokenizer, pieces
-from devinterp_view.passages import Passage, num_tokens, read_passages, token_ids
+from devinterp.token_text import Tokenizer
+from devinterp_view.passages import Passage, num_tokens, read_passages, texts, token_ids
 from devinterp_view.server.opened import Opened
 from devinterp_view.server.paging import PAGE_TOKENS, Paging
 from devinterp_view.subject import Subject
@@ -89,7 +89,7 @@ def address(path: str, subject: Subject, place: Place) -> str:
     return f"run?{query}#{place.sequence}-{place.token}"
 
 
-def in_text(opened: Opened, place: Place, texts: list[str], first: int) -> dict[str, Any]:
+def in_text(opened: Opened, place: Place, around: list[str], first: int) -> dict[str, Any]:
     """Return a place with the text around it, as the script shows it.
 
     Parameters
@@ -98,7 +98,7 @@ def in_text(opened: Opened, place: Place, texts: list[str], first: int) -> dict[
         The run.
     place : Place
         The place.
-    texts : list of str
+    around : list of str
         Text of some tokens around it.
     first : int
         Number of the first of these.
@@ -109,9 +109,9 @@ def in_text(opened: Opened, place: Place, texts: list[str], first: int) -> dict[
         "observable": place.observable,
         "sequence": place.sequence,
         "position": place.token,
-        "before": "".join(map(token, texts[max(0, at - _BEFORE) : at])),
-        "word": token(texts[at]),
-        "after": "".join(map(token, texts[at + 1 : at + 1 + _AFTER])),
+        "before": "".join(map(token, around[max(0, at - _BEFORE) : at])),
+        "word": token(around[at]),
+        "after": "".join(map(token, around[at + 1 : at + 1 + _AFTER])),
         "href": address(opened.path, opened.subject, place),
     }
 
@@ -136,6 +136,4 @@ def text_around(
     first = max(0, position - _BEFORE)
     if ids is None:
         return [f" {n}" for n in range(first, position + 1 + _AFTER)], first
-    earlier = min(CONTEXT, first)
-    shown = ids[0, first - earlier : position + 1 + _AFTER].tolist()
-    return pieces(shown, tokenizer)[earlier:], first
+    return texts(ids[0], tokenizer, slice(first, position + 1 + _AFTER)), first

@@ -115,10 +115,9 @@ def restriction_of(subject: Subject, number: int | None) -> int:
         If there is none of this number.
     """
     names = subject.restrictions
-    if number is None:
-        return names.index("full") if "full" in names else 0
-    subject.restriction_number(number)
-    return number
+    return names.index(
+        subject.restriction_of_influences(None) if number is None else subject.restriction_number(number)
+    )
 
 
 def part(opened: Opened, which: str, sampling_task: str | None, cache: Cache) -> dict[str, Any]:
