@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fsspec.registry import _registry as loaded_filesystems
+from fsspec.registry import registry
 
 import devinterp
 from devinterp import InvalidInputError, MissingPackageError, cli, optional, plugins, sources
@@ -39,6 +41,9 @@ def block(monkeypatch: pytest.MonkeyPatch):
         for loaded in list(sys.modules):
             if loaded.partition(".")[0] in names:
                 monkeypatch.delitem(sys.modules, loaded)
+        for scheme, known in list(registry.items()):  # what fsspec has imported before
+            if known.__module__.partition(".")[0] in names:
+                monkeypatch.delitem(loaded_filesystems, scheme)
         monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
 
     return hide
