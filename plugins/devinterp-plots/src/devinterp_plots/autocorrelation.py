@@ -60,8 +60,7 @@ def autocorrelation(
     max_lag = max(1, min(200, num_steps // 4)) if max_lag is None else max_lag
     if not 1 <= max_lag < num_steps:
         raise InvalidInputError(f"`max_lag` (={max_lag}) must be 1 to {num_steps - 1}: there are {num_steps} steps.")
-    if ax is None:
-        ax = style.picture(7.0, 3.4).subplots()
+    ax = style.axes(ax, 7.0, 3.4)
     bound = 1.96 / np.sqrt(num_steps)
     ax.axhspan(-bound, bound, color=style.SHADE, zorder=0, linewidth=0)
     ax.axhline(0.0, color=style.INK, linewidth=0.9)

@@ -95,9 +95,8 @@ def bif(
         )
     values = result["influences"].transpose("batch_1", "batch_2").compute().to_numpy().astype(float)
     observables, sequences = result["observable_1"].to_numpy(), result["sequence_1"].to_numpy()
-    if ax is None:
-        size = 3.0 + min(6.0, 0.16 * count)
-        ax = style.picture(size + 1.0, size).subplots()
+    size = 3.0 + min(6.0, 0.16 * count)
+    ax = style.axes(ax, size + 1.0, size)
     if limit is None:
         limit = colour_limit(values[~np.eye(count, dtype=bool)])
     labels = [f"{o} {s}" for o, s in zip(observables, sequences, strict=True)]

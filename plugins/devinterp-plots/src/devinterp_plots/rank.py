@@ -61,8 +61,7 @@ def rank(
     num_bins = arguments.count("num_bins", num_bins, least=2)
     series = chain_series(tree, restriction, burnin, plot="rank")
     counts = rank_counts(series.values, num_bins)
-    if ax is None:
-        ax = style.picture(7.0, 1.4 + 0.62 * len(series.chains)).subplots()
+    ax = style.axes(ax, 7.0, 1.4 + 0.62 * len(series.chains))
     expected = series.values.shape[1] / num_bins
     edges = np.linspace(0, series.values.size, num_bins + 1)
     height = 1.15 * max(counts.max(), expected)

@@ -46,8 +46,7 @@ def draw_study(result: xr.Dataset, *, x: str | None, y: str | None, ax: Axes | N
                 f"`plot.llc`: {each!r} must be a dimension of the study: {', '.join(dims) or 'none'}."
             )
     assert x is not None
-    if ax is None:
-        ax = style.picture(7.0, 4.2).subplots()
+    ax = style.axes(ax, 7.0, 4.2)
     if y is not None:
         return _heat_map(result[f"{name}_mean"], result["verdict"], x, y, ax)
     _lines(ax, result, name, x)

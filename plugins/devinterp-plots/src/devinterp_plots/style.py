@@ -50,6 +50,11 @@ def picture(width: float, height: float, *, layout: Literal["constrained"] | Non
     return figure
 
 
+def axes(ax: Axes | None, width: float, height: float) -> Axes:
+    """Return where to draw: what was given, or the axes of a new figure of this size in inches."""
+    return picture(width, height).subplots() if ax is None else ax
+
+
 def colours(count: int) -> list[str]:
     """Return as many distinct colours as there are chains or observables."""
     palette = current().palette

@@ -75,8 +75,7 @@ def susceptibilities(
         result[name].transpose(RESTRICTION, "observable").to_numpy() for name in ("susceptibility", "susceptibility_se")
     )
     rows, columns = ([str(each) for each in result[dim].to_numpy()] for dim in (RESTRICTION, "observable"))
-    if ax is None:
-        ax = style.picture(2.8 + 1.25 * min(len(columns), 12), 1.2 + 0.3 * min(len(rows), 80)).subplots()
+    ax = style.axes(ax, 2.8 + 1.25 * min(len(columns), 12), 1.2 + 0.3 * min(len(rows), 80))
     scale, unit = unit_of(values)
     values, errors = values / scale, errors / scale
     texts = [[cell(v, e) for v, e in zip(*of_row, strict=True)] for of_row in zip(values, errors, strict=True)]

@@ -1,11 +1,11 @@
 """From susceptibilities to structure: response matrices, their components, neighbours, clusters, and how stable these are.
 
-A call passes the modules in this order: `matrix` (from `estimates` and `transforms`), then any of `pca` (`components`,
-`signal_variance`), `neighbours` (`exact_neighbours`, `approximate_neighbours`), `clusters` (`graph`, `sweeps`), `stability`,
-`embedding` and `patterns`; `agreement`, `separation` and `cluster_table` compare and list results. Each step takes a run, or
-the result of the step before, and returns a labelled Dataset that is lazy where its input is and whose attribute ``steps``
-lists what was done to get there. `lazy` and `column_moments` are what all of them share. scikit-learn, faiss and umap-learn
-are imported when they are needed, not when plugins are listed.
+A call passes the modules in this order: `response` (a run's matrix, from `estimates`), `matrix` (further steps, by
+`transforms`), then any of `pca` (`components`, `signal_variance`), `neighbours` (`exact_neighbours`, `approximate_neighbours`),
+`clusters` (`graph`, `sweeps`), `stability`, `embedding` and `patterns`; `agreement`, `separation` and `cluster_table` compare
+and list results. Each step takes a run, or the result of the step before, and returns a labelled Dataset that is lazy where its
+input is and whose attribute ``steps`` lists what was done to get there. `lazy` and `column_moments` are what all of them share.
+scikit-learn, faiss and umap-learn are imported when they are needed, not when plugins are listed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from devinterp_structure.cluster_table import cluster_table
 from devinterp_structure.clusters import clusters
 from devinterp_structure.embedding import embedding
 from devinterp_structure.gaussian_null import gaussian_null
-from devinterp_structure.matrix import matrix_of_chains, response_matrix, transformed
+from devinterp_structure.matrix import matrix_of_chains, transformed
 from devinterp_structure.neighbours import neighbours
 from devinterp_structure.patterns import PATTERNS, patterns
 from devinterp_structure.pca import pca
+from devinterp_structure.response import response_matrix
 from devinterp_structure.separation import separation
 from devinterp_structure.stability import stability
 

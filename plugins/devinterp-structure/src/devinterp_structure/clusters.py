@@ -18,8 +18,8 @@ from devinterp_structure.exact_neighbours import Metric, checked, exact
 from devinterp_structure.gaussian_null import gaussian_rows
 from devinterp_structure.graph import Graph, conductance_of
 from devinterp_structure.lazy import Blocks, call, part
-from devinterp_structure.matrix import DEFAULT_STEPS
 from devinterp_structure.neighbours import DEFAULT_NUMBER, coordinates, points_of, without_coordinates
+from devinterp_structure.response import DEFAULT_STEPS
 from devinterp_structure.steps import after, texts_last
 from devinterp_structure.sweeps import Sweeps, clusters_by_sweeps, lowest_of_cloud
 

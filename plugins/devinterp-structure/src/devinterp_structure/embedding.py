@@ -14,8 +14,8 @@ from devinterp.errors import InvalidInputError
 from devinterp.schema import TOKEN
 from devinterp_structure.exact_neighbours import Metric, checked
 from devinterp_structure.lazy import call, part
-from devinterp_structure.matrix import DEFAULT_STEPS
 from devinterp_structure.neighbours import DEFAULT_NUMBER, coordinates, points_of, without_coordinates
+from devinterp_structure.response import DEFAULT_STEPS
 from devinterp_structure.steps import after, texts_last
 
 AXIS = "axis"

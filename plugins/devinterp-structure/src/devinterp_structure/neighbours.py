@@ -14,8 +14,9 @@ from devinterp.schema import RESTRICTION, TOKEN
 from devinterp_structure.approximate_neighbours import approximate, check_installed
 from devinterp_structure.exact_neighbours import Metric, exact
 from devinterp_structure.lazy import Array, Blocks, call, part
-from devinterp_structure.matrix import DEFAULT_STEPS, LEFT_OUT_CHAIN, RESPONSE, matrix_of
+from devinterp_structure.matrix import LEFT_OUT_CHAIN, RESPONSE
 from devinterp_structure.pca import COMPONENT, SCORE
+from devinterp_structure.response import DEFAULT_STEPS, matrix_of
 from devinterp_structure.steps import after, texts_last
 
 NEIGHBOUR, DISTANCE, RANK = "neighbour", "distance", "rank"

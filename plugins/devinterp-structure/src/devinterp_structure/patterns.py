@@ -12,8 +12,9 @@ from devinterp.errors import InvalidInputError, MissingDataError
 from devinterp.schema import TOKEN
 from devinterp.token_text import Tokenizer, pieces
 from devinterp_structure.lazy import call, later, part
-from devinterp_structure.matrix import checked_matrix, response_matrix
+from devinterp_structure.matrix import checked_matrix
 from devinterp_structure.neighbours import without_coordinates
+from devinterp_structure.response import response_matrix
 from devinterp_structure.steps import after, texts_last
 
 #: ``pattern(texts, ids)`` says of each token of one text whether it has the pattern, given the text that each token adds and

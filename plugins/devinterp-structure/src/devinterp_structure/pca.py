@@ -14,7 +14,8 @@ from devinterp.schema import RESTRICTION, TOKEN
 from devinterp_structure.column_moments import column_moments
 from devinterp_structure.components import Method, components_of, directions_by, with_signs
 from devinterp_structure.lazy import Array, call, in_row_blocks, map_rows, part, side_by_side
-from devinterp_structure.matrix import DEFAULT_STEPS, LEFT_OUT, LEFT_OUT_CHAIN, RESPONSE, matrix_of
+from devinterp_structure.matrix import LEFT_OUT, LEFT_OUT_CHAIN, RESPONSE
+from devinterp_structure.response import DEFAULT_STEPS, matrix_of
 from devinterp_structure.signal_variance import SignalVariance, signal_variance
 from devinterp_structure.steps import after, steps_of, texts_last
 

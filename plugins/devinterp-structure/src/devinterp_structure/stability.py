@@ -14,9 +14,10 @@ from devinterp_structure.agreement import measures
 from devinterp_structure.clusters import Method, Options, Search, labelled_with_neighbours
 from devinterp_structure.exact_neighbours import Metric, share_of_pairs
 from devinterp_structure.lazy import call, part
-from devinterp_structure.matrix import DEFAULT_STEPS, LEFT_OUT, LEFT_OUT_CHAIN, with_left_out
+from devinterp_structure.matrix import LEFT_OUT, LEFT_OUT_CHAIN, with_left_out
 from devinterp_structure.neighbours import DEFAULT_NUMBER, coordinates, points_of
 from devinterp_structure.pca import SCORE
+from devinterp_structure.response import DEFAULT_STEPS
 from devinterp_structure.steps import after
 from devinterp_structure.sweeps import Sweeps
 

@@ -11,9 +11,9 @@ import xarray as xr
 from devinterp.schema import TOKEN
 from devinterp_structure.clusters import CLUSTER, Method
 from devinterp_structure.clusters import clusters as compute_clusters
-from devinterp_structure.matrix import DEFAULT_STEPS, response_matrix
 from devinterp_structure.pca import COMPONENT, SCORE, pca
 from devinterp_structure.plots.points import labels_of, scatter
+from devinterp_structure.response import DEFAULT_STEPS, response_matrix
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

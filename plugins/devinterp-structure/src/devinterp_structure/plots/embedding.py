@@ -10,8 +10,8 @@ import xarray as xr
 from devinterp.schema import TOKEN
 from devinterp_structure.embedding import AXIS
 from devinterp_structure.embedding import embedding as compute_embedding
-from devinterp_structure.matrix import DEFAULT_STEPS
 from devinterp_structure.plots.points import labels_of, scatter
+from devinterp_structure.response import DEFAULT_STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,8 +60,7 @@ def embedding(
             tree, num_neighbours=num_neighbours, seed=seed, sampling_task=sampling_task, steps=steps
         )
     places = result["embedding"].transpose(TOKEN, AXIS).to_numpy()[:, :2]
-    if ax is None:
-        ax = style.picture(5.5, 5.0).subplots()
+    ax = style.axes(ax, 5.5, 5.0)
     scatter(ax, places, labels_of(labels, len(places)))
     ax.set_xticks([])
     ax.set_yticks([])

@@ -10,9 +10,9 @@ import xarray as xr
 
 from devinterp.schema import TOKEN
 from devinterp_structure.exact_neighbours import Metric
-from devinterp_structure.matrix import DEFAULT_STEPS
 from devinterp_structure.neighbours import DISTANCE, RANK
 from devinterp_structure.neighbours import neighbours as compute_neighbours
+from devinterp_structure.response import DEFAULT_STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,8 +58,7 @@ def neighbours(
             tree, num_neighbours=num_neighbours, metric=metric, sampling_task=sampling_task, steps=steps
         )
     distance = result[DISTANCE].transpose(TOKEN, RANK).to_numpy()
-    if ax is None:
-        ax = style.picture(5.5, 3.4).subplots()
+    ax = style.axes(ax, 5.5, 3.4)
     ranks, colour = result[RANK].to_numpy(), style.colours(1)[0]
     levels = np.quantile(distance, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
     ax.fill_between(ranks, levels[0], levels[4], color=colour, alpha=0.15, linewidth=0, label="90 % of tokens")

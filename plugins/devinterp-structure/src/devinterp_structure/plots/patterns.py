@@ -11,10 +11,10 @@ import xarray as xr
 from devinterp.token_text import Tokenizer
 from devinterp_plots.heatmap import heatmap
 from devinterp_plots.susceptibilities import cell
-from devinterp_structure.matrix import DEFAULT_STEPS, response_matrix
 from devinterp_structure.patterns import PATTERN
 from devinterp_structure.patterns import patterns as compute_patterns
 from devinterp_structure.pca import COMPONENT, pca
+from devinterp_structure.response import DEFAULT_STEPS, response_matrix
 from devinterp_structure.separation import separation
 
 if TYPE_CHECKING:
@@ -77,8 +77,7 @@ def patterns(
     counts = areas["num_tokens"].to_numpy()
     rows = [f"{name} ({count})" for name, count in zip(areas[PATTERN].to_numpy(), counts, strict=True)]
     columns = [str(each) for each in areas[COMPONENT].to_numpy()]
-    if ax is None:
-        ax = style.picture(2.5 + 1.0 * len(columns), 1.4 + 0.4 * len(rows)).subplots()
+    ax = style.axes(ax, 2.5 + 1.0 * len(columns), 1.4 + 0.4 * len(rows))
     texts = [[cell(v, e) for v, e in zip(*of_row, strict=True)] for of_row in zip(values, errors, strict=True)]
     heatmap(ax, np.asarray(values), rows, columns, limit=0.5, texts=texts, bar="probability − ½")
     ax.set_xlabel("component", fontsize=9, color=style.INK)

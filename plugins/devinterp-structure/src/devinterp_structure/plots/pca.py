@@ -11,10 +11,10 @@ import xarray as xr
 from devinterp.analyses.common.uncertainty import confidence_interval
 from devinterp.errors import InvalidInputError
 from devinterp.schema import RESTRICTION, TOKEN
-from devinterp_structure.matrix import DEFAULT_STEPS
 from devinterp_structure.pca import COMPONENT, LOADING, SCORE
 from devinterp_structure.pca import pca as compute_pca
 from devinterp_structure.plots.points import labels_of, scatter
+from devinterp_structure.response import DEFAULT_STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,9 +11,10 @@ import xarray as xr
 from devinterp import arguments
 from devinterp.schema import RESTRICTION, TOKEN
 from devinterp_plots.heatmap import heatmap
-from devinterp_structure.matrix import DEFAULT_STEPS, RESPONSE
-from devinterp_structure.matrix import response_matrix as compute_response_matrix
+from devinterp_structure.matrix import RESPONSE
 from devinterp_structure.plots.points import labels_of
+from devinterp_structure.response import DEFAULT_STEPS
+from devinterp_structure.response import response_matrix as compute_response_matrix
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,8 +72,7 @@ def response_matrix(
     rows = order[np.linspace(0, num_tokens - 1, count).round().astype(int)]
     values = result[RESPONSE].transpose(TOKEN, RESTRICTION).isel({TOKEN: rows}).to_numpy()
     names = [str(name) for name in result[RESTRICTION].to_numpy()]
-    if ax is None:
-        ax = style.picture(2.5 + min(10.0, 0.35 * len(names)), 5.0).subplots()
+    ax = style.axes(ax, 2.5 + min(10.0, 0.35 * len(names)), 5.0)
     heatmap(ax, values, [""] * count, names, limit=limit, bar="response")
     ax.tick_params(axis="x", rotation=90)
     starts = np.array([0, *(np.flatnonzero(words[rows][1:] != words[rows][:-1]) + 1)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import xarray as xr
 
 from devinterp_structure.clusters import Method
-from devinterp_structure.matrix import DEFAULT_STEPS
+from devinterp_structure.response import DEFAULT_STEPS
 from devinterp_structure.stability import CHANGES
 from devinterp_structure.stability import stability as compute_stability
 
@@ -70,22 +70,9 @@ def stability(
             steps=steps,
         )
     result = result.compute()
-    if ax is None:
-        ax = style.picture(6.0, 3.4).subplots()
+    ax = style.axes(ax, 6.0, 3.4)
     changes = [change for change in CHANGES if change in result["change"].to_numpy()]
-    for offset, (name, label), colour in zip((-0.12, 0.12), _DRAWN.items(), style.colours(2), strict=True):
-        for place, change in enumerate(changes):
-            values = result[name].to_numpy()[result["change"].to_numpy() == change]
-            ax.plot(
-                [place + offset] * len(values),
-                values,
-                "o",
-                ms=5,
-                alpha=0.7,
-                mew=0,
-                color=colour,
-                label=label if place == 0 else None,
-            )
+    _points(ax, result, changes)
     ax.axhline(
         result["neighbour_overlap"].attrs["by_chance"],
         color=style.MUTED,
@@ -101,3 +88,15 @@ def stability(
     style.tidy(ax, title="stability", ylabel="agreement with all of it")
     ax.legend(frameon=False, fontsize=8)
     return style.owner(ax)
+
+
+def _points(ax: Axes, result: xr.Dataset, changes: Sequence[str]) -> None:
+    """Draw a point for each repeat: clusters left, neighbours right of the place of each change."""
+    from devinterp_plots import style
+
+    of_repeat = result["change"].to_numpy()
+    for offset, (name, label), colour in zip((-0.12, 0.12), _DRAWN.items(), style.colours(2), strict=True):
+        for place, change in enumerate(changes):
+            values = result[name].to_numpy()[of_repeat == change]
+            x = [place + offset] * len(values)
+            ax.plot(x, values, "o", ms=5, alpha=0.7, mew=0, color=colour, label=label if place == 0 else None)
