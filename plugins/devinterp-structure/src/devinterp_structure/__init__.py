@@ -5,6 +5,7 @@ A call passes the modules in this order: `response` (a run's matrix, from `estim
 `clusters` (`graph`, `sweeps`), `stability`, `embedding` and `patterns`; `agreement`, `separation` and `cluster_table` compare
 and list results. Each step takes a run, or the result of the step before, and returns a labelled Dataset that is lazy where its
 input is and whose attribute ``steps`` lists what was done to get there. `lazy` and `column_moments` are what all of them share.
+`patterning` (from `loss_covariance`) asks the reverse: which weights of the data would move losses as wanted.
 scikit-learn, faiss and umap-learn are imported when they are needed, not when plugins are listed.
 """
 
@@ -20,8 +21,10 @@ from devinterp_structure.cluster_table import cluster_table
 from devinterp_structure.clusters import clusters
 from devinterp_structure.embedding import embedding
 from devinterp_structure.gaussian_null import gaussian_null
+from devinterp_structure.loss_covariance import REQUIRES as PATTERNING_REQUIRES
 from devinterp_structure.matrix import matrix_of_chains, transformed
 from devinterp_structure.neighbours import neighbours
+from devinterp_structure.patterning import patterning, predicted_change
 from devinterp_structure.patterns import PATTERNS, patterns
 from devinterp_structure.pca import pca
 from devinterp_structure.response import response_matrix
@@ -37,8 +40,10 @@ __all__ = [
     "gaussian_null",
     "matrix_of_chains",
     "neighbours",
+    "patterning",
     "patterns",
     "pca",
+    "predicted_change",
     "response_matrix",
     "separation",
     "stability",
@@ -50,7 +55,8 @@ __all__ = [
 def devinterp_analyses() -> list[Analysis]:
     """Return the analyses of this distribution."""
     functions = (response_matrix, pca, neighbours, clusters, stability, patterns, embedding)
-    return [Analysis(name=function.__name__, compute=function, requires=REQUIRES) for function in functions]
+    of_responses = [Analysis(name=function.__name__, compute=function, requires=REQUIRES) for function in functions]
+    return [*of_responses, Analysis(name="patterning", compute=patterning, requires=PATTERNING_REQUIRES)]
 
 
 @hookimpl
