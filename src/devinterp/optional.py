@@ -18,6 +18,7 @@ PACKAGE = "devinterp"
 
 #: Distributions that are kept in `plugins/` of this project's repository, for those who want them, and what they bring.
 PLUGINS = {
+    "devinterp-attribution": "influence scores against retrained models (linear datamodelling score and others)",
     "devinterp-bench": "measurements of the kernels' accuracy and speed (`devinterp bench`)",
     "devinterp-icechunk": "stores in Icechunk",
     "devinterp-plots": "pictures (`tree.slt.plot`, `devinterp plot`)",
