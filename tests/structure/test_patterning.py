@@ -12,6 +12,7 @@ from torch import nn
 import devinterp
 from devinterp.errors import InvalidInputError
 from devinterp_structure import patterning, predicted_change
+from devinterp_structure.patterning import duplicates
 
 N_BETA, LOCALIZATION = 40.0, 4.0
 DIM, NUM_SAMPLES = 3, 12
@@ -104,7 +105,8 @@ def test_a_run_with_these_weights_changes_as_predicted(tree: Any) -> None:
         measured.append(means[1].mean() - means[0].mean())
         error.append(np.sqrt(sum(each.var(ddof=1) / len(each) for each in means)))
     assert np.sign(measured).tolist() == [1, -1]
-    assert (abs(np.array(measured) - [0.01, -0.01]) < 4 * np.array(error) + 0.004).all(), (measured, error)
+    exact = expected_losses(weights) - expected_losses(np.ones(NUM_SAMPLES))
+    assert (abs(np.array(measured) - exact) < 4 * np.array(error)).all(), (measured, exact, error)
 
 
 def test_the_response_to_weights_of_another_origin(tree: Any) -> None:
@@ -132,6 +134,25 @@ def test_twins_share_their_weight() -> None:
     assert result["weight_count"].sum() == len(weights)
     assert result["wanted_change"].item() == -0.05
     assert np.isnan(result["held_out_change"]).all()
+
+
+def test_a_share_of_the_data_is_refused() -> None:
+    tree = devinterp.sample(
+        optimum(), TRAIN, {"train": (TRAIN, 1), "near": (NEAR, 3)}, loss_fn=squared_error, lr=1e-3, n_beta=N_BETA,
+        num_chains=1, num_draws=20, batch_size=4, progress=False, localization=1.0,
+    )  # fmt: skip
+    with pytest.raises(InvalidInputError, match=r"`candidates`.*4 of at least 12 rows"):
+        tree.slt.patterning({"near": 0.01}, candidates="train")
+
+
+def test_small_profiles_are_no_duplicates_of_each_other() -> None:
+    generator = np.random.default_rng(0)
+    values = 1e-5 * generator.normal(size=(2, 3, 50))
+    values[..., 0] *= 1e5
+    values[..., 30] = values[..., 7] * (1 + 1e-6 * generator.normal(size=(2, 3)))
+    result = duplicates(values, 100 + np.arange(50))
+    assert result[30] == 107
+    assert (np.delete(result, 30) == -1).all()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from devinterp.analyses.common.run_data import (
 )
 from devinterp.errors import InvalidInputError
 from devinterp.runs import only
-from devinterp.schema import CHAIN, DRAW, RESTRICTION, SEQUENCE
+from devinterp.schema import CHAIN, DRAW, RESTRICTION, SEQUENCE, TRACE
 
 #: The row of the data set that a sequence of an observable is.
 SEQUENCE_ID = "sequence_id"
@@ -65,7 +65,11 @@ def derivatives(
     slopes = xr.DataArray(
         -scale * shares[:, :1] * covariance,
         dims=(CHAIN, TARGET, CANDIDATE),
-        coords={CHAIN: run[CHAIN].to_numpy(), TARGET: list(targets), CANDIDATE: _rows_of_data(run, candidates)},
+        coords={
+            CHAIN: run[CHAIN].to_numpy(),
+            TARGET: list(targets),
+            CANDIDATE: _rows_of_data(run, candidates, needed_by),
+        },
         attrs={"units": "nat"},
     )
     return slopes.sortby(CANDIDATE)
@@ -82,9 +86,26 @@ def _one_restriction(run: xr.DataTree, restriction: str | None, needed_by: str) 
     return run.isel({RESTRICTION: names.index(restriction)}, missing_dims="ignore")
 
 
-def _rows_of_data(run: xr.DataTree, name: str) -> np.ndarray:
+def _rows_of_data(run: xr.DataTree, name: str, needed_by: str) -> np.ndarray:
+    """Return the row of the data set that each sequence of an observable is.
+
+    Raises
+    ------
+    InvalidInputError
+        If the run was sampled on rows that the observable does not hold: the share of a sample in the loss would be too large.
+    """
     node = run[f"observables/{name}"]
-    return node.coords[SEQUENCE_ID].to_numpy() if SEQUENCE_ID in node.coords else np.arange(node.sizes[SEQUENCE])
+    rows = node.coords[SEQUENCE_ID].to_numpy() if SEQUENCE_ID in node.coords else np.arange(node.sizes[SEQUENCE])
+    trace = run[TRACE].variables if TRACE in run.children else {}
+    sampled = trace[SEQUENCE_ID].to_numpy() if SEQUENCE_ID in trace else rows
+    num_rows = max(rows.max(), sampled.max()) + 1
+    if len(set(rows.tolist())) < num_rows:
+        raise InvalidInputError(
+            f"`{needed_by}`: `candidates` (={name!r}) must hold all the data that the run was sampled on; it holds "
+            f"{len(set(rows.tolist()))} of at least {num_rows} rows: sample with an observable of the whole data set, "
+            "batch_size x batches_per_draw rows."
+        )
+    return np.asarray(rows)
 
 
 def _sums(run: xr.DataTree, name: str) -> tuple[np.ndarray, np.ndarray]:

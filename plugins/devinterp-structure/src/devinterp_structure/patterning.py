@@ -19,7 +19,7 @@ from devinterp_structure.steps import STEPS, described
 #: Names of the variables of a result that other functions read.
 DERIVATIVE, WEIGHT = "derivative", "weight"
 NUM_BINS = 20
-#: Profiles that differ by less than this share of the largest entry are the same: rounding of float32 losses.
+#: Profiles that differ by less than this share of their size are the same: rounding of float32 losses.
 SAME_PROFILE = 1e-4
 
 
@@ -53,7 +53,7 @@ def patterning(
         The wanted change :math:`d\mu` of the mean loss of each of these observables, in nats; 0 keeps one where it is.
     candidates : str
         The observable that holds the data that the run was sampled on, all of it: a share of the samples would be taken for
-        the whole.
+        the whole, and is refused.
     step_size : float, default: 1.0
         :math:`\alpha`: the share of the wanted change to make.
     tolerance : float, default: 1e-3
@@ -89,7 +89,8 @@ def patterning(
     BrokenChainsError
         If a chain diverged or is unfinished and `chains` is ``"all"``.
     InvalidInputError
-        If there is no such observable or restriction, nothing is wanted, or no sample moves any of the expectations.
+        If there is no such observable or restriction, `candidates` does not hold all rows that the run was sampled on, nothing
+        is wanted, or no sample moves any of the expectations.
 
     References
     ----------
@@ -115,7 +116,7 @@ def patterning(
     result["held_out_change"], result["held_out_change_se"] = (TARGET, held_out), (TARGET, error)
     result[DERIVATIVE] = slopes
     result["singular_value"] = ("direction", singular)
-    result["duplicate_of"] = (CANDIDATE, _duplicates(values, slopes[CANDIDATE].to_numpy()))
+    result["duplicate_of"] = (CANDIDATE, duplicates(values, slopes[CANDIDATE].to_numpy()))
     counts, edges = np.histogram(1 + moved, bins=NUM_BINS)
     result["weight_count"] = ("bin", counts)
     result = result.assign_coords(weight_from=("bin", edges[:-1]), weight_to=("bin", edges[1:]))
@@ -201,12 +202,18 @@ def _error(by_chain: np.ndarray) -> np.ndarray:
     return np.asarray(by_chain.std(0, ddof=1) / math.sqrt(len(by_chain)))
 
 
-def _duplicates(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def duplicates(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return for each candidate the label of the first one with the same derivatives, or -1."""
     profiles = values.reshape(-1, values.shape[-1]).T
-    scale = np.abs(profiles).max()
-    _, first, group = np.unique(
-        np.round(profiles / (scale * SAME_PROFILE)), axis=0, return_index=True, return_inverse=True
-    )
-    original = first[group.reshape(-1)]
-    return np.asarray(np.where(original == np.arange(len(profiles)), -1, labels[original]))
+    sizes = np.linalg.norm(profiles, axis=1)
+    order, first = np.argsort(sizes, kind="stable"), np.arange(len(profiles))
+    # Profiles that are the same have the same size: only those that follow each other by size are compared.
+    for shift in range(1, len(profiles)):
+        small, large = order[:-shift], order[shift:]
+        near = sizes[large] <= sizes[small] * (1 + SAME_PROFILE)
+        if not near.any():
+            break
+        small, large = small[near], large[near]
+        same = np.linalg.norm(profiles[small] - profiles[large], axis=1) <= SAME_PROFILE * sizes[small]
+        np.minimum.at(first, np.maximum(small, large)[same], np.minimum(small, large)[same])
+    return np.asarray(np.where(first == np.arange(len(profiles)), -1, labels[first]))
