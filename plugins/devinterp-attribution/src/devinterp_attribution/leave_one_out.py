@@ -31,7 +31,7 @@ def leave_one_out_correlation(scores: Any, losses: Any, *, num_resamples: int = 
     -------
     xarray.Dataset
         ``correlation``, the mean over queries, with ``correlation_se`` and ``correlation_per_query(query)``; ``ceiling``,
-        ``ceiling_se`` and ``ceiling_per_query(query)`` as of `lds`.
+        ``reliability``, their errors and ``reliability_per_query(query)`` as of `lds`.
 
     Raises
     ------

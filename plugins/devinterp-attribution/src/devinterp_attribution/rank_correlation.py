@@ -20,9 +20,12 @@ def correlations(
 ) -> xr.Dataset:
     r"""Compute for each query the rank correlation over units of a prediction with the mean of its measurements.
 
-    The ceiling is the correlation that an exact prediction would have: the measured mean of :math:`R` seeds is the truth plus
-    noise of variance :math:`\sigma^2/R`, so that it is :math:`\sqrt{1 - \sigma^2 / (R\, v)}` with :math:`v` the variance of the
-    means over units. It is that of the linear correlation; for ranks of Gaussian values it is lower by less than 0.02.
+    The reliability of a query's measurements is the share of the variance of means over units that is no noise of retraining:
+    :math:`1 - \sigma^2 / (R\, v)` with :math:`\sigma^2` the variance over :math:`R` seeds and :math:`v` that of the means. Its
+    estimate can be negative, and is left so, because a mean over queries of what was cut off at 0 would be positive where there
+    is nothing but noise. The ceiling, the correlation of an exact prediction with the measured means, is the square root of the
+    mean reliability, where that is at least twice its error. It is that of the linear correlation, and the mean over queries
+    where these differ is lower.
 
     Parameters
     ----------
@@ -44,18 +47,23 @@ def correlations(
         raise InvalidInputError(
             f"A rank correlation needs {LEAST_UNITS} of the dim {unit!r} or more; there are {num_units}."
         )
-    each, limits = _spearman(predicted, measured.mean(-1)), _ceilings(measured)
+    each, shares = _spearman(predicted, measured.mean(-1)), _reliabilities(measured)
     generator = np.random.default_rng(seed)
     resampled = np.array([_resampled(predicted, measured, generator) for _ in range(num_resamples)])
-    error, limit_error = resampled.std(0, ddof=1)
+    error, share_error = resampled.std(0, ddof=1)
+    share = float(shares.mean())
+    # Of a share that is not told apart from 0, the root would be a positive number made of noise.
+    limit = math.sqrt(share) if share > 0 and share >= 2 * share_error else math.nan
     result = xr.Dataset(
         {
             name: ((), np.nanmean(each) if np.isfinite(each).any() else math.nan),
             f"{name}_se": ((), error),
-            "ceiling": ((), limits.mean()),
-            "ceiling_se": ((), limit_error),
+            "ceiling": ((), limit),
+            "ceiling_se": ((), share_error / (2 * limit)),
+            "reliability": ((), share),
+            "reliability_se": ((), share_error),
             f"{name}_per_query": (QUERY, each),
-            "ceiling_per_query": (QUERY, limits),
+            "reliability_per_query": (QUERY, shares),
         }
     )
     if not np.isfinite(each).all():
@@ -64,7 +72,11 @@ def correlations(
         )
     if measured.shape[-1] < 2:
         result["ceiling"].attrs["reason"] = (
-            "one seed says nothing about the noise of retraining: retrain with two or more"
+            "one seed says nothing about the noise of retraining: retrain with two or more seeds"
+        )
+    elif math.isnan(limit):
+        result["ceiling"].attrs["reason"] = (
+            "the losses vary over subsets no more than over seeds, within the error: retrain with more seeds"
         )
     return result
 
@@ -76,7 +88,7 @@ def _resampled(predicted: np.ndarray, measured: np.ndarray, generator: Generator
     chosen = measured[queries][:, units]
     each = _spearman(predicted[queries][:, units], chosen.mean(-1))
     mean = float(np.nanmean(each)) if np.isfinite(each).any() else math.nan
-    return mean, float(_ceilings(chosen).mean())
+    return mean, float(_reliabilities(chosen).mean())
 
 
 def _spearman(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
@@ -89,12 +101,11 @@ def _spearman(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:
         return np.asarray((first * second).sum(1) / np.sqrt((first**2).sum(1) * (second**2).sum(1)))
 
 
-def _ceilings(measured: np.ndarray) -> np.ndarray:
-    """Return the correlation of the truth with the means over seeds, for each query; NaN with one seed."""
+def _reliabilities(measured: np.ndarray) -> np.ndarray:
+    """Return the share of the variance of means over seeds that is no noise, for each query; NaN with one seed."""
     num_seeds = measured.shape[-1]
     if num_seeds < 2:
         return np.full(len(measured), np.nan)
     noise = measured.var(-1, ddof=1).mean(1) / num_seeds
     total = measured.mean(-1).var(1, ddof=1)
-    share = np.divide(noise, total, out=np.ones_like(total), where=total > 0)
-    return np.asarray(np.sqrt(np.clip(1 - share, 0, 1)))
+    return np.asarray(1 - np.divide(noise, total, out=np.ones_like(total), where=total > 0))

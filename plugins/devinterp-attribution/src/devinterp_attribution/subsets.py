@@ -37,8 +37,10 @@ def lds(scores: Any, losses: Any, membership: Any, *, num_resamples: int = 500, 
     xarray.Dataset
         - ``lds``: the mean over queries, between -1 and 1, and its standard error ``lds_se``; ``lds_per_query(query)``, NaN for
           a query whose scores or losses do not vary.
-        - ``ceiling``: the mean correlation that an exact prediction would have with these losses, which retraining noise keeps
-          below 1, and its error ``ceiling_se``; ``ceiling_per_query(query)``. NaN with one seed.
+        - ``ceiling``: the correlation that an exact prediction would have with these losses, which retraining noise keeps below
+          1, and its error ``ceiling_se``: the root of ``reliability``, the share of the variance over subsets that is not noise
+          of retraining. NaN with one seed, and where the reliability is less than twice its error, ``reliability_se``;
+          ``reliability_per_query(query)``, whose estimates can be negative.
 
     Raises
     ------
