@@ -113,6 +113,10 @@ def test_the_response_to_weights_of_another_origin(tree: Any) -> None:
     result = patterning(tree, {"near": 0.01}, candidates="train")
     weights = np.ones(NUM_SAMPLES)
     assert predicted_change(result, weights)["change"].item() == 0
+    assert predicted_change(result, weights).attrs["steps"] == [*result.attrs["steps"], "predicted_change"]
+    # Stores give back a list of one text as the text.
+    stored = result.assign_attrs(steps=result.attrs["steps"][0])
+    assert predicted_change(stored, weights).attrs["steps"] == [*result.attrs["steps"], "predicted_change"]
     weights[3] = 1.5
     changes = predicted_change(result, weights)
     true = exact_derivatives()[0, 3] * 0.5

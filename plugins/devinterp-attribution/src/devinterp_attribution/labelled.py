@@ -13,7 +13,7 @@ QUERY, CANDIDATE, SUBSET, SEED = "query", "candidate", "subset", "seed"
 
 
 def values(name: str, given: Any, dims: tuple[str, ...]) -> np.ndarray:
-    """Return the numbers of an argument with its dims in this order; a plain array has them in this order already.
+    """Return the numbers of an argument, as float64, with its dims in this order; a plain array has them in this order already.
 
     Raises
     ------
@@ -24,12 +24,12 @@ def values(name: str, given: Any, dims: tuple[str, ...]) -> np.ndarray:
         if set(given.dims) != set(dims):
             raise InvalidInputError(f"`{name}` must have the dims {dims}; it has {given.dims}.")
         given = given.transpose(*dims)
-    array = np.asarray(given)
+    array = np.asarray(given).astype(float)
     if array.ndim != len(dims):
         raise InvalidInputError(f"`{name}` must have {len(dims)} dims, {dims}; its shape is {array.shape}.")
     if 0 in array.shape:
         raise InvalidInputError(f"`{name}` must not be empty; its shape is {array.shape}.")
-    bad = ~np.isfinite(array.astype(float))
+    bad = ~np.isfinite(array)
     if bad.any():
         raise InvalidInputError(f"`{name}` must be finite; {int(bad.sum())} of its {bad.size} numbers are not.")
     return array

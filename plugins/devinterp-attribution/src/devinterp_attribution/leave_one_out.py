@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
-from devinterp import arguments
 from devinterp_attribution.labelled import CANDIDATE, QUERY, SEED, same_length, values
 from devinterp_attribution.rank_correlation import correlations
 
@@ -42,15 +40,8 @@ def leave_one_out_correlation(scores: Any, losses: Any, *, num_resamples: int = 
     ----------
     .. [1] P. W. Koh, P. Liang. Understanding black-box predictions via influence functions. arXiv:1703.04730.
     """
-    table = values("scores", scores, (QUERY, CANDIDATE)).astype(float)
-    measured = values("losses", losses, (CANDIDATE, SEED, QUERY)).astype(float)
+    table = values("scores", scores, (QUERY, CANDIDATE))
+    measured = values("losses", losses, (CANDIDATE, SEED, QUERY))
     same_length(QUERY, scores=table.shape[0], losses=measured.shape[2])
     same_length(CANDIDATE, scores=table.shape[1], losses=measured.shape[0])
-    return correlations(
-        table,
-        np.moveaxis(measured, 2, 0),
-        unit=CANDIDATE,
-        name="correlation",
-        num_resamples=arguments.count("num_resamples", num_resamples, least=2),
-        seed=arguments.count("seed", seed, least=0),
-    )
+    return correlations(table, measured, unit=CANDIDATE, name="correlation", num_resamples=num_resamples, seed=seed)

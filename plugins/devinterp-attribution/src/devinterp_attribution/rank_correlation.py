@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.random import Generator
 
+from devinterp import arguments
 from devinterp.errors import InvalidInputError
 from devinterp_attribution.labelled import QUERY
 
@@ -32,23 +33,25 @@ def correlations(
     predicted : numpy.ndarray
         ``(query, unit)``.
     measured : numpy.ndarray
-        ``(query, unit, seed)``.
+        ``(unit, seed, query)``.
     unit : str
         What is counted as one unit, for messages.
     name : str
         Name of the correlation in the result.
     num_resamples : int
-        Of units and queries, drawn anew with replacement, for the errors.
+        Of units and queries, drawn anew with replacement, for the errors; at least 2.
     seed : int
         Of the resamples.
     """
+    num_resamples = arguments.count("num_resamples", num_resamples, least=2)
+    generator = np.random.default_rng(arguments.count("seed", seed, least=0))
     num_queries, num_units = predicted.shape
     if num_units < LEAST_UNITS:
         raise InvalidInputError(
             f"A rank correlation needs {LEAST_UNITS} of the dim {unit!r} or more; there are {num_units}."
         )
+    measured = np.moveaxis(measured, 2, 0)
     each, shares = _spearman(predicted, measured.mean(-1)), _reliabilities(measured)
-    generator = np.random.default_rng(seed)
     resampled = np.array([_resampled(predicted, measured, generator) for _ in range(num_resamples)])
     error, share_error = resampled.std(0, ddof=1)
     share = float(shares.mean())
@@ -56,7 +59,7 @@ def correlations(
     limit = math.sqrt(share) if share > 0 and share >= 2 * share_error else math.nan
     result = xr.Dataset(
         {
-            name: ((), np.nanmean(each) if np.isfinite(each).any() else math.nan),
+            name: ((), _mean_of_known(each)),
             f"{name}_se": ((), error),
             "ceiling": ((), limit),
             "ceiling_se": ((), share_error / (2 * limit)),
@@ -87,8 +90,12 @@ def _resampled(predicted: np.ndarray, measured: np.ndarray, generator: Generator
     queries, units = generator.integers(num_queries, size=num_queries), generator.integers(num_units, size=num_units)
     chosen = measured[queries][:, units]
     each = _spearman(predicted[queries][:, units], chosen.mean(-1))
-    mean = float(np.nanmean(each)) if np.isfinite(each).any() else math.nan
-    return mean, float(_reliabilities(chosen).mean())
+    return _mean_of_known(each), float(_reliabilities(chosen).mean())
+
+
+def _mean_of_known(each: np.ndarray) -> float:
+    known = each[np.isfinite(each)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def _spearman(predicted: np.ndarray, measured: np.ndarray) -> np.ndarray:

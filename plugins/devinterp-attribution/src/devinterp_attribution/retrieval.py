@@ -98,7 +98,7 @@ def mislabel_auc(scores: Any, mislabelled: Any) -> xr.Dataset:
     """
     from scipy.stats import rankdata
 
-    table = values("scores", scores, (CANDIDATE,)).astype(float)
+    table = values("scores", scores, (CANDIDATE,))
     wrong = values("mislabelled", mislabelled, (CANDIDATE,)).astype(bool)
     same_length(CANDIDATE, scores=len(table), mislabelled=len(wrong))
     num_wrong, num_right = int(wrong.sum()), int((~wrong).sum())
@@ -115,7 +115,7 @@ def mislabel_auc(scores: Any, mislabelled: Any) -> xr.Dataset:
 
 def _ranks(scores: Any, relevant: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the rank of each candidate for each query, 1 the first, and which are relevant."""
-    table = values("scores", scores, (QUERY, CANDIDATE)).astype(float)
+    table = values("scores", scores, (QUERY, CANDIDATE))
     answers = values("relevant", relevant, (QUERY, CANDIDATE)).astype(bool)
     same_length(QUERY, scores=len(table), relevant=len(answers))
     same_length(CANDIDATE, scores=table.shape[1], relevant=answers.shape[1])

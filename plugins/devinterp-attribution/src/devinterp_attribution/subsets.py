@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import xarray as xr
 
-from devinterp import arguments
 from devinterp_attribution.labelled import CANDIDATE, QUERY, SEED, SUBSET, same_length, values
 from devinterp_attribution.rank_correlation import correlations
 
@@ -51,17 +49,10 @@ def lds(scores: Any, losses: Any, membership: Any, *, num_resamples: int = 500, 
     ----------
     .. [1] S. M. Park, K. Georgiev, A. Ilyas, G. Leclerc, A. Madry. TRAK: attributing model behavior at scale. arXiv:2303.14186.
     """
-    table = values("scores", scores, (QUERY, CANDIDATE)).astype(float)
-    measured = values("losses", losses, (SUBSET, SEED, QUERY)).astype(float)
-    members = values("membership", membership, (SUBSET, CANDIDATE)).astype(float)
+    table = values("scores", scores, (QUERY, CANDIDATE))
+    measured = values("losses", losses, (SUBSET, SEED, QUERY))
+    members = values("membership", membership, (SUBSET, CANDIDATE))
     same_length(QUERY, scores=table.shape[0], losses=measured.shape[2])
     same_length(CANDIDATE, scores=table.shape[1], membership=members.shape[1])
     same_length(SUBSET, losses=measured.shape[0], membership=members.shape[0])
-    return correlations(
-        table @ members.T,
-        -np.moveaxis(measured, 2, 0),
-        unit=SUBSET,
-        name="lds",
-        num_resamples=arguments.count("num_resamples", num_resamples, least=2),
-        seed=arguments.count("seed", seed, least=0),
-    )
+    return correlations(table @ members.T, -measured, unit=SUBSET, name="lds", num_resamples=num_resamples, seed=seed)

@@ -14,7 +14,7 @@ from devinterp.analyses.common.run_data import Chains
 from devinterp.errors import InvalidInputError
 from devinterp.schema import CHAIN
 from devinterp_structure.loss_covariance import CANDIDATE, TARGET, derivatives
-from devinterp_structure.steps import STEPS, described
+from devinterp_structure.steps import STEPS, described, steps_of
 
 #: Names of the variables of a result that other functions read.
 DERIVATIVE, WEIGHT = "derivative", "weight"
@@ -105,27 +105,29 @@ def patterning(
         tree, list(wanted), candidates, restriction=restriction, burnin=burnin, chains=chains, needed_by="patterning"
     )
     values = slopes.to_numpy()
+    mean = values.mean(0)
     goal = step_size * np.array(list(wanted.values()))
-    moved = _changes(values.mean(0), goal, tolerance)
-    singular = np.linalg.svd(values.mean(0), compute_uv=False)
+    moved = _changes(mean, goal, tolerance)
+    weights = 1 + moved
+    singular = np.linalg.svd(mean, compute_uv=False)
     used = singular[singular > tolerance * singular[0]]
-    result = xr.Dataset({WEIGHT: (CANDIDATE, 1 + moved)}, coords={name: slopes[name] for name in (TARGET, CANDIDATE)})
+    result = xr.Dataset({WEIGHT: (CANDIDATE, weights)}, coords={name: slopes[name] for name in (TARGET, CANDIDATE)})
     result["wanted_change"] = (TARGET, goal)
-    result["predicted_change"] = (TARGET, values.mean(0) @ moved)
+    result["predicted_change"] = (TARGET, mean @ moved)
     held_out, error = _held_out(values, goal, tolerance)
     result["held_out_change"], result["held_out_change_se"] = (TARGET, held_out), (TARGET, error)
     result[DERIVATIVE] = slopes
     result["singular_value"] = ("direction", singular)
     result["duplicate_of"] = (CANDIDATE, duplicates(values, slopes[CANDIDATE].to_numpy()))
-    counts, edges = np.histogram(1 + moved, bins=NUM_BINS)
+    counts, edges = np.histogram(weights, bins=NUM_BINS)
     result["weight_count"] = ("bin", counts)
     result = result.assign_coords(weight_from=("bin", edges[:-1]), weight_to=("bin", edges[1:]))
     parameters = {"change": dict(wanted), "candidates": candidates, "step_size": step_size, "tolerance": tolerance}
     result.attrs = {
         "condition_number": float(used[0] / used[-1]),
         "rank": len(used),
-        "effective_samples": float((1 + moved).sum() ** 2 / ((1 + moved) ** 2).sum()),
-        "share_negative": float((1 + moved < 0).mean()),
+        "effective_samples": float(weights.sum() ** 2 / (weights**2).sum()),
+        "share_negative": float((weights < 0).mean()),
         "step_size": step_size,
         STEPS: [described("patterning", parameters)],
     }
@@ -164,7 +166,7 @@ def predicted_change(result: xr.Dataset, weights: Any) -> xr.Dataset:
         {"change": (TARGET, by_chain.mean(0)), "change_se": (TARGET, _error(by_chain))},
         coords={TARGET: result[TARGET].to_numpy()},
     )
-    changes.attrs = {STEPS: [*result.attrs.get(STEPS, []), described("predicted_change")]}
+    changes.attrs = {STEPS: [*steps_of(result), described("predicted_change")]}
     return changes
 
 
