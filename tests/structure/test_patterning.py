@@ -49,13 +49,13 @@ def run(weights: np.ndarray | None = None, **changed: Any) -> Any:
     return devinterp.sample(optimum(), train, {"train": (TRAIN, 1), "near": (NEAR, 1), "far": (FAR, 1)}, **settings)
 
 
-def expected_losses(weights: np.ndarray) -> np.ndarray:
+def expected_losses(weights: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """The mean losses of the two data sets over the posterior, which is Gaussian."""
     x, y = (each.double().numpy() for each in TRAIN[:2])
     start = optimum().weight.detach().double().numpy()[0]
     precision = N_BETA * (x.T * weights) @ x / NUM_SAMPLES + LOCALIZATION * np.eye(DIM)
     mean = np.linalg.solve(precision, N_BETA * (x.T * weights) @ y[:, 0] / NUM_SAMPLES + LOCALIZATION * start)
-    covariance = np.linalg.inv(precision)
+    covariance = temperature * np.linalg.inv(precision)
     losses = []
     for inputs, outputs, _ in (NEAR, FAR):
         a, b = inputs.double().numpy(), outputs.double().numpy()[:, 0]
@@ -63,9 +63,12 @@ def expected_losses(weights: np.ndarray) -> np.ndarray:
     return np.array(losses)
 
 
-def exact_derivatives() -> np.ndarray:
+def exact_derivatives(temperature: float = 1.0) -> np.ndarray:
     step, ones = 1e-5, np.ones(NUM_SAMPLES)
-    moved = [expected_losses(ones + step * row) - expected_losses(ones - step * row) for row in np.eye(NUM_SAMPLES)]
+    moved = [
+        expected_losses(ones + step * row, temperature) - expected_losses(ones - step * row, temperature)
+        for row in np.eye(NUM_SAMPLES)
+    ]
     return np.stack(moved, axis=1) / (2 * step)
 
 
@@ -74,13 +77,18 @@ def tree() -> Any:
     return run()
 
 
-def test_derivatives_are_those_of_the_posterior(tree: Any) -> None:
+@pytest.mark.parametrize("noise_level", [1.0, 0.5])
+def test_derivatives_are_those_of_the_posterior(tree: Any, noise_level: float) -> None:
+    tree = tree if noise_level == 1 else run(noise_level=noise_level)
+    exact = exact_derivatives(noise_level**2)
     slopes = tree.slt.patterning({"near": 0.01, "far": 0.0}, candidates="train")["derivative"]
     assert slopes.dims == ("chain", "target", "candidate")
     error = slopes.std("chain", ddof=1) / np.sqrt(slopes.sizes["chain"])
-    off = (slopes.mean("chain") - exact_derivatives()) / error
+    off = (slopes.mean("chain") - exact) / error
     assert float(abs(off).max()) < 5.5  # Student's t with 7 degrees of freedom, 24 numbers that share draws
-    assert np.corrcoef(slopes.mean("chain").to_numpy().ravel(), exact_derivatives().ravel())[0, 1] > 0.98
+    assert np.corrcoef(slopes.mean("chain").to_numpy().ravel(), exact.ravel())[0, 1] > 0.98
+    ratio = float((slopes.mean("chain") * exact).sum() / (exact**2).sum())
+    assert ratio == pytest.approx(1, abs=0.2)
 
 
 def test_the_wanted_change_is_predicted_confirmed_and_true(tree: Any) -> None:

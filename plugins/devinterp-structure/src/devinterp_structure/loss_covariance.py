@@ -14,6 +14,7 @@ from devinterp.analyses.common.run_data import (
     burnin_steps,
     choose_observable,
     drop_draws,
+    noise_attrs,
     restriction_names,
     setting,
     unlabelled_losses,
@@ -61,7 +62,9 @@ def derivatives(
     wanted = np.stack([_centred(whole[name][0].sum(-1) / whole[name][1].sum(-1)) for name in targets], axis=1)
     # cov(phi, l) of each chain, divided by one less than its draws because its own mean was subtracted.
     covariance = np.einsum("ctd,cdj->ctj", wanted, losses) / (run.sizes[DRAW] - 1)
-    scale = float(setting(run, "n_beta", needed_by=needed_by))
+    # A noise level other than 1 samples at its square as the temperature.
+    temperature = noise_attrs(run).get("noise_level", 1.0) ** 2
+    scale = float(setting(run, "n_beta", needed_by=needed_by)) / temperature
     slopes = xr.DataArray(
         -scale * shares[:, :1] * covariance,
         dims=(CHAIN, TARGET, CANDIDATE),

@@ -41,7 +41,8 @@ def patterning(
 
     .. math:: X_{ij} = \partial \mu_i / \partial \rho_j = -n\beta \, s_j \, \mathrm{cov}(\phi_i, \ell_j),
 
-    and the smallest change of the weights that gives a wanted :math:`d\mu` to first order is [1]_
+    divided by the temperature, the square of the run's ``noise_level``. The smallest change of the weights that gives a wanted
+    :math:`d\mu` to first order is [1]_
 
     .. math:: \rho_j = 1 + \alpha \, (X^\dagger d\mu)_j, \qquad X^\dagger = X^T (X X^T)^{-1}.
 
