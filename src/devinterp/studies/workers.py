@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-import cloudpickle
 import torch
 
 from devinterp.errors import InvalidInputError
@@ -17,6 +16,7 @@ from devinterp.sampling.execution.dask_cluster import run_on_cluster
 from devinterp.sampling.execution.job import threads
 from devinterp.sampling.execution.local_processes import run_in_processes
 from devinterp.sampling.execution.monitor import RunMonitor
+from devinterp.sampling.execution.packed_job import pickled
 from devinterp.sampling.execution.progress import Update
 from devinterp.sampling.execution.signals import Stop, listening
 from devinterp.store.lock import Lock
@@ -135,7 +135,7 @@ def make_elsewhere(
 
 def _packed(job: StudyJob) -> bytes:
     try:
-        return bytes(cloudpickle.dumps(job))
+        return pickled(job)
     except Exception as error:  # whatever the parts raise
         raise InvalidInputError(
             f"the models, data or functions of this study cannot be sent to other processes: {type(error).__name__}: {error}. "

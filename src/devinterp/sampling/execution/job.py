@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import final
 
-import cloudpickle
 import torch
 
 from devinterp.errors import InvalidInputError, StoreError
 from devinterp.sampling.execution.monitor import RunMonitor
+from devinterp.sampling.execution.packed_job import pickled
 from devinterp.sampling.execution.progress import Update
 from devinterp.sampling.execution.run_tasks import CheckpointOptions, TaskRunner
 from devinterp.sampling.execution.signals import Stop
@@ -81,7 +81,7 @@ def pack(spec: RunSpec, store: RunStore, checkpoints: CheckpointOptions, token: 
     # A store that is only wanted in memory is a temporary directory here: a worker may die, and go on from a checkpoint.
     job = Job(spec, replace(store, in_memory=False), checkpoints, token, device, torch.get_num_threads())
     try:
-        return bytes(cloudpickle.dumps(job))
+        return pickled(job)
     except Exception as error:  # whatever the parts raise
         raise InvalidInputError(
             f"the model, `loss_fn` or store cannot be sent to other processes: {type(error).__name__}: {error}. Sample without "

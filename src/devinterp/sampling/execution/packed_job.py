@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Protocol, runtime_checkable
 
 import cloudpickle
@@ -30,7 +32,36 @@ class SomeWorker(Protocol):
         ...
 
 
+def pickled(job: Any) -> bytes:
+    """Return a job, an object with a method ``start``, as bytes that another process can read."""
+    buffer = io.BytesIO()
+    _Pickler(buffer).dump(job)
+    return buffer.getvalue()
+
+
 def started(packed: bytes) -> SomeWorker:
-    """Return the worker of a job that was pickled: an object with a method ``start``."""
+    """Return the worker of a job that was packed."""
     worker: SomeWorker = cloudpickle.loads(packed).start()
     return worker
+
+
+_Cached = type(lru_cache(len))
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped
+    """Sends functions with a cache (`functools.cache`) of scripts and plans whole, as cloudpickle does plain functions."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, _Cached) and _is_sent_whole(obj):
+            return _with_empty_cache, (obj.__wrapped__, obj.cache_parameters())
+        return super().reducer_override(obj)
+
+
+def _is_sent_whole(function: Any) -> bool:
+    """Say whether another process cannot import a function: it is of a script, of a module that is sent, or within another."""
+    whole = {"__main__", *cloudpickle.list_registry_pickle_by_value()}
+    return function.__module__ in whole or "<locals>" in function.__qualname__
+
+
+def _with_empty_cache(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    return lru_cache(**parameters)(function)
