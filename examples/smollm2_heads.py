@@ -20,8 +20,8 @@ tree = devinterp.sample(
 print(f"verdict on the run: {tree.slt.diagnose().attrs['verdict']}")
 for head in HEADS:
     rise = {
-        name: 30.0 * (group["loss"] - group["init_loss"]).sel(restriction=head).mean(["sequence", "position"]) for name,
-        group in tree["observables"].children.items()
+        name: 30.0 * (tree[f"observables/{name}/loss"] - tree[f"observables/{name}/init_loss"]).sel(restriction=head)
+        .mean(["sequence", "position"]) for name in texts
     }
     rise["code - prose"] = rise["code"] - rise["prose"]
     cells = (f"{name} {float(series.mean()):6.3f} ± {float(summary(series).mcse):.3f}" for name, series in rise.items())

@@ -88,8 +88,10 @@ def test_heads_of_a_language_model(tmp_path: Path) -> None:
     heads = [line for line in lines if re.match(r"l29h\d", line)]
     assert len(heads) == 3
     for line in heads:
+        # By name: which of them stands first says nothing of its sign.
         (prose, prose_error), (code, code_error), (difference, error) = (
-            map(float, each) for each in ESTIMATE.findall(line)
+            map(float, re.search(rf"  {name} +{ESTIMATE.pattern}", line).groups())
+            for name in ("prose", "code", "code - prose")
         )
         assert difference == pytest.approx(code - prose, abs=0.002)
         assert error < prose_error + code_error

@@ -1,4 +1,4 @@
-"""``devinterp bench``: accuracy, sensitivity, coverage and efficiency of the installed kernels."""
+"""``devinterp bench``: accuracy, sensitivity, coverage and efficiency of the installed kernels, and of influence scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import track
 
-from devinterp import plugins
+from devinterp import optional, plugins
 from devinterp.cli.options import pairs_of, value_of
 from devinterp.errors import InvalidInputError
 from devinterp_bench.measure import QUICK, Effort
@@ -69,7 +69,7 @@ class Changes:
 
 
 def bench(
-    what: Literal["accuracy", "sensitivity", "coverage", "efficiency", "verdicts"],
+    what: Literal["accuracy", "sensitivity", "coverage", "efficiency", "verdicts", "attribution"],
     /,
     *,
     kernel: Names = (),
@@ -81,27 +81,30 @@ def bench(
     seed: int = 0,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     table: Path | None = None,
+    bank: Path | None = None,
 ) -> None:
     """Measure how close each kernel's learning coefficients come to known ones, and what they cost.
 
     Parameters
     ----------
-    what : {"accuracy", "sensitivity", "coverage", "efficiency", "verdicts"}
+    what : {"accuracy", "sensitivity", "coverage", "efficiency", "verdicts", "attribution"}
         accuracy: estimates beside exact coefficients. sensitivity: the same with one setting at a time changed. coverage: how
         often stated errors of runs with minibatches hold. efficiency: effective draws for each gradient and second, each
         kernel at its best step, relative to SGLD. verdicts: how often `devinterp diagnose` is right,
-        on runs with random settings.
+        on runs with random settings. attribution: how well influence scores of several methods predict the losses of models
+        that are retrained on random halves of their data; an hour for all three shapes.
     kernel : tuple of str
         Sampling methods; may be repeated. Default: all that apply; for sensitivity baoab.
     problem : tuple of str
         Only problems whose name or family contains this; may be repeated. The language models of efficiency take long, and are
-        sampled only if named: "small language model", "SmolLM2".
+        sampled only if named: "small language model", "SmolLM2". Of attribution: only these shapes.
     kernel_option : tuple of str
         accuracy: option of the sampling method, as name=value; may be repeated, and needs one --kernel.
     quick : bool
-        One seed and fewer steps.
+        One seed and fewer steps. attribution: 12 subsets, two seeds and few draws.
     seeds : int, optional
-        Independent estimates of each. Default: 3, with --quick 1; runs of coverage: 100, with --quick 10; of verdicts: 200.
+        Independent estimates of each. Default: 3, with --quick 1; runs of coverage: 100, with --quick 10; of verdicts: 200;
+        models for each subset of attribution: 3, with --quick 2.
     changes : Changes
         Settings of accuracy and sensitivity.
     seed : int
@@ -110,6 +113,8 @@ def bench(
         Write all measurements to this JSON. efficiency: what it holds already is not measured again.
     table : Path, optional
         Write the tables to this Markdown file.
+    bank : Path, optional
+        attribution: keep the losses of retrained models in this Zarr store; those that it holds are not trained again.
     """
     console = Console()
     if seeds is not None and seeds < 1:
@@ -119,9 +124,13 @@ def bench(
     if what == "verdicts":
         _judge(console, seeds or 200, seed, output, table)
         return
+    if bank is not None and what != "attribution":
+        raise InvalidInputError(f"`--bank` (={bank}) is an option of attribution; got {what}.")
     kernels = [plugins.kernel(name).name for name in kernel]
     if what == "efficiency":
         report = efficiency_report(problem, kernels, output, console)
+    elif what == "attribution":
+        report = _attribution(problem, quick, seeds, seed, bank, console)
     elif what == "coverage":
         report = coverage_report(kernels, seeds or (10 if quick else 100), problem, console)
     elif what == "sensitivity":
@@ -136,6 +145,16 @@ def bench(
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _attribution(
+    names: tuple[str, ...], quick: bool, seeds: int | None, seed: int, bank: Path | None, console: Console
+) -> Report:
+    with optional.explained(needed_by="`devinterp bench attribution`", distribution="devinterp-bench"):
+        from devinterp_bench.attribution.table import attribution_report, retraining
+
+        how = retraining(quick=quick, seeds=seeds, seed=seed)
+        return attribution_report(names, quick=quick, how=how, path=bank, console=console)
 
 
 def _show(report: Report, console: Console, output: Path | None, table: Path | None) -> None:
