@@ -85,6 +85,8 @@ def ekfac_scores(shape: Shape, model: nn.Module, candidates: Rows, queries: Rows
             train_dataset=TensorDataset(*candidates),
             per_device_query_batch_size=BATCH,
             per_device_train_batch_size=BATCH,
+            # A tenth of the mean eigenvalue of each layer, as the paper has it.
+            score_args=arguments.ScoreArguments(damping_factor=None),
         )
         scores = runner.load_pairwise_scores("scores")["all_modules"]
     return np.asarray(scores.numpy(), dtype=np.float64)
