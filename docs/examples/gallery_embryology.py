@@ -25,6 +25,6 @@ for ax, checkpoint in zip(figure.subplots(1, 3), (40, 120, 400), strict=True):
     plots.embedding(tree, result=embedding(matrix, num_neighbours=30), labels=labels, ax=ax)
     ax.set_title(f"after {checkpoint} steps", loc="left", fontsize=9)
     areas = separation(pca(matrix), labels).sel(pattern="induction")
-    best = abs(areas["auc"] - 0.5).argmax()
+    best = {"component": int(abs(areas["auc"] - 0.5).argmax("component"))}
     print(f"step {checkpoint:3}: {float(areas['auc'][best]):.3f} ± {float(areas['auc_se'][best]):.3f}")
 figure.savefig("embryology.png")

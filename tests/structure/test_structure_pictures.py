@@ -30,7 +30,10 @@ def test_every_picture_of_a_run_can_be_drawn_and_written(tmp_path: Path) -> None
     small["stability"] = {**small["clusters"], "num_repeats": 1}
     drawn = {}
     for plot in devinterp_plots():
-        if plot.name not in ("embedding", "loss_kernel"):  # the one needs umap-learn, the other a run of one restriction
+        if plot.name not in (
+            "embedding",
+            "loss_kernel",
+        ):  # the one needs umap-learn, the other a run of one restriction
             options = {"sampling_task": "train", **small.get(plot.name, {})}
             drawn[plot.name] = getattr(tree.slt.plot, plot.name)(**options, dark=True)
     assert len(drawn) == 6
