@@ -1,4 +1,4 @@
-"""Heads of SmolLM2-135M: is one of the last layer more sensitive to code than to prose?
+"""Heads of SmolLM2-135M: whether one of the last layer is more sensitive to code than to prose.
 
 One head of each of the last layer's three groups is sampled by itself, on prose, and losses on prose and code are recorded at
 the same draws, so that the difference of their coefficients has an error of its own. 29 of 30 layers are computed only once.

@@ -51,10 +51,8 @@ def essential_dynamics(result: xr.Dataset, *, plane: str = "1,2", ax: Axes | Non
     ax.plot(*smooth.T, color=path, linewidth=1.5, label="smoothed")
     frame = ax.axis()
     # Where the path is nearly straight the circle is huge, and a line to its centre would cross the picture.
-    inside = ((centre > [frame[0], frame[2]]) & (centre < [frame[1], frame[3]])).all(axis=1)
-    ax.plot(
-        *np.where(inside[:, None], centre, np.nan).T, ".-", color=evolute, markersize=2, linewidth=0.8, label="evolute"
-    )
+    inside = np.all((centre > [frame[0], frame[2]]) & (centre < [frame[1], frame[3]]), axis=1, keepdims=True)
+    ax.plot(*np.where(inside, centre, np.nan).T, ".-", color=evolute, markersize=2, linewidth=0.8, label="evolute")
     ax.axis(frame)
     for name, colour, marker in (("is_vertex", vertex, "o"), ("is_cusp", cusp, "X")):
         here = np.flatnonzero(result[name].sel({PLANE: plane}).to_numpy())
