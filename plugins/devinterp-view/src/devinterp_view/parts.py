@@ -39,6 +39,7 @@ def run_parts(
     shown, passages_left_out = choose(subject, passages, tokenizer, limits)
     summary = sections.summary(subject)
     values = summary | sections.traces(subject) | sections.tables(subject, sampling_task, summary["verdict"])
+    values |= sections.token_clusters(subject, sampling_task, tokenizer)
     coloured, layer_notes = layers(subject, shown, sampling_task) if shown else ([], ["This run has no observables."])
     pairs, reason = attempt(lambda: influences(subject, shown, restriction, tokenizer, limits)) if shown else (None, "")
     notes = [*layer_notes, *([passages_left_out] if passages_left_out else []), *([text_note] if text_note else [])]

@@ -9,9 +9,11 @@ import numpy as np
 import xarray as xr
 
 from devinterp.analyses.common.pictures import colour_limit
+from devinterp.token_text import Tokenizer
 from devinterp_view import facts
 from devinterp_view.budget import attempt
 from devinterp_view.chart import chart
+from devinterp_view.clusters import can_have_clusters, cluster_list
 from devinterp_view.coefficients import coefficient_table, coefficients, restriction_table
 from devinterp_view.facts import Verdict
 from devinterp_view.layers import Layer, layer_label
@@ -62,6 +64,14 @@ def tables(subject: Subject, sampling_task: str | None, verdict: Verdict | None)
         "headline": "" if table is None else headline(table),
         "restrictions": restriction_table(subject, table, sampling_task) if several and table is not None else None,
     }
+
+
+def token_clusters(subject: Subject, sampling_task: str | None, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """Return the table of clusters of tokens, or why there is none; neither of a run that none are looked for in."""
+    if not can_have_clusters(subject):
+        return {"has_clusters": False}
+    table, reason = attempt(lambda: cluster_list(subject, sampling_task, tokenizer))
+    return {"has_clusters": True, "clusters": table, "clusters_reason": name(reason, 600)}
 
 
 def headline(table: xr.Dataset) -> str:
