@@ -38,7 +38,7 @@ def essential_dynamics(
     outputs : xarray.DataArray
         With the dim `dim` and any others, such as ``(checkpoint, sequence, token, direction)`` of the recorder ``logits``; its
         means over chains and draws, or outputs at the checkpoints' own weights. What is NaN at every checkpoint, as at padding,
-        is left out. Read once, in blocks if lazy.
+        is left out. Lazy outputs are read twice, block by block.
     num_components : int, default: 3
         Components, at least 2 and fewer than there are checkpoints.
     smoothing : float, default: 1.0
@@ -108,20 +108,24 @@ def _rows(outputs: Any, dim: str) -> Any:
         )
     table = outputs.transpose(dim, ...)
     missing = table.isnull().sum(dim)
-    partly = int(((missing > 0) & (missing < table.sizes[dim])).sum())
-    if partly:
+    partly, whole = (missing > 0) & (missing < table.sizes[dim]), missing == 0
+    counts = xr.Dataset({"partly": partly.sum(), "whole": whole.sum()}).compute()
+    if counts["partly"]:
         raise InvalidInputError(
-            f"`outputs` must be there at every checkpoint or at none; {partly} of {missing.size} are NaN at some only."
+            "`outputs` must be there at every checkpoint or at none; "
+            f"{int(counts['partly'])} of {missing.size} are NaN at some only."
         )
-    if int((missing == 0).sum()) == 0:
+    if not counts["whole"]:
         raise InvalidInputError("`outputs` is NaN everywhere.")
     return table.fillna(0.0).data.reshape(table.sizes[dim], -1)  # 0 at every checkpoint moves nothing
 
 
 def _path(rows: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return coordinates ``(checkpoint, component)`` and their shares of the variance, from inner products alone."""
-    products = np.asarray((rows - rows.mean(axis=0)) @ (rows - rows.mean(axis=0)).T, dtype=np.float64)
-    values, vectors = np.linalg.eigh(products)
+    moved = (rows - rows[:1]).astype(np.float64)  # what all checkpoints share would cost digits
+    products = np.asarray(moved @ moved.T)
+    centred = products - products.mean(0) - products.mean(1)[:, None] + products.mean()
+    values, vectors = np.linalg.eigh(centred)
     values, vectors = values[::-1], vectors[:, ::-1]
     values = np.where(values > _ROUNDING * values[0], values, 0.0)
     path = vectors[:, :count] * np.sqrt(values[:count])

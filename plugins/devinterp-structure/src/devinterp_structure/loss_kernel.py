@@ -34,7 +34,8 @@ def loss_kernel(
     .. math:: K_{xy} = \mathrm{corr}_w(\ell_x(w), \ell_y(w))
 
     over the draws of all chains, each chain about its own mean: what ``tree.slt.bif(method="sequence", centre="chain")`` gives.
-    It is an inner product, so that it has principal components and distances :math:`\sqrt{2 (1 - K_{xy})}`.
+    It is an inner product, so that it has principal components and distances :math:`\sqrt{2 (1 - K_{xy})}`. Computed at once,
+    of all pairs.
 
     Parameters
     ----------

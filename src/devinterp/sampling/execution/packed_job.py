@@ -60,7 +60,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped
 def _is_sent_whole(function: Any) -> bool:
     """Say whether another process cannot import a function: it is of a script, of a module that is sent, or within another."""
     whole = {"__main__", *cloudpickle.list_registry_pickle_by_value()}
-    return function.__module__ in whole or "<locals>" in function.__qualname__
+    return function.__module__ in whole or "<locals>" in getattr(function, "__qualname__", "<locals>")
 
 
 def _with_empty_cache(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
