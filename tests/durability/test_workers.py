@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,6 +115,30 @@ def test_a_cluster(tmp_path: Path) -> None:
         with _killed_when_busy(path, list(first.values())[:1]):
             tree = run(path, client=client, **settings)
     same_numbers(tree.load(), run(**settings))
+
+
+def test_what_a_worker_cannot_import_ends_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that cannot read its job was started anew for ever."""
+    module = types.ModuleType("known_here_only")
+    exec("def loss(model, batch): return model(batch)[:, :-1].square().mean(-1)", module.__dict__)
+    monkeypatch.setitem(sys.modules, "known_here_only", module)
+    with pytest.raises(workers.WorkerError, match=r"cannot read .* No module named 'known_here_only'.*can import"):
+        run(tmp_path / "run.zarr", workers=2, loss_fn=module.loss, weight_restrictions=None, num_draws=2)
+
+
+def test_workers_that_die_at_their_start_are_not_replaced_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn = workers._Worker
+
+    class Dying(spawn):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            os.kill(self.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(workers, "_Worker", Dying)
+    with pytest.raises(workers.WorkerError, match=f"{workers.MAX_DEATHS + 1} processes died at their start"):
+        run(tmp_path / "run.zarr", workers=2, weight_restrictions=None, num_draws=2)
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:

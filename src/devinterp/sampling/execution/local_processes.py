@@ -31,6 +31,7 @@ class _Worker:
 
     def __init__(self, number: int, packed: bytes, events: queue.Queue[tuple[_Worker, str, Any]]) -> None:
         self.task: SomeTask | None = None
+        self.is_ready = False
         self._process = subprocess.Popen(
             [sys.executable, "-m", "devinterp.sampling.execution.worker_main"],
             stdin=subprocess.PIPE,
@@ -100,7 +101,7 @@ def run_in_processes(packed: bytes, tasks: Iterable[SomeTask], num_workers: int,
     Exception
         What a task raised; the others are saved and ended first.
     """
-    waiting, deaths, choices = deque(tasks), dict[SomeTask, int](), dict[str, str]()
+    waiting, deaths, choices = deque(tasks), dict[SomeTask | None, int](), dict[str, str]()
     num_workers = min(num_workers, len(waiting))
     with _pool(packed, num_workers) as (workers, events, start):
         remaining = len(waiting)
@@ -115,6 +116,11 @@ def run_in_processes(packed: bytes, tasks: Iterable[SomeTask], num_workers: int,
                 monitor.show(content)
             elif kind == "failed":
                 raise content
+            elif kind == "unreadable":
+                raise WorkerError(
+                    f"a worker process cannot read what it is sent: {content}. Define functions and classes in the script or "
+                    "notebook itself, or in a module that other processes can import; or sample without `workers`."
+                )
             elif kind in ("died", "stopped"):
                 workers.remove(worker)
                 worker.end()
@@ -122,24 +128,28 @@ def run_in_processes(packed: bytes, tasks: Iterable[SomeTask], num_workers: int,
                 if worker.task is not None:
                     _count_death(worker.task, deaths)
                     waiting.appendleft(worker.task)
+                elif not worker.is_ready:
+                    _count_death(None, deaths)
                 start()
             else:
                 if kind == "done":
                     remaining -= 1
                     choices |= content
                     monitor.tell(content)
-                worker.task = None
+                worker.task, worker.is_ready = None, True
                 if waiting:
                     worker.run(waiting.popleft())
     return choices
 
 
-def _count_death(task: SomeTask, deaths: dict[SomeTask, int]) -> None:
+def _count_death(task: SomeTask | None, deaths: dict[SomeTask | None, int]) -> None:
+    """Count a process that died at a task, or before it was ready for one."""
     deaths[task] = deaths.get(task, 0) + 1
     if deaths[task] > MAX_DEATHS:
+        where = "their start" if task is None else task.description
         raise WorkerError(
-            f"{deaths[task]} processes died at {task.description}: probably they ran out of memory. Use fewer workers or a "
-            "smaller batch, then run again."
+            f"{deaths[task]} processes died at {where}: probably they ran out of memory. Use fewer workers or a smaller batch, "
+            "then run again."
         )
 
 

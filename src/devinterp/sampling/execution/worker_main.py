@@ -59,7 +59,11 @@ def main() -> None:
     from devinterp.sampling.execution.packed_job import started
     from devinterp.sampling.execution.signals import listening
 
-    worker = started(packed)
+    try:
+        worker = started(packed)
+    except Exception as error:  # whatever reading what a user defines raises; another process would not fare better
+        send(outgoing, ("unreadable", f"{type(error).__name__}: {error}"))
+        return
     with listening() as stop:
         send(outgoing, ("ready", None))
         while True:
