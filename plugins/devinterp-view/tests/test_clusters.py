@@ -67,6 +67,12 @@ def test_texts_of_tokens_cannot_be_markup(tree):
     assert "&lt;script&gt;alert" in html
 
 
+def test_pages_of_a_study_have_them_too(tree):
+    study = xr.DataTree(children={"one": tree.copy(), "two": tree.copy()})
+    page = Page(render(study, sampling_task="train"))
+    assert page.cells["cluster-table-0"] == Page(render(tree, sampling_task="train")).cells["cluster-table"]
+
+
 def test_of_too_many_tokens_it_says_what_computes_them(tree, monkeypatch):
     monkeypatch.setattr(section, "_MOST_TOKENS", 100)
     page = Page(render(tree, sampling_task="train"))

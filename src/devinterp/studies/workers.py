@@ -11,7 +11,6 @@ from typing import Any, final
 
 import torch
 
-from devinterp.errors import InvalidInputError
 from devinterp.sampling.execution.dask_cluster import run_on_cluster
 from devinterp.sampling.execution.job import threads
 from devinterp.sampling.execution.local_processes import run_in_processes
@@ -115,7 +114,8 @@ def make_elsewhere(
     """
     how = plan.how
     alone = replace(how, workers=None, client=None, progress=False)
-    packed = _packed(StudyJob(replace(plan, runs=tuple(waiting), how=alone), torch.get_num_threads()))
+    job = StudyJob(replace(plan, runs=tuple(waiting), how=alone), torch.get_num_threads())
+    packed = pickled(job, "the models, data or functions of this study")
     tasks = [StudyTask(run.name) for run in waiting]
     done: dict[str, Outcome] = {}
 
@@ -131,13 +131,3 @@ def make_elsewhere(
         else:
             run_on_cluster(how.client, packed, lock.owner.token, tasks, monitor, lambda: None)
     return done
-
-
-def _packed(job: StudyJob) -> bytes:
-    try:
-        return pickled(job)
-    except Exception as error:  # whatever the parts raise
-        raise InvalidInputError(
-            f"the models, data or functions of this study cannot be sent to other processes: {type(error).__name__}: {error}. "
-            "Sample without `workers` and `client`, or define them so that they can be pickled."
-        ) from error

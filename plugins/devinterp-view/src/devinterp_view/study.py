@@ -25,7 +25,9 @@ from devinterp_view.subject import Subject
 from devinterp_view.text import embedded, name, number
 
 #: Sections of the page of a run.
-_SECTIONS = ("summary", "traces", "coefficients", "restrictions", "tokens", "settings", "provenance")
+_SECTIONS = ("summary", "traces", "coefficients", "restrictions", "clusters", "tokens", "settings", "provenance")
+#: Of these, which a run may be without, and the value that says so.
+_OPTIONAL = {"restrictions": "restrictions", "clusters": "has_clusters"}
 #: Runs without numbers that are named.
 _MAX_MISSING = 20
 #: Bytes of the pages of all runs together, and runs that have one.
@@ -157,7 +159,7 @@ def _pages(
     for index, row in enumerate(rows):
         values, of_run = run_parts(runs[row.path], tokenizer=tokenizer, **options)
         values |= {"suffix": f"-{index}", "path": row.path, "name": name(row.path)}
-        names = [each for each in _SECTIONS if each != "restrictions" or values["restrictions"]]
+        names = [each for each in _SECTIONS if each not in _OPTIONAL or values[_OPTIONAL[each]]]
         made = [section(each, values) for each in names]
         num_bytes += len(embedded(of_run)) + sum(len(each.encode()) for each in made)
         if shown and num_bytes > MAX_BYTES:

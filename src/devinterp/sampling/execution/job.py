@@ -80,13 +80,7 @@ def pack(spec: RunSpec, store: RunStore, checkpoints: CheckpointOptions, token: 
         spec = to_device(spec, "cpu")
     # A store that is only wanted in memory is a temporary directory here: a worker may die, and go on from a checkpoint.
     job = Job(spec, replace(store, in_memory=False), checkpoints, token, device, torch.get_num_threads())
-    try:
-        return pickled(job)
-    except Exception as error:  # whatever the parts raise
-        raise InvalidInputError(
-            f"the model, `loss_fn` or store cannot be sent to other processes: {type(error).__name__}: {error}. Sample without "
-            "`workers` and `client`, or define them so that they can be pickled."
-        ) from error
+    return pickled(job, "the model, `loss_fn` or store")
 
 
 def to_device(spec: RunSpec, device: str) -> RunSpec:

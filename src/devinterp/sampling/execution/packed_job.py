@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import cloudpickle
 
+from devinterp.errors import InvalidInputError
 from devinterp.sampling.execution.progress import Update
 from devinterp.sampling.execution.signals import Stop
 
@@ -32,10 +33,29 @@ class SomeWorker(Protocol):
         ...
 
 
-def pickled(job: Any) -> bytes:
-    """Return a job, an object with a method ``start``, as bytes that another process can read."""
+def pickled(job: Any, parts: str = "the job") -> bytes:
+    """Return a job, an object with a method ``start``, as bytes that another process can read.
+
+    Parameters
+    ----------
+    job : object
+        The job.
+    parts : str, default: "the job"
+        What of the user's it holds, for the message.
+
+    Raises
+    ------
+    InvalidInputError
+        If something in it cannot be sent.
+    """
     buffer = io.BytesIO()
-    _Pickler(buffer).dump(job)
+    try:
+        _Pickler(buffer).dump(job)
+    except Exception as error:  # whatever the parts raise
+        raise InvalidInputError(
+            f"{parts} cannot be sent to other processes: {type(error).__name__}: {error}. Sample without `workers` and "
+            "`client`, or define them so that they can be pickled."
+        ) from error
     return buffer.getvalue()
 
 
