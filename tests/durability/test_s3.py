@@ -69,3 +69,9 @@ def test_a_run_in_a_bucket(bucket: tuple[str, dict[str, Any]]) -> None:
     assert lock.holder(store) is None
     with lock.Lock(store, url), pytest.raises(StoreError, match="being written by process"):
         run(url, num_draws=9, storage_options=options)
+
+
+def test_files_are_read_in_one_request_unless_told_otherwise() -> None:
+    url, options = "s3://runs/run.zarr", {"key": "testing", "secret": "testing", "endpoint_url": "http://127.0.0.1:9"}
+    assert resolve(url, storage_options=options).fs.max_concurrency == 1
+    assert resolve(url, storage_options={**options, "max_concurrency": 4}).fs.max_concurrency == 4

@@ -21,6 +21,7 @@ import torch
 import devinterp
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.execution import local_processes as workers
+from devinterp.sampling.execution.progress import Display, Update
 from durability.test_killed import LONGER, kill_repeatedly
 from support.small_models import deep, same_numbers
 from support.small_runs import run
@@ -104,9 +105,11 @@ def test_a_driver_killed_twenty_times_with_two_workers(tmp_path: Path, kernel: s
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:.*:RuntimeWarning")
-def test_a_cluster(tmp_path: Path) -> None:
+def test_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")
     path, settings = tmp_path / "run.zarr", {**LONGER, "num_draws": 100}
+    shown: list[Update] = []
+    monkeypatch.setattr(Display, "show", lambda self, update: shown.append(update))
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
@@ -114,6 +117,9 @@ def test_a_cluster(tmp_path: Path) -> None:
         first = client.run(os.getpid)
         with _killed_when_busy(path, list(first.values())[:1]):
             tree = run(path, client=client, **settings)
+    # Dask adds entries of its own to what workers tell.
+    ends = {(update.restriction, update.chain) for update in shown if update.step == tree["trace"].sizes["step"]}
+    assert ends == set(np.ndindex(tree["status/state"].shape))
     same_numbers(tree.load(), run(**settings))
 
 

@@ -11,6 +11,7 @@ from zarr.storage import FsspecStore, MemoryStore
 
 from devinterp import schema
 from devinterp.errors import StoreError
+from devinterp.store import keys
 from devinterp.store.arrays.specs import array_specs
 from devinterp.store.location import describe
 from devinterp.store.run_store import RunStore
@@ -122,6 +123,37 @@ def test_chains_that_are_not_at_their_end(filled):
     for stored, steps_done in ((-3, 0), (4, 4), (100, 6)):
         write_array(filled, "status/steps_done", (0, 1), stored)
         assert filled.pending(6) == {(0, 1): steps_done}
+
+
+class Counting(MemoryStore):
+    """Counts what is read."""
+
+    reads = 0
+
+    async def get(self, *args, **kwargs):
+        self.reads += 1
+        return await super().get(*args, **kwargs)
+
+
+def test_what_some_chains_cost_does_not_grow_with_the_run():
+    reads = []
+    for num_chains in (2, 40):
+        run = RunStore(Counting(), "counted")
+        run.create(layout(num_chains=num_chains), ATTRS)
+        with run.writer() as writer:
+            writer.begin([(0, chain) for chain in range(num_chains)])
+        run.store.reads = 0
+        status = run.read_status([(0, 1)])
+        reads.append(run.store.reads)
+        assert status.state.tolist() == [["pending", "interrupted", *["pending"] * (num_chains - 2)]]
+    assert reads[0] == reads[1] < 20
+
+
+def test_a_state_that_cannot_be_read_counts_as_not_begun(filled):
+    keys.put(filled.store, "status/state/c/0/0", b"damaged")
+    for status in (filled.read_status(), filled.read_status([(0, 0)])):
+        assert status.state[0, 0] == "pending"
+        assert status.steps_done[0, 0] == 6
 
 
 def test_chains_go_on_or_begin_again(filled):

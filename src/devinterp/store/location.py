@@ -20,6 +20,8 @@ from devinterp.errors import InvalidInputError, StoreError
 
 #: What `sample(output_path=)` and `devinterp.open` accept.
 StoreLike: TypeAlias = str | os.PathLike[str] | Store
+#: Schemes of URLs that s3fs opens.
+_S3 = ("s3", "s3a")
 
 
 def is_url(location: StoreLike) -> bool:
@@ -80,6 +82,9 @@ def _at_url(url: str, read_only: bool, options: dict[str, Any]) -> Store:
     """Return the store at a URL; what fsspec lacks for it is said with the command that installs it."""
     scheme = url.partition("://")[0]
     known = optional.require("fsspec.registry", needed_by=f"a store at {url}").known_implementations
+    if scheme in _S3:
+        # To fetch large files in parts, s3fs asks for the size of every file before it reads it, and lists what is missing.
+        options = {"max_concurrency": 1, **options}
     try:
         return FsspecStore.from_url(url, options, read_only=read_only)
     except ImportError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -84,9 +84,9 @@ class RunStore:
         """Return the attributes of a group, empty where there is none; the root's are ``config`` and ``provenance``."""
         return keys.get_attrs(self.store, group)
 
-    def read_status(self) -> Status:
-        """Return how far each chain is."""
-        return read_status(self.store)
+    def read_status(self, chains: Collection[ChainKey] | None = None) -> Status:
+        """Return how far each chain is; of all, or of those given, while others seem not to have begun."""
+        return read_status(self.store, chains=chains)
 
     def pending(self, num_steps: int) -> dict[ChainKey, int]:
         """Return the stored steps of every chain that is not at its end; see `Status.pending`."""

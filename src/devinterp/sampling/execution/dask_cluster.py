@@ -17,6 +17,8 @@ from devinterp.sampling.execution.signals import Stop
 
 #: Seconds that workers are given to save their chains when the run is to end.
 _GRACE = 120.0
+#: Where an event has what a worker tells: Dask adds entries of its own.
+_UPDATE = "update"
 #: Each process holds one job; the weights of its model are changed by one task at a time.
 _WORKERS: dict[str, SomeWorker] = {}
 _ONE_AT_A_TIME = threading.Lock()
@@ -58,7 +60,7 @@ def run_on_cluster(
         What a task raised; the others are asked to save and end first.
     """
     topic = f"devinterp-{token}"
-    client.subscribe_topic(topic, lambda event: monitor.show(Update(**event[1])))
+    client.subscribe_topic(topic, lambda event: monitor.show(Update(**event[1][_UPDATE])))
     job = client.scatter(packed, broadcast=True, hash=False)
     waiting, running, choices = deque(tasks), set[Any](), dict[str, str]()
     try:
@@ -107,4 +109,4 @@ def _run_task(packed: bytes, token: str, topic: str, task: SomeTask) -> dict[str
 
 
 def _tell(worker: Any, topic: str, update: Update) -> None:
-    worker.log_event(topic, asdict(update))
+    worker.log_event(topic, {_UPDATE: asdict(update)})

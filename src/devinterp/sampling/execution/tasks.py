@@ -69,7 +69,7 @@ class Task:
 
 def refreshed(task: Task, store: RunStore) -> Task:
     """Return a task as the store has it now: another process may have done part of it."""
-    status = store.read_status()
+    status = store.read_status(task.active)
     active = [key for key in task.active if status.state[key] != schema.DIVERGED]
     if not active:
         return replace(task, active=())
@@ -81,8 +81,9 @@ def tasks_of(
 ) -> Iterator[list[Task]]:
     """Yield what remains of each restriction, deciding and storing how it is run when it is asked for.
 
-    Restrictions that sample alike elements come together: their chains may run side by side. Chains that ran together before
-    do so again, because only then are the numbers the same to the last bit.
+    Restrictions that sample alike elements come together: their chains may run side by side. All do where chains run one after
+    the other: then there is nothing to decide, and the plan is stored once. Chains that ran together before do so again,
+    because only then are the numbers the same to the last bit.
 
     Parameters
     ----------
@@ -98,16 +99,18 @@ def tasks_of(
         What restrictions of the run share in this process.
     """
     numbers = {name: number for number, name in enumerate(spec.restrictions)}
-    waiting = [name for name, number in numbers.items() if any(r == number for r, _ in remaining)]
+    of_restriction: dict[int, list[int]] = {}
+    for restriction, chain in remaining:
+        of_restriction.setdefault(restriction, []).append(chain)
+    waiting = [name for name, number in numbers.items() if number in of_restriction]
     while waiting:
-        first = waiting[0]
-        together = [
-            name
+        first = spec.restrictions[waiting[0]]
+        chains = {
+            name: of_restriction[numbers[name]]
             for name in waiting
-            if name == first or (mode != "sequential" and alike(spec.restrictions[name], spec.restrictions[first]))
-        ]
-        waiting = [name for name in waiting if name not in together]
-        chains = {name: [chain for r, chain in remaining if r == numbers[name]] for name in together}
+            if mode == "sequential" or name == waiting[0] or alike(spec.restrictions[name], first)
+        }
+        waiting = [name for name in waiting if name not in chains]
         tasks = []
         for batch in _batches(spec, store, chains, mode, shared):
             of_batch = tuple(numbers[name] for name in batch.restrictions)
@@ -134,15 +137,17 @@ def _batches(
         batches += plan(spec, names, of_chains, mode, shared)
     if new:
         _write_plan(store, batches)
-    order = list(spec.restrictions)
-    return sorted(batches, key=lambda batch: (order.index(batch.restrictions[0]), batch.chains))
+    order = {name: number for number, name in enumerate(spec.restrictions)}
+    return sorted(batches, key=lambda batch: (order[batch.restrictions[0]], batch.chains))
 
 
 def _is_wanted(batch: ChainBatch, spec: RunSpec, chains: Mapping[str, Sequence[int]]) -> bool:
-    known = set(batch.restrictions) <= set(spec.restrictions) and set(batch.chains) <= set(
-        range(spec.settings.num_chains)
-    )
-    return known and any(set(chains.get(name, ())) & set(batch.chains) for name in batch.restrictions)
+    members = set(batch.chains)
+    if not members <= set(range(spec.settings.num_chains)) or any(
+        n not in spec.restrictions for n in batch.restrictions
+    ):
+        return False
+    return any(members & set(chains.get(name, ())) for name in batch.restrictions)
 
 
 def read_plan(store: RunStore, restrictions: Iterable[str]) -> list[ChainBatch]:
@@ -179,8 +184,11 @@ def _read_batch(entry: Any, restriction: str) -> ChainBatch | None:
 def _write_plan(store: RunStore, batches: Sequence[ChainBatch]) -> None:
     """Store batches with each of their restrictions, in place of those that held any of their chains."""
     plans = dict(_plans(store))
-    for name in dict.fromkeys(name for batch in batches for name in batch.restrictions):
-        ours = [batch for batch in batches if name in batch.restrictions]
+    of_restriction: dict[str, list[ChainBatch]] = {}
+    for each in batches:
+        for name in each.restrictions:
+            of_restriction.setdefault(name, []).append(each)
+    for name, ours in of_restriction.items():
         planned = {chain for batch in ours for chain in batch.chains}
         old = [batch for entry in _entries(plans, name) if (batch := _read_batch(entry, name)) is not None]
         kept = [batch for batch in old if not planned & set(batch.chains)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -49,8 +51,17 @@ class Status:
         return pending
 
 
-def read_status(store: Store, group: str = "") -> Status:
+def read_status(store: Store, group: str = "", *, chains: Collection[ChainKey] | None = None) -> Status:
     """Return how far each chain of a run is.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        The store.
+    group : str, default: ""
+        Where the run is in it.
+    chains : collection of (int, int), optional
+        Chains to read, so that what this costs does not grow with the run; others seem not to have begun.
 
     Raises
     ------
@@ -58,6 +69,7 @@ def read_status(store: Store, group: str = "") -> Status:
         If the run has no status, or one whose arrays do not fit each other.
     """
     defaults = {"state": schema.PENDING, "steps_done": 0, "error": ""}
+    wanted = None if chains is None else tuple(np.unique(numbers) for numbers in zip(*chains, strict=True))
     cells = {}
     for name, default in defaults.items():
         path = f"{group}/{schema.STATUS}/{name}".strip("/")
@@ -68,20 +80,31 @@ def read_status(store: Store, group: str = "") -> Status:
         node = keys.get_json(store, keys.metadata_key(path)) or {}
         if node:  # the array's own metadata decide how it is read: consolidated ones may differ
             inspect_node(path, node)
-        cells[name] = _read_cells(array, default, set(bad_strings(store, path, node)))
+        cells[name] = _read_cells(store, array, node, default, wanted)
     shapes = {name: values.shape for name, values in cells.items()}
     if len(set(shapes.values())) > 1 or len(shapes["state"]) != 2:
         raise StoreError(f"the arrays of `{schema.STATUS}` must be (restriction, chain); their shapes are {shapes}.")
     return Status(**cells)
 
 
-def _read_cells(array: zarr.Array[Any], default: Any, bad_chunks: set[str]) -> np.ndarray:
-    """Return an array as objects, `default` in cells that cannot be read; every chain has a chunk of its own."""
+def _read_cells(
+    store: Store, array: zarr.Array[Any], node: dict[str, Any], default: Any, wanted: tuple[np.ndarray, ...] | None
+) -> np.ndarray:
+    """Return an array as objects, `default` in cells that are not wanted or cannot be read; every chain has its own chunk."""
+    places = tuple(map(np.arange, array.shape)) if wanted is None else wanted
+    chunks = None
+    if wanted is not None:
+        chunks = set(
+            itertools.product(*(np.unique(at // n).tolist() for at, n in zip(places, array.chunks, strict=True)))
+        )
+    bad_chunks = bad_strings(store, array.path, node, chunks)
+    cells = np.full(array.shape, default, dtype=object)
     if not bad_chunks:
         with suppress(Exception):  # damaged somewhere: read cell by cell below
-            return np.asarray(array[...]).astype(object)
-    cells = np.full(array.shape, default, dtype=object)
-    for key in np.ndindex(array.shape):
+            read = array[...] if wanted is None else array.get_orthogonal_selection(places)
+            cells[np.ix_(*places)] = np.asarray(read).astype(object)
+            return cells
+    for key in itertools.product(*(at.tolist() for at in places)):
         chunk = tuple(k // n for k, n in zip(key, array.chunks, strict=True))
         if f"{array.path}/{array.metadata.encode_chunk_key(chunk)}" not in bad_chunks:
             with suppress(Exception):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -71,19 +71,22 @@ def inspect_node(path: str, node: Any) -> None:
         raise StoreError(f"the metadata of {path!r} are damaged: it is neither an array nor a group.")
 
 
-def bad_strings(store: Store, path: str, node: Mapping[str, Any]) -> dict[str, str]:
+def bad_strings(
+    store: Store, path: str, node: Mapping[str, Any], chunks: Collection[tuple[int, ...]] | None = None
+) -> dict[str, str]:
     """Return the chunks of an array of strings that cannot be decoded safely, and why; none for other arrays.
 
-    zarr's decoder of strings allocates what the first four bytes of a chunk ask for, up to 34 GB, before it reads the rest.
+    All chunks are looked at, or those given. zarr's decoder of strings allocates what the first four bytes of a chunk ask for,
+    up to 34 GB, before it reads the rest.
     """
     bad: dict[str, str] = {}
     if node.get("data_type") != "string":
         return bad
-    shape, chunks = node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"]
+    shape, of_chunk = node["shape"], node["chunk_grid"]["configuration"]["chunk_shape"]
     codecs = [codec["name"] for codec in node["codecs"]]
     if codecs not in (["vlen-utf8"], ["vlen-utf8", "zstd"], ["vlen-utf8", "zstd", "crc32c"]):
         return bad  # not written by this package
-    grid = np.ndindex(*(-(-n // c) for n, c in zip(shape, chunks, strict=True)))
+    grid = np.ndindex(*(-(-n // c) for n, c in zip(shape, of_chunk, strict=True))) if chunks is None else chunks
     chunk_keys = ["/".join([path, "c", *map(str, chunk)]) for chunk in grid]
     for key, content in zip(chunk_keys, keys.get_many(store, chunk_keys), strict=True):
         if content is None:
@@ -95,8 +98,8 @@ def bad_strings(store: Store, path: str, node: Mapping[str, Any]) -> dict[str, s
             bad[key] = str(error)
             continue
         claimed = int.from_bytes(plain[:4], "little")
-        if claimed > math.prod(chunks):
-            bad[key] = f"it claims {claimed:,} strings and has room for {math.prod(chunks):,}"
+        if claimed > math.prod(of_chunk):
+            bad[key] = f"it claims {claimed:,} strings and has room for {math.prod(of_chunk):,}"
     return bad
 
 
