@@ -12,9 +12,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = "1"
 
-from jaxtyping import install_import_hook
+from support import typecheck
 
 # Annotations of functions and dataclasses of these packages, jaxtyping's shapes among them, are checked at every call;
 # not in benchmarks, which would measure the checks.
 if os.environ.get("DEVINTERP_TYPECHECK", "1") != "0":
-    install_import_hook(["devinterp", "devinterp_bench"], "support.typecheck.check")
+    typecheck.install(["devinterp", "devinterp_bench"])
