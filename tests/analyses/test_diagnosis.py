@@ -376,6 +376,22 @@ def test_a_slope_that_is_not_known_at_all_is_not_looked_at() -> None:
     assert "the slope is known to ±" in result["reason"].sel(check="prior_dominated").item()
 
 
+def test_a_slope_that_flat_weights_make_by_chance_is_not_looked_at() -> None:
+    """On most losses slopes lie between 0 and 1: one of 60 ± 25 is noise, and was a reason to reject a run."""
+    tree = with_metrics(tree_of(num_draws=40))
+    for seed in range(200):
+        noise = 1e3 * np.random.default_rng(seed).normal(size=tree["metrics/virial_square"].shape)
+        noisy = changed(tree, "metrics/virial_square", lambda square, noise=noise: square + noise)
+        slopes = noisy.slt.sensitivity()
+        if -float(slopes["s_gamma"]) > 2 * float(slopes["s_gamma_se"]) > 2:
+            break
+    else:
+        raise AssertionError("no slope was beyond two of its errors")
+    result = diagnose(noisy)
+    assert "prior_dominated" not in findings(result)
+    assert not bool(result["looked_at"].sel(check="prior_dominated"))
+
+
 @pytest.mark.parametrize(
     ("kernel", "options", "factor"),
     [("sgld", {}, 1.0), ("sghmc", {"friction": 0.5}, 2.0), ("baoab", {}, 9.0), ("leimkuhler_matthews", {}, 1.0)],

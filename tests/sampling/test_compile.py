@@ -17,6 +17,7 @@ pytestmark = [
     # torch compiles with settings of its own that warn.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning"),
 ]
 LAST = {"layers.2.mix.weight": None}
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 #: Chains of one seed have the seeds of as many noise streams from here on; two seeds of the quickstart share none.
 _SEEDS_APART = 1000
@@ -22,6 +25,9 @@ class Recipe:
         Tokens of a sequence.
     num_sequences : int
         Sequences of each text, at most.
+    num_observed : int, optional
+        Sequences of each observed text, spread over those, whose losses are taken at every draw. None: other ones at each, as
+        many as the arguments of `sample` say.
     sampling : dict
         Arguments of `devinterp.slt.sampling.sample`.
     """
@@ -29,6 +35,7 @@ class Recipe:
     components: tuple[str, ...]
     length: int
     num_sequences: int
+    num_observed: int | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def changed(self, *, components: tuple[str, ...], length: int | None, seed: int, **sampling: Any) -> Recipe:
@@ -42,30 +49,45 @@ class Recipe:
             sampling={**self.sampling, **changes},
         )
 
+    def observed(self, texts: Dataset) -> Any:
+        """Return a text as `sample` takes an observable: a fixed part of it, all at each draw, or all of it in turn."""
+        if self.num_observed is None:
+            return texts
+        batch_size = self.sampling["batch_size"]
+        num_batches = min(self.num_observed, len(texts)) // batch_size
+        if not num_batches:
+            return texts, 1
+        number = num_batches * batch_size
+        return texts.select([place * len(texts) // number for place in range(number)]), num_batches
+
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `sample`, with what is sampled."""
         return {**self.sampling, "weight_restrictions": list(self.components)} if self.components else {**self.sampling}
 
 
 #: The MLPs of the last two layers of SmolLM2-135M: the layers before them are computed once for each of the few sequences, and
-#: chains mix within a few steps. Attention of the last layer would decide too little of the loss to be measured in minutes.
+#: draws two steps apart are all but independent. What counts is n_beta / localization; with both small the noise of minibatches
+#: and the slope of the loss at w0 count less, and steps may be larger. Attention of the last layer would decide too little of
+#: the loss to be measured in minutes, and all weights of it together have no such step. Steps after burn-in take every
+#: sequence equally often.
 COMPONENTS = Recipe(
     components=("l29 mlp", "l28 mlp"),
     length=32,
-    num_sequences=128,
+    num_sequences=64,
+    num_observed=4,
     sampling={
         "sampling_method": "baoab",
         "sampling_method_kwargs": {"friction": 0.5},
-        "lr": 1e-3,
-        "n_beta": 30.0,
-        "localization": 1000.0,
+        "lr": 3e-3,
+        "n_beta": 10.0,
+        "localization": 300.0,
         "num_chains": 2,
-        "num_burnin_steps": 20,
-        "num_draws": 64,
+        "num_burnin_steps": 16,
+        "num_draws": 128,
         "num_steps_bw_draws": 2,
         "batch_size": 2,
-        "batches_per_draw": 4,
-        "num_init_loss_batches": 8,
+        "num_init_loss_batches": 16,
+        "match_sampling_input_ids_across_chains": False,
     },
 )
 

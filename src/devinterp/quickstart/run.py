@@ -135,7 +135,7 @@ def _sample(
     from devinterp.sampling.estimate import DryRun  # imports torch
     from devinterp.slt.sampling import sample
 
-    labels = {_label(name): texts[name] for name in observables}
+    labels = {_label(name): recipe.observed(texts[name]) for name in observables}
     if len(labels) < len(set(observables)):
         raise InvalidInputError(
             f"two of the observables {observables} would both be called by their last part: rename one."

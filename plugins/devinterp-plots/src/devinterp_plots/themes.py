@@ -77,6 +77,7 @@ def themed(draw: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(draw)
     option = inspect.Parameter("dark", inspect.Parameter.KEYWORD_ONLY, default=False, annotation="bool")
     drawn.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
-    entry = "    dark : bool, default: False\n        Light on dark.\n"
-    drawn.__doc__ = (draw.__doc__ or "").replace("\n    Returns\n", f"{entry}\n    Returns\n", 1)
+    entry = "dark : bool, default: False\n    Light on dark.\n"
+    # Cleaned first: from Python 3.13 on docstrings come without the indentation of the source.
+    drawn.__doc__ = inspect.cleandoc(draw.__doc__ or "").replace("\nReturns\n", f"{entry}\nReturns\n", 1)
     return drawn

@@ -24,13 +24,14 @@ def prior_dominated(evidence: Evidence) -> Iterator[Finding]:
     )
     advice = "lower `localization`, or raise `n_beta`"
     slope, error, limit = -result["s_gamma"], result["s_gamma_se"], LIMITS["prior"]
-    yield from evidence.flag(slope.where(slope > 2 * error), limit, "prior_dominated", message, advice)
-    if bool((error > _NO_INFORMATION).all()):
+    is_known = error <= _NO_INFORMATION
+    yield from evidence.flag(slope.where(is_known & (slope > 2 * error)), limit, "prior_dominated", message, advice)
+    if not bool(is_known.any()):
         raise MissingDataError(
             f"the slope is known to ± {float(error.min()):.2g} only, and lies between 0 and 1 on most losses"
         )
     # Where its error hides whether localization decides all, that is worth a warning and no more.
-    is_unclear = (slope <= 2 * error) & (error <= _NO_INFORMATION)
+    is_unclear = is_known & (slope <= 2 * error)
     unclear = Limit(warning=limit.reject, source=limit.source)
     message = (
         "the coefficient may fall like localization to the power {value} (limit {limit}), but the error is as large"
