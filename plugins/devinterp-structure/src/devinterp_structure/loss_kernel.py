@@ -17,6 +17,7 @@ from devinterp_structure.components import with_signs
 from devinterp_structure.pca import COMPONENT, SCORE
 from devinterp_structure.steps import after
 
+KERNEL = "kernel"
 SAMPLE, OTHER, GROUP, OTHER_GROUP = "sample", "other_sample", "group", "other_group"
 
 
@@ -89,7 +90,7 @@ def loss_kernel(
     errors = _errors(tree, options, kept, labels, means)
     result = xr.Dataset(
         {
-            "kernel": ((SAMPLE, OTHER), kernel.astype(np.float32)),
+            KERNEL: ((SAMPLE, OTHER), kernel.astype(np.float32)),
             SCORE: ((SAMPLE, COMPONENT), scores),
             "explained_variance_ratio": (COMPONENT, ratio),
             "group_mean": ((GROUP, OTHER_GROUP), means),

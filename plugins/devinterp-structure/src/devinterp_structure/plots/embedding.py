@@ -1,4 +1,4 @@
-"""Tokens in a plane in which neighbours stay near."""
+"""Tokens, or sequences of a loss kernel, in a plane in which neighbours stay near."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from devinterp.schema import TOKEN
 from devinterp_structure.embedding import AXIS
 from devinterp_structure.embedding import embedding as compute_embedding
 from devinterp_structure.plots.points import labels_of, scatter
@@ -29,7 +28,7 @@ def embedding(
     steps: Sequence[str] = DEFAULT_STEPS,
     ax: Axes | None = None,
 ) -> Figure:
-    r"""Draw tokens at their places in the embedding, of which the first two axes.
+    r"""Draw tokens at their places in the embedding, of which the first two axes; of a loss kernel's, its sequences.
 
     Parameters
     ----------
@@ -38,7 +37,8 @@ def embedding(
     result : xarray.Dataset, optional
         A result of ``tree.slt.embedding()`` to draw instead of computing one.
     labels : xarray.Dataset, xarray.DataArray or array, optional
-        A result of ``tree.slt.clusters()`` or of ``tree.slt.patterns()``, or a label for each token: their colours.
+        A result of ``tree.slt.clusters()`` or of ``tree.slt.patterns()``, or a label for each point: their colours. Default: the
+        groups of a loss kernel.
     num_neighbours, seed : optional
         As in ``tree.slt.embedding()``.
     sampling_task : str, optional
@@ -59,7 +59,9 @@ def embedding(
         result = compute_embedding(
             tree, num_neighbours=num_neighbours, seed=seed, sampling_task=sampling_task, steps=steps
         )
-    places = result["embedding"].transpose(TOKEN, AXIS).to_numpy()[:, :2]
+    if labels is None and "sample_group" in result:
+        labels = result["sample_group"]
+    places = result["embedding"].transpose(..., AXIS).to_numpy()[:, :2]
     ax = style.axes(ax, 5.5, 5.0)
     scatter(ax, places, labels_of(labels, len(places)))
     ax.set_xticks([])
