@@ -37,8 +37,8 @@ def embedding(
     result : xarray.Dataset, optional
         A result of ``tree.slt.embedding()`` to draw instead of computing one.
     labels : xarray.Dataset, xarray.DataArray or array, optional
-        A result of ``tree.slt.clusters()`` or of ``tree.slt.patterns()``, or a label for each point: their colours. Default: the
-        groups of a loss kernel.
+        A result of ``tree.slt.clusters()`` or of ``tree.slt.patterns()``, or a label for each point: their colours.
+        Default: the groups of a loss kernel.
     num_neighbours, seed : optional
         As in ``tree.slt.embedding()``.
     sampling_task : str, optional
