@@ -5,7 +5,9 @@ from __future__ import annotations
 import builtins
 import json
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from devinterp.errors import InvalidInputError
 from devinterp.testing import synthetic_tree
 from devinterp_view.explorer import view
 from devinterp_view.html import read
+from devinterp_view.server.jobs import Job, Stopped, at_work
 from support.browser import start_browser, violations
 from support.hostile_texts import Hostile, hostile_tree
 from support.report_page import Page, floats
@@ -79,6 +82,53 @@ def test_what_cannot_be_answered_is_said(widget, token):
     reply = widget.answer({"id": 1, "observable": 0, "sequence": 0, "token": token})
     assert "answer" not in reply
     assert "must be below" in reply["error"] or "three whole numbers" in reply["error"]
+
+
+def test_it_tells_how_far_it_is_and_first_the_answer_without_errors(tree, monkeypatch):
+    lazy = view(tree.chunk(), sampling_task="train")
+    messages = []
+    monkeypatch.setattr(lazy, "send", lambda content, buffers=None: messages.append(content))
+    lazy._handle_custom_msg({"kind": "influence", "id": 7, "observable": 0, "sequence": 1, "token": 3}, [])
+    lazy._thread.shutdown(wait=True)
+    kinds = [each["kind"] for each in messages]
+    assert kinds[0] == "progress"
+    assert [kind for kind in kinds if kind != "progress"] == ["part", "answer"]
+    assert {each["id"] for each in messages} == {7}
+    part, whole = (each["answer"] for each in messages if each["kind"] != "progress")
+    assert part["sides"][0][0]["error"] is None
+    assert whole["sides"][0][0]["error"] > 0
+    assert lazy._jobs == {}
+
+
+def test_what_nobody_waits_for_ends(tree, monkeypatch):
+    lazy = view(tree.chunk(), sampling_task="train")
+    messages, at_work = [], threading.Event()
+
+    def send(content, buffers=None):
+        messages.append(content)
+        if not at_work.is_set():
+            at_work.set()
+            lazy._handle_custom_msg({"kind": "stop", "id": 1}, [])
+
+    monkeypatch.setattr(lazy, "send", send)
+    question = {"kind": "influence", "observable": 0, "sequence": 1, "token": 3}
+    lazy._handle_custom_msg({**question, "id": 1}, [])
+    lazy._handle_custom_msg({"kind": "stop", "id": 2}, [])
+    lazy._handle_custom_msg({**question, "id": 3}, [])
+    lazy._thread.shutdown(wait=True)
+    assert [each["kind"] for each in messages if each["id"] == 1] == ["progress"]
+    assert [each["id"] for each in messages if each["kind"] == "answer"] == [3]
+
+
+def test_what_other_threads_compute_meanwhile_is_left_alone(tree):
+    job = Job()
+    job.stop()
+    with at_work(job):
+        values = tree.chunk()["trace/loss"].data
+        with pytest.raises(Stopped):
+            values.sum().compute(scheduler="sync")
+        with ThreadPoolExecutor(1) as other:
+            assert np.isfinite(other.submit(lambda: values.sum().compute(scheduler="sync")).result())
 
 
 def test_it_is_a_method_of_the_tree_and_no_second_command(tree):
@@ -180,15 +230,44 @@ def test_in_a_live_notebook_the_kernel_is_asked(browser, tmp_path, widget, sent)
         "sequence": 0,
         "token": 6,
     }
-    reply = widget.answer(question)
+    progress = {"kind": "progress", "id": question["id"], "text": "3 of 8 parts", "share": 0.375}
+    browser.execute_script("window.reply(arguments[0])", progress)
+    in_page(browser)
+    wait(browser, "document.querySelector('#details progress')?.value === 0.375")
+    browser.switch_to.default_content()
+    reply = widget.answer(question, lambda part: browser.execute_script(
+        "window.reply(arguments[0])", {"kind": "part", "id": question["id"], "answer": part}
+    ))  # fmt: skip
+    in_page(browser)
+    wait(browser, "document.querySelector('#details').textContent.includes('Errors are computed')")
+    browser.switch_to.default_content()
     browser.execute_script("window.reply(arguments[0])", reply)
     in_page(browser)
-    wait(browser, "document.getElementById('more') === null")
+    wait(browser, "!document.querySelector('#details').textContent.includes('Errors are computed')")
+    assert browser.find_elements("css selector", "#more") == []
     shown = [each.text for each in browser.find_elements("css selector", "#details .entry")]
     expected = [each for side in reply["answer"]["sides"] for each in side]
     for text, each in zip(shown, expected, strict=True):
         assert f"{each['label']}, token {each['position']}" in text.splitlines()[0]
     assert violations(browser) == []
+    assert browser.get_log("browser") == []
+
+
+def test_in_a_live_notebook_a_question_can_be_taken_back(browser, tmp_path, widget):
+    open_notebook(browser, notebook(tmp_path, widget, has_kernel=True))
+    browser.switch_to.default_content()
+    browser.execute_script("window.reply({ kind: 'alive' })")
+    in_page(browser)
+    browser.find_elements("css selector", ".t")[6].click()
+    wait(browser, "document.getElementById('more') !== null")
+    browser.find_element("css selector", "#more").click()
+    browser.switch_to.default_content()
+    question = wait(browser, "window.messages[1]")
+    in_page(browser)
+    browser.find_element("css selector", "#stop").click()
+    wait(browser, "document.querySelector('#details').textContent.includes('Stopped')")
+    browser.switch_to.default_content()
+    assert wait(browser, "window.messages[2]") == {"kind": "stop", "id": question["id"]}
     assert browser.get_log("browser") == []
 
 

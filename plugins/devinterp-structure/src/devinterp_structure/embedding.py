@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import xarray as xr
@@ -79,7 +79,7 @@ def embedding(
     arguments.word("metric", metric, get_args(Metric))
     num_axes = arguments.count("num_axes", num_axes, least=1)
     count = arguments.count("num_neighbours", num_neighbours, least=2)
-    parameters = {
+    parameters: dict[str, Any] = {
         "num_axes": num_axes,
         "num_neighbours": count,
         "metric": metric,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import anywidget
@@ -18,12 +22,15 @@ from devinterp_view.recorded import recorded_task
 from devinterp_view.report import render
 from devinterp_view.server import answers, places
 from devinterp_view.server.cache import Cache
+from devinterp_view.server.jobs import Job, Progress, Stopped, at_work
 from devinterp_view.server.opened import ITSELF, Opened
 from devinterp_view.subject import Subject
 from devinterp_view.text import name
 
 #: Bytes of the strongest candidates that are kept.
 _CACHE_BYTES = 32 * 2**20
+#: Seconds between two words on how far an answer is.
+_TELL = 0.2
 
 
 class Explorer(anywidget.AnyWidget):
@@ -72,24 +79,45 @@ class Explorer(anywidget.AnyWidget):
         self._opened, self._tokenizer = Opened(ITSELF, subject, ""), tokenizer
         self._restriction = subject.restriction_of_influences(restriction)
         self._cache, self._thread = Cache(_CACHE_BYTES), ThreadPoolExecutor(1, thread_name_prefix="devinterp-view")
+        self._jobs: dict[Any, Job] = {}
         self.on_msg(self._receive)
 
     def _receive(self, widget: Any, content: Any, buffers: Any) -> None:
-        """Answer the page: that somebody is here, or what moves with a token in all data."""
-        kind = content.get("kind") if isinstance(content, dict) else None
+        """Answer the page: that somebody is here, what moves with a token in all data, or that nobody waits for it any more."""
+        kind, asked = (content.get("kind"), content.get("id")) if isinstance(content, dict) else (None, None)
         if kind == "hello":
             self.send({"kind": "alive"})
-        elif kind == "influence":
+        elif kind == "influence" and isinstance(asked, int):
+            job = self._jobs[asked] = Job(told=_sparing(partial(self._tell, asked)))
             # In a thread, so that cells can run meanwhile.
-            self._thread.submit(lambda: self.send(self.answer(content)))
+            self._thread.submit(self._work, job, content)
+        elif kind == "stop" and asked in self._jobs:
+            self._jobs[asked].stop()
 
-    def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _tell(self, asked: int, progress: Progress) -> None:
+        self.send({"kind": "progress", "id": asked, "text": progress.text, "share": progress.share})
+
+    def _work(self, job: Job, asked: dict[str, Any]) -> None:
+        try:
+            with at_work(job):
+                job.tell("at work", 0.0)
+                self.send(
+                    self.answer(asked, lambda part: self.send({"kind": "part", "id": asked["id"], "answer": part}))
+                )
+        except Stopped:
+            pass  # the page has said so
+        finally:
+            self._jobs.pop(asked["id"], None)
+
+    def answer(self, asked: dict[str, Any], hand_out: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
         """Return what moves with a token in all data, or why it cannot be said, as the page understands it.
 
         Parameters
         ----------
         asked : dict
             ``id`` of the question, and the numbers of the ``observable``, its ``sequence`` and its ``token``.
+        hand_out : callable, optional
+            Is given the answer without the errors of the strongest, as soon as it is known.
         """
         reply = {"kind": "answer", "id": asked.get("id")}
         try:
@@ -100,8 +128,22 @@ class Explorer(anywidget.AnyWidget):
             places.check_place(subject, place)
             passage = places.passage_of(subject, place)
             made = answers.influence(
-                self._opened, place, passage, self._restriction, self._tokenizer, Limits(), self._cache
+                self._opened, place, passage, self._restriction, self._tokenizer, Limits(), self._cache, hand_out
             )
             return {**reply, "answer": made}
         except DevinterpError as error:
             return {**reply, "error": name(error, 600)}
+
+
+def _sparing(tell: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """Return the same at most a few times a second."""
+    last = -math.inf
+
+    def told(progress: Progress) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _TELL:
+            last = now
+            tell(progress)
+
+    return told

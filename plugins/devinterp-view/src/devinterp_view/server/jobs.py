@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import dask.threaded
+from dask.callbacks import Callback
 
 #: Seconds between two looks at how far a job is.
 _INTERVAL = 0.05
@@ -29,11 +31,19 @@ class Progress:
 
 
 class Job:
-    """One piece of work."""
+    """One piece of work.
 
-    def __init__(self, yields_to: Jobs | None = None) -> None:
+    Parameters
+    ----------
+    yields_to : Jobs, optional
+        Others, while which are at work this pauses.
+    told : callable, optional
+        Is given every `Progress`.
+    """
+
+    def __init__(self, yields_to: Jobs | None = None, told: Callable[[Progress], None] | None = None) -> None:
         self.future: Future[Any] = Future()
-        self._yields_to = yields_to
+        self._yields_to, self._told = yields_to, told
         self.progress = Progress("waiting for its turn", 0.0)
         self.num_waiting = 0
         self.pieces: list[Any] = []
@@ -46,6 +56,8 @@ class Job:
         if self._is_stopped.is_set():
             raise Stopped
         self.progress = Progress(text, share)
+        if self._told is not None:
+            self._told(self.progress)
 
     def stop(self) -> None:
         """Let the job end at the next time that it tells how far it is."""
@@ -66,6 +78,26 @@ def scheduler(graph: Any, keys: Any, **options: Any) -> Any:
     # Calls before and after all tasks, and before each, are left out.
     callbacks = () if job is None else ((None, None, None, _watch(job), None),)
     return dask.threaded.get(graph, keys, callbacks=callbacks, **options)
+
+
+@contextmanager
+def at_work(job: Job) -> Iterator[None]:
+    """Let a job tell how far it is, and stop, whatever this thread computes with Dask in this process.
+
+    What other threads compute meanwhile, or a cluster, is left alone.
+    """
+    watch = _watch(job)
+
+    def after(*state: Any) -> None:  # Dask calls it for what other threads compute, too
+        if current_job() is job:
+            watch(*state)
+
+    token = _CURRENT.set(job)
+    try:
+        with Callback(posttask=after):
+            yield
+    finally:
+        _CURRENT.reset(token)
 
 
 def _watch(job: Job) -> Callable[..., None]:
