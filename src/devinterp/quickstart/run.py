@@ -135,11 +135,11 @@ def _sample(
     from devinterp.sampling.estimate import DryRun  # imports torch
     from devinterp.slt.sampling import sample
 
-    labels = {_label(name): recipe.observed(texts[name]) for name in observables}
-    if len(labels) < len(set(observables)):
+    if len(set(map(_label, observables))) < len(set(observables)):
         raise InvalidInputError(
             f"two of the observables {observables} would both be called by their last part: rename one."
         )
+    labels = {_label(name): recipe.observed(texts[name]) for name in observables}
     output.mkdir(parents=True, exist_ok=True)
     tree = sample(
         network,
