@@ -29,3 +29,5 @@ def test_every_sequence_is_taken_equally_often() -> None:
     sampling = COMPONENTS.sampling
     steps = sampling["num_draws"] * sampling["num_steps_bw_draws"]
     assert steps * sampling["batch_size"] % COMPONENTS.num_sequences == 0
+    # Otherwise the choice of the others would make `llc_mean` much less certain than the paired one.
+    assert sampling["num_init_loss_batches"] * sampling["batch_size"] == COMPONENTS.num_sequences

@@ -68,8 +68,8 @@ class Recipe:
 #: The MLPs of the last two layers of SmolLM2-135M: the layers before them are computed once for each of the few sequences, and
 #: draws two steps apart are all but independent. What counts is n_beta / localization; with both small the noise of minibatches
 #: and the slope of the loss at w0 count less, and steps may be larger. Attention of the last layer would decide too little of
-#: the loss to be measured in minutes, and all weights of it together have no such step. Steps after burn-in take every
-#: sequence equally often.
+#: the loss to be measured in minutes, and all weights of it together have no such step. Steps after burn-in, and L(w0),
+#: take every sequence equally often.
 COMPONENTS = Recipe(
     components=("l29 mlp", "l28 mlp"),
     length=32,
@@ -86,7 +86,7 @@ COMPONENTS = Recipe(
         "num_draws": 128,
         "num_steps_bw_draws": 2,
         "batch_size": 2,
-        "num_init_loss_batches": 16,
+        "num_init_loss_batches": 32,
         "match_sampling_input_ids_across_chains": False,
     },
 )
