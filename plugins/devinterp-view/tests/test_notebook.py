@@ -9,15 +9,17 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import dask
 import numpy as np
 import pytest
 import xarray as xr
+from dask.callbacks import Callback
 
 from devinterp.errors import InvalidInputError
 from devinterp.testing import synthetic_tree
 from devinterp_view.explorer import view
 from devinterp_view.html import read
-from devinterp_view.server.jobs import Job, Stopped, at_work
+from devinterp_view.job import Job, Stopped, at_work, scheduler_here
 from support.browser import start_browser, violations
 from support.hostile_texts import Hostile, hostile_tree
 from support.report_page import Page, floats
@@ -123,12 +125,40 @@ def test_what_nobody_waits_for_ends(tree, monkeypatch):
 def test_what_other_threads_compute_meanwhile_is_left_alone(tree):
     job = Job()
     job.stop()
+    values = tree.chunk()["trace/loss"].data
     with at_work(job):
-        values = tree.chunk()["trace/loss"].data
         with pytest.raises(Stopped):
-            values.sum().compute(scheduler="sync")
+            values.sum().compute(scheduler=scheduler_here())
         with ThreadPoolExecutor(1) as other:
-            assert np.isfinite(other.submit(lambda: values.sum().compute(scheduler="sync")).result())
+            assert np.isfinite(other.submit(lambda: values.sum().compute(scheduler=scheduler_here())).result())
+        # A scheduler that is set, such as a cluster's, stays.
+        with dask.config.set(scheduler="sync"):
+            assert scheduler_here() is None
+    assert scheduler_here() is None
+
+
+def test_it_tells_how_far_it_is_while_a_cell_computes(tree, monkeypatch):
+    lazy = view(tree.chunk(), sampling_task="train")
+    messages, begun, answered = [], threading.Event(), threading.Event()
+    monkeypatch.setattr(lazy, "send", lambda content, buffers=None: messages.append(content))
+    monkeypatch.setattr("devinterp_view.notebook._TELL", 0.0)
+
+    def cell():
+        begun.set()
+        answered.wait()
+
+    with ThreadPoolExecutor(1) as other:
+        computed = other.submit(dask.delayed(cell)().compute, scheduler="threads")
+        begun.wait()
+        try:
+            lazy._handle_custom_msg({"kind": "influence", "id": 1, "observable": 0, "sequence": 1, "token": 3}, [])
+            lazy._thread.shutdown(wait=True)
+        finally:
+            answered.set()
+        computed.result()
+    assert messages[-1]["kind"] == "answer"
+    assert any("parts" in each["text"] for each in messages if each["kind"] == "progress")
+    assert Callback.active == set()
 
 
 def test_it_is_a_method_of_the_tree_and_no_second_command(tree):

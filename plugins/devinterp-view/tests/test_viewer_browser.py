@@ -254,7 +254,7 @@ def test_a_query_can_be_stopped(opened, monkeypatch):
     stopped = []
 
     def slow(*arguments, **options):
-        from devinterp_view.server.jobs import Stopped, current_job
+        from devinterp_view.job import Stopped, current_job
 
         try:
             for n in range(400):

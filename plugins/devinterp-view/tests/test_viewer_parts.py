@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from devinterp_view.job import Progress, Stopped, scheduler
 from devinterp_view.server.cache import Cache
-from devinterp_view.server.jobs import Jobs, Progress, Stopped, scheduler
+from devinterp_view.server.jobs import Jobs
 from devinterp_view.server.paging import Paging
 
 

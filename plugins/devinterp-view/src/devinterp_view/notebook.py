@@ -18,11 +18,11 @@ from devinterp.errors import DevinterpError, InvalidInputError
 from devinterp.token_text import Tokenizer
 from devinterp_view.budget import Limits
 from devinterp_view.html import NOTEBOOK, read
+from devinterp_view.job import Job, Progress, Stopped, at_work
 from devinterp_view.recorded import recorded_task
 from devinterp_view.report import render
 from devinterp_view.server import answers, places
 from devinterp_view.server.cache import Cache
-from devinterp_view.server.jobs import Job, Progress, Stopped, at_work
 from devinterp_view.server.opened import ITSELF, Opened
 from devinterp_view.subject import Subject
 from devinterp_view.text import name

@@ -11,6 +11,7 @@ import xarray as xr
 
 from devinterp.analyses.bif import compute_bif
 from devinterp.schema import RESTRICTION
+from devinterp_view.job import scheduler_here
 from devinterp_view.layers import rows_of
 from devinterp_view.passages import Passage
 
@@ -169,5 +170,7 @@ def _joint_positions(passages: Sequence[Passage]) -> slice:
 
 def _computed(result: xr.Dataset, *names: str) -> xr.Dataset:
     """Return these variables of a result, computed; nothing is read for others."""
-    result = result.drop_vars([name for name in result.data_vars if name not in names]).compute()
+    result = result.drop_vars([name for name in result.data_vars if name not in names]).compute(
+        scheduler=scheduler_here()
+    )
     return result.isel({RESTRICTION: 0}) if RESTRICTION in result.dims else result

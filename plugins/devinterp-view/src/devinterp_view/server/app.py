@@ -16,8 +16,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from devinterp_view.html import view_policy
+from devinterp_view.job import scheduler
 from devinterp_view.server.guard import Guard
-from devinterp_view.server.jobs import scheduler
 from devinterp_view.server.opened import ITSELF
 from devinterp_view.server.problem_page import problem_page
 from devinterp_view.server.query import integer, open_run, optional_integer

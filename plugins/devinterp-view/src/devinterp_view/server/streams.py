@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from devinterp.errors import InvalidInputError
+from devinterp_view.job import Job, Progress, Stopped
 from devinterp_view.server import answers, places
-from devinterp_view.server.jobs import Job, Progress, Stopped
 from devinterp_view.server.opened import Opened
 from devinterp_view.server.query import integer, open_run, optional_integer
 from devinterp_view.server.run_page import PARTS, brief, part, restriction_of
