@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from sklearn.decomposition import IncrementalPCA
 
 Method = Literal["covariance", "randomised", "incremental"]
+#: Variances below this share of the largest are rounding of the inner products.
+_ROUNDING = 1e-13
 
 
 def components_of(
@@ -55,6 +57,32 @@ def with_signs(directions: np.ndarray) -> np.ndarray:
     largest = (sizes > sizes.max(axis=0) * (1 - 1e-6)).argmax(axis=0)
     signs = np.sign(directions[largest, np.arange(directions.shape[1])])
     return np.asarray(directions * np.where(signs == 0, 1.0, signs))
+
+
+def principal_coordinates(products: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return points ``(point, component)`` along their directions of largest variance, from their inner products alone.
+
+    Parameters
+    ----------
+    products : numpy.ndarray
+        Inner products ``(point, point)``, about whatever origin: the points' mean becomes it.
+    count : int
+        Number of components.
+
+    Returns
+    -------
+    coordinates : numpy.ndarray
+        Signed as by `with_signs`.
+    shares : numpy.ndarray
+        Of the variance, ``(component,)``; NaN where all points are one.
+    """
+    centred = products - products.mean(0) - products.mean(1)[:, None] + products.mean()
+    values, vectors = np.linalg.eigh(centred)
+    values, directions = values[::-1], with_signs(vectors[:, ::-1][:, :count])
+    values = np.where(values > _ROUNDING * values[0], values, 0.0)
+    total = values.sum()
+    shares = values[:count] / total if total > 0 else np.full(count, np.nan)
+    return directions * np.sqrt(values[:count]), shares
 
 
 def directions_by(method: Method, rows: Array, count: int, seed: int) -> Any:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from devinterp import arguments
 from devinterp.errors import InvalidInputError
+from devinterp_structure.components import principal_coordinates
 from devinterp_structure.pca import COMPONENT, SCORE
 from devinterp_structure.plane_curves import PlaneCurve, plane_curve
 from devinterp_structure.steps import after
@@ -17,8 +18,6 @@ from devinterp_structure.steps import after
 PLANE, CENTRE_AXIS = "plane", "centre_axis"
 #: Fewer checkpoints than this have no curve whose turns could be judged.
 _LEAST_CHECKPOINTS = 5
-#: Variances below this share of the largest are rounding of the inner products.
-_ROUNDING = 1e-13
 #: So many widths of the Gaussian from an end, turns are those of the smoothing.
 _EDGE = 3
 
@@ -123,16 +122,7 @@ def _rows(outputs: Any, dim: str) -> Any:
 def _path(rows: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return coordinates ``(checkpoint, component)`` and their shares of the variance, from inner products alone."""
     moved = (rows - rows[:1]).astype(np.float64)  # what all checkpoints share would cost digits
-    products = np.asarray(moved @ moved.T)
-    centred = products - products.mean(0) - products.mean(1)[:, None] + products.mean()
-    values, vectors = np.linalg.eigh(centred)
-    values, vectors = values[::-1], vectors[:, ::-1]
-    values = np.where(values > _ROUNDING * values[0], values, 0.0)
-    path = vectors[:, :count] * np.sqrt(values[:count])
-    largest = np.abs(path).argmax(axis=0)
-    path *= np.where(path[largest, np.arange(count)] < 0, -1.0, 1.0)
-    total = values.sum()
-    return path, values[:count] / total if total > 0 else np.full(count, np.nan)
+    return principal_coordinates(np.asarray(moved @ moved.T), count)
 
 
 def _smoothed(path: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

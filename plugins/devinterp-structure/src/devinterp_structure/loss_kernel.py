@@ -13,7 +13,7 @@ from devinterp.analyses.bif.selection import Selection
 from devinterp.analyses.common.uncertainty import jackknife_error
 from devinterp.errors import InvalidInputError
 from devinterp.schema import CHAIN
-from devinterp_structure.components import with_signs
+from devinterp_structure.components import principal_coordinates
 from devinterp_structure.pca import COMPONENT, SCORE
 from devinterp_structure.steps import after
 
@@ -85,7 +85,7 @@ def loss_kernel(
     count = arguments.count("num_components", num_components, least=1)
     if count >= len(kernel):
         raise InvalidInputError(f"`num_components` (={count}) must be less than the {len(kernel)} sequences that vary.")
-    scores, ratio = _components(kernel, count)
+    scores, ratio = principal_coordinates(kernel, count)
     names, means = _group_means(kernel, labels)
     errors = _errors(tree, options, kept, labels, means)
     result = xr.Dataset(
@@ -127,14 +127,6 @@ def _labels(groups: Any, whole: xr.Dataset) -> np.ndarray:
             f"`groups` must have a label for each of the {whole['observable_1'].size} sequences; its shape is {labels.shape}."
         )
     return labels
-
-
-def _components(kernel: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return coordinates ``(sample, component)`` in the space whose inner products the kernel has, and shares of variance."""
-    centred = kernel - kernel.mean(0) - kernel.mean(1)[:, None] + kernel.mean()
-    values, vectors = np.linalg.eigh(centred)
-    values, vectors = np.maximum(values[::-1], 0.0), with_signs(vectors[:, ::-1][:, :count])
-    return vectors * np.sqrt(values[:count]), values[:count] / values.sum()
 
 
 def _group_means(kernel: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
