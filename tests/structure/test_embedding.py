@@ -14,6 +14,8 @@ from support.planted_structure import blobs
 pytest.importorskip("devinterp_structure", reason="devinterp-structure is not installed")
 from devinterp_structure import embedding, matrix_of_chains
 
+needs_umap = pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
+
 
 def test_without_umap_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -22,7 +24,7 @@ def test_without_umap_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
+@needs_umap
 @pytest.mark.filterwarnings("ignore")  # of numba
 def test_planted_clusters_stay_apart_in_the_picture() -> None:
     values, true = blobs(3, distance=10.0)
@@ -48,8 +50,8 @@ def kernel_of(num_groups: int, size: int) -> xr.Dataset:
     )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
-def test_a_kernel_needs_more_sequences_than_neighbours() -> None:
+def test_a_kernel_needs_more_sequences_than_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)  # not called before that is checked
     with pytest.raises(
         InvalidInputError, match=r"`num_neighbours` \(=20\) must be less than the number of sequences, 20"
     ):
@@ -57,7 +59,7 @@ def test_a_kernel_needs_more_sequences_than_neighbours() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("umap") is None, reason="umap-learn is not installed")
+@needs_umap
 @pytest.mark.filterwarnings("ignore")  # of numba
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_groups_of_a_loss_kernel_stay_apart_in_the_picture(metric) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,9 @@ from devinterp.errors import StoreError
 from devinterp.store import keys
 from devinterp.store.reading.validate import bad_strings, inspect_node
 from devinterp.types import ChainKey
+
+#: What stands in cells that cannot be read.
+_DEFAULTS = {"state": schema.PENDING, "steps_done": 0, "error": ""}
 
 
 @dataclass(frozen=True)
@@ -68,48 +71,47 @@ def read_status(store: Store, group: str = "", *, chains: Collection[ChainKey] |
     StoreError
         If the run has no status, or one whose arrays do not fit each other.
     """
-    defaults = {"state": schema.PENDING, "steps_done": 0, "error": ""}
-    wanted = None if chains is None else tuple(np.unique(numbers) for numbers in zip(*chains, strict=True))
-    cells = {}
-    for name, default in defaults.items():
+    arrays, nodes = {}, {}
+    for name in _DEFAULTS:
         path = f"{group}/{schema.STATUS}/{name}".strip("/")
         try:
-            array = zarr.open_array(store, path=path, mode="r", zarr_format=3)
+            arrays[name] = zarr.open_array(store, path=path, mode="r", zarr_format=3)
         except Exception as error:  # zarr raises errors of many kinds
             raise StoreError(f"the store has no readable `{path}`: {error}") from error
-        node = keys.get_json(store, keys.metadata_key(path)) or {}
-        if node:  # the array's own metadata decide how it is read: consolidated ones may differ
-            inspect_node(path, node)
-        cells[name] = _read_cells(store, array, node, default, wanted)
-    shapes = {name: values.shape for name, values in cells.items()}
+        nodes[name] = keys.get_json(store, keys.metadata_key(path)) or {}
+        if nodes[name]:  # the array's own metadata decide how it is read: consolidated ones may differ
+            inspect_node(path, nodes[name])
+    shapes = {name: array.shape for name, array in arrays.items()}
     if len(set(shapes.values())) > 1 or len(shapes["state"]) != 2:
         raise StoreError(f"the arrays of `{schema.STATUS}` must be (restriction, chain); their shapes are {shapes}.")
-    return Status(**cells)
+    if chains is None:
+        places = tuple(map(np.arange, shapes["state"]))
+    else:
+        places = tuple(np.unique(numbers) for numbers in zip(*chains, strict=True))
+    return Status(**{name: _read_cells(store, array, nodes[name], places) for name, array in arrays.items()})
 
 
 def _read_cells(
-    store: Store, array: zarr.Array[Any], node: dict[str, Any], default: Any, wanted: tuple[np.ndarray, ...] | None
+    store: Store, array: zarr.Array[Any], node: dict[str, Any], places: tuple[np.ndarray, ...]
 ) -> np.ndarray:
-    """Return an array as objects, `default` in cells that are not wanted or cannot be read; every chain has its own chunk."""
-    places = tuple(map(np.arange, array.shape)) if wanted is None else wanted
-    chunks = None
-    if wanted is not None:
-        chunks = set(
-            itertools.product(*(np.unique(at // n).tolist() for at, n in zip(places, array.chunks, strict=True)))
-        )
+    """Return an array as objects, its default in cells of other places, and in those that cannot be read."""
+    chunks = {tuple(k // n for k, n in zip(key, array.chunks, strict=True)) for key in _cells(places)}
     bad_chunks = bad_strings(store, array.path, node, chunks)
-    cells = np.full(array.shape, default, dtype=object)
+    cells = np.full(array.shape, _DEFAULTS[array.basename], dtype=object)
     if not bad_chunks:
         with suppress(Exception):  # damaged somewhere: read cell by cell below
-            read = array[...] if wanted is None else array.get_orthogonal_selection(places)
-            cells[np.ix_(*places)] = np.asarray(read).astype(object)
+            cells[np.ix_(*places)] = np.asarray(array.get_orthogonal_selection(places)).astype(object)
             return cells
-    for key in itertools.product(*(at.tolist() for at in places)):
+    for key in _cells(places):
         chunk = tuple(k // n for k, n in zip(key, array.chunks, strict=True))
         if f"{array.path}/{array.metadata.encode_chunk_key(chunk)}" not in bad_chunks:
             with suppress(Exception):
                 cells[key] = np.asarray(array[key])[()]
     return cells
+
+
+def _cells(places: tuple[np.ndarray, ...]) -> Iterator[tuple[int, ...]]:
+    return itertools.product(*(at.tolist() for at in places))
 
 
 def read_attrs(store: Store, group: str = "") -> dict[str, Any]:
