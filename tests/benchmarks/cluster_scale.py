@@ -1,8 +1,8 @@
 """A run of very many chains that cost nothing, on a Dask cluster of one-thread workers.
 
-``python cluster_scale.py NUM_CHAINS FOLDER [--workers 16] [--s3]`` prints a line of JSON: what a chain costs the scheduler,
-the client and the workers, how much memory of the client grows, how often the store is asked, and how long the result takes to
-open.
+In ``tests``: ``python -m benchmarks.cluster_scale NUM_CHAINS FOLDER [--workers 16] [--s3]`` prints a line of JSON: what a chain
+costs the scheduler, the client and the workers, how much memory of the client grows, how often the store is asked, and how long
+the result takes to open.
 """
 
 from __future__ import annotations
@@ -10,15 +10,9 @@ from __future__ import annotations
 import argparse
 import collections
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import devinterp
+from support.object_store import free_port, object_store, started
 
 CHAINS_OF_A_RESTRICTION, DRAWS = 4, 2
 
@@ -48,49 +43,10 @@ def loss(model: nn.Module, batch: Any) -> Tensor:
     return losses
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-@contextmanager
-def started(*command: str, log: Path) -> Iterator[psutil.Process]:
-    """Run a command until the block ends."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    with log.open("wb") as file:
-        process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=file, env=environment)
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def seconds_of(process: psutil.Process) -> float:
     """Return the processor time of a process and its children."""
     parts = [process, *process.children(recursive=True)]
     return sum(sum(part.cpu_times()[:2]) for part in parts)
-
-
-@contextmanager
-def object_store(folder: Path) -> Iterator[dict[str, Any]]:
-    """Run an S3-compatible server that writes down every request."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with started("-m", "moto.server", "-H", "127.0.0.1", "-p", str(port), log=folder / "s3.log"):
-        for _ in range(300):
-            try:
-                urllib.request.urlopen(url).close()
-                break
-            except OSError:
-                time.sleep(0.2)
-        import s3fs
-
-        options = {"key": "testing", "secret": "testing", "endpoint_url": url}
-        s3fs.S3FileSystem(**options).mkdir("runs")
-        yield {"output_path": "s3://runs/run.zarr", "storage_options": options}
 
 
 def requests(log: Path) -> dict[str, int]:
@@ -118,25 +74,32 @@ def main() -> None:
     ):
         from distributed import Client
 
+        processes = psutil.Process(of_scheduler.pid), psutil.Process(of_workers.pid)
+
         with Client(address, timeout=60) as client:
             client.wait_for_workers(arguments.workers, timeout=300)
             client.run(lambda: __import__("devinterp.slt.sampling"))
             if arguments.s3:
-                with object_store(arguments.folder) as where:
-                    result = measured(client, arguments.num_chains, where, of_scheduler, of_workers)
+                with object_store(arguments.folder / "s3.log") as options:
+                    where = {"output_path": "s3://runs/run.zarr", "storage_options": options}
+                    result = measured(client, arguments.num_chains, where, processes)
                     result["requests"] = requests(arguments.folder / "s3.log")
             else:
                 where = {"output_path": arguments.folder / "run.zarr"}
-                result = measured(client, arguments.num_chains, where, of_scheduler, of_workers)
+                result = measured(client, arguments.num_chains, where, processes)
     print(json.dumps(result))
 
 
+def taken_by(processes: Sequence[psutil.Process]) -> list[float]:
+    """Return the processor time of some processes and of this one, and the memory of this one."""
+    return [*map(seconds_of, processes), time.process_time(), psutil.Process().memory_info().rss]
+
+
 def measured(
-    client: Any, num_chains: int, where: dict[str, Any], scheduler: psutil.Process, workers: psutil.Process
+    client: Any, num_chains: int, where: dict[str, Any], processes: Sequence[psutil.Process]
 ) -> dict[str, Any]:
     """Sample, and return what each part took."""
-    own = psutil.Process()
-    before = [seconds_of(scheduler), seconds_of(workers), time.process_time(), own.memory_info().rss]
+    before = taken_by(processes)
     begin = time.perf_counter()
     devinterp.sample(
         Null(), torch.zeros(8, 2, dtype=torch.long), client=client, loss_fn=loss, chains="sequential", **where,
@@ -145,8 +108,7 @@ def measured(
         num_init_loss_batches=1, progress=False,
     )  # fmt: skip
     elapsed = time.perf_counter() - begin
-    after = [seconds_of(scheduler), seconds_of(workers), time.process_time(), own.memory_info().rss]
-    taken = [late - early for early, late in zip(before, after, strict=True)]
+    taken = [late - early for early, late in zip(before, taken_by(processes), strict=True)]
     begin = time.perf_counter()
     tree = devinterp.open(where["output_path"], storage_options=where.get("storage_options"))
     opened = time.perf_counter() - begin

@@ -20,8 +20,8 @@ NUM_CHAINS = [int(number) for number in os.environ.get("DEVINTERP_BENCH_CHAINS",
 def test_what_a_chain_costs_does_not_depend_on_their_number(tmp_path: Path) -> None:
     results = []
     for number in NUM_CHAINS:
-        command = [sys.executable, Path(__file__).parent / "cluster_scale.py", str(number), tmp_path / str(number)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "benchmarks.cluster_scale", str(number), tmp_path / str(number)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         results.append(json.loads(done.stdout.splitlines()[-1]))
         print("\n" + ", ".join(f"{name} {value:.4g}" for name, value in results[-1].items()), end="")

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +11,7 @@ import devinterp
 from devinterp.errors import StoreError
 from devinterp.store import lock
 from devinterp.store.location import resolve
+from support.object_store import object_store
 from support.small_models import same_numbers
 from support.small_runs import Ended, counting, crash, run
 
@@ -27,35 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::Depr
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(url).close()
-            break
-        except OSError:
-            time.sleep(0.2)
-    yield url
-    process.terminate()
-    process.wait()
-
-
-@pytest.fixture
-def bucket(server: str) -> tuple[str, dict[str, Any]]:
-    import s3fs
-
-    options = {"key": "testing", "secret": "testing", "endpoint_url": server}
-    s3fs.S3FileSystem(**options).mkdir("runs")
-    return "s3://runs/run.zarr", options
+def bucket() -> Iterator[tuple[str, dict[str, Any]]]:
+    with object_store() as options:
+        yield "s3://runs/run.zarr", options
 
 
 def test_a_run_in_a_bucket(bucket: tuple[str, dict[str, Any]]) -> None:

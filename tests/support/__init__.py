@@ -7,6 +7,7 @@
 - `model_zoo`: a tiny model of every type that transformers can build (masks, fast paths)
 - `layouts`: layouts of runs, a store that is full, the dims of the schema (store)
 - `counted_reads`: a lazy tree that counts what is read of it (analyses)
+- `object_store`: an S3-compatible server (durability, benchmarks)
 - `v2_results`: what DevInterp 2 gave, as trees (analyses, store)
 - `installed`: plugins that are installed for one test (plugins, command line)
 - `typecheck`: the run-time type checker that ``tests/conftest.py`` puts around the package
