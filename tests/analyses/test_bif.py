@@ -196,7 +196,8 @@ def test_a_constant_trace_is_nan_with_its_place_named(lazy):
     assert not np.isinf(result["influences"]).any()
     # What has to do with neither is as it was.
     expected = compute_bif(synthetic_tree(ragged=True))["influences"]
-    np.testing.assert_array_equal(result["influences"][1, 6:], expected[1, 6:])
+    # Products of other shapes: on some processors they are rounded differently.
+    np.testing.assert_allclose(result["influences"][1, 6:], expected[1, 6:], rtol=0, atol=1e-6)
     averaged = compute_bif(tree, average_tokenwise_bif=True)
     assert np.isnan(averaged["influences"][[0, 2]]).all()
     assert np.isfinite(averaged["influences"][6:, 6:]).all()

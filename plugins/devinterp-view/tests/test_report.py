@@ -97,9 +97,10 @@ def test_influences_are_those_of_bif(tree, page):
     pairs = full.slt.bif(queries=side, candidates=side, standard_errors=True)
     block = floats(influence["blocks"][3]).reshape(11, 11)
     assert np.isnan(block[0]).all()
-    np.testing.assert_array_equal(block[1:, 1:], pairs["influences"].values[0, 0])
+    # Products of other shapes: on some processors they are rounded differently.
+    np.testing.assert_allclose(block[1:, 1:], pairs["influences"].values[0, 0], rtol=1e-5, atol=1e-6)
     errors_of_block = floats(influence["block_errors"][3]).reshape(11, 11)
-    np.testing.assert_allclose(errors_of_block[1:, 1:], pairs["influences_se"].values[0, 0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(errors_of_block[1:, 1:], pairs["influences_se"].values[0, 0], rtol=1e-5, atol=1e-6)
 
     shape = (sum(each["length"] for each in page.data["passages"]), 2, 3)
     values, row, position, found_errors = (
@@ -137,7 +138,16 @@ def test_settings_and_provenance_are_there(tree, page):
 def test_a_lazy_tree_gives_the_same_page():
     tree = synthetic_tree(num_restrictions=2, num_chains=2, num_draws=12, observables={"train": (2, 7), "code": (1, 6)})
     options = {"sampling_task": "train", "limits": Limits(passages=1)}
-    assert render(tree.chunk({"draw": 7, "step": 11}), **options) == render(tree, **options)
+    lazy, expected = render(tree.chunk({"draw": 7, "step": 11}), **options), render(tree, **options)
+    data = [Page(html).data for html in (lazy, expected)]
+    # Products of other shapes: on some processors they are rounded differently.
+    for name in ("blocks", "block_errors"):
+        for found, block in zip(*(each["influence"].pop(name) for each in data), strict=True):
+            np.testing.assert_allclose(floats(found or ""), floats(block or ""), rtol=1e-5, atol=1e-6)
+    for name in ("values", "errors"):
+        np.testing.assert_allclose(*(floats(each["influence"].pop(name)) for each in data), rtol=1e-5, atol=1e-6)
+    assert data[0] == data[1]
+    assert lazy.replace(Page(lazy).scripts[0], "") == expected.replace(Page(expected).scripts[0], "")
 
 
 def test_passages_can_be_chosen(tree):

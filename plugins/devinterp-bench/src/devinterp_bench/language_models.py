@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -114,9 +115,9 @@ def _small() -> tuple[Any, Any]:
     return model, sources.load_sequences(sources.PROSE, tokenizer, length=64, limit=512)
 
 
-def _smollm2() -> tuple[Any, Any]:
+def _smollm2(limit: int) -> tuple[Any, Any]:
     model, tokenizer = sources.load_model(sources.SMOLLM2)
-    return model, sources.load_sequences(sources.PROSE, tokenizer, length=64, limit=64)
+    return model, sources.load_sequences(sources.PROSE, tokenizer, length=64, limit=limit)
 
 
 SMALL = LanguageProblem(
@@ -144,7 +145,7 @@ SMALL = LanguageProblem(
 #: Its last layer; the layers before it are constant, and are computed once for each row.
 SMOLLM2 = LanguageProblem(
     name="SmolLM2-135M, layer 29",
-    load=_smollm2,
+    load=partial(_smollm2, 64),
     batch_size=2,
     n_beta=30.0,
     localization=1000.0,
@@ -159,4 +160,18 @@ SMOLLM2 = LanguageProblem(
     ),
 )
 
-PROBLEMS = (SMALL, SMOLLM2)
+#: The same layer with eight times as many sequences in a minibatch and in the data: minutes on a GPU, many hours on two cores.
+SMOLLM2_LARGER_BATCHES = replace(
+    SMOLLM2,
+    name="SmolLM2-135M, batches of 16",
+    load=partial(_smollm2, 512),
+    batch_size=16,
+    reference=Case("baoab", {"friction": 0.2}, (5e-5,), num_burnin_steps=150, num_draws=4000),
+    cases=(
+        Case("sgld", {}, (5e-5, 1e-4, 2e-4), num_burnin_steps=300, num_draws=1000, spacing=5),
+        Case("baoab", {"friction": 0.2}, (1e-4, 2e-4, 4e-4), num_burnin_steps=100, num_draws=1500),
+        Case("baoab", {"friction": 0.5}, (2e-4, 5e-4), num_burnin_steps=100, num_draws=1500),
+    ),
+)
+
+PROBLEMS = (SMALL, SMOLLM2, SMOLLM2_LARGER_BATCHES)
