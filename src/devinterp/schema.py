@@ -62,6 +62,8 @@ DRAW_SQUARE = "draw_square"
 #: The same for each parameter tensor, along a dimension of their names; sizes are numbers of sampled weights.
 PARAMETER, PARAMETER_SIZE = "parameter", "parameter_size"
 PARAMETER_VIRIAL, PARAMETER_VOLUME = "parameter_virial", "parameter_volume"
+#: The same along the directions in which the loss at w0 curves most, and the second derivatives along them.
+DIRECTION, DIRECTION_VIRIAL, DIRECTION_CURVATURE = "direction", "direction_virial", "direction_curvature"
 
 #: States of a chain, in ``status/state``.
 PENDING, RUNNING, FINISHED, DIVERGED, INTERRUPTED = "pending", "running", "finished", "diverged", "interrupted"
@@ -99,6 +101,9 @@ DIMS: dict[str, tuple[str, ...]] = {
     **{f"metrics/{name}": (RESTRICTION, CHAIN, DRAW, PARAMETER) for name in (PARAMETER_VIRIAL, PARAMETER_VOLUME)},
     f"metrics/{PARAMETER}": (PARAMETER,),
     f"metrics/{PARAMETER_SIZE}": (RESTRICTION, PARAMETER),
+    f"metrics/{DIRECTION_VIRIAL}": (RESTRICTION, CHAIN, DRAW, DIRECTION),
+    f"metrics/{DIRECTION}": (DIRECTION,),
+    f"metrics/{DIRECTION_CURVATURE}": (RESTRICTION, DIRECTION),
     "metrics/*": (RESTRICTION, CHAIN, STEP),
     f"{RECORDINGS}/*/{AT_START}*": (),  # beside dims of the recorder's own
     f"{RECORDINGS}/*/*": (RESTRICTION, CHAIN, DRAW),  # beside the same
@@ -183,6 +188,8 @@ def _advice(path: str) -> str | None:
         return f"sample with `recorders=[{recorder!r}]`"
     if group == METRICS and name == MALA_ACCEPTANCE:
         return f"sample with `save_metrics=[{name!r}]`"
+    if group == METRICS and name in (DIRECTION_VIRIAL, DIRECTION_CURVATURE):
+        return "sample with `curvature_directions=3`"
     if path in DIMS and group == METRICS:
         return "sample with `virial=True`, the default"
     return _ADVICE.get(group)

@@ -112,7 +112,7 @@ def test_of_a_sampled_run_nothing_is_found_where_nothing_is_wrong() -> None:
     assert result.attrs["verdict"] == "ok", result["message"].to_numpy()
     assert result.sizes["finding"] == 0
     left_out = set(result["check"].to_numpy()[~result["looked_at"].to_numpy()])
-    assert left_out == {"tokens", "acceptance", "localization", "seen_in_the_loss", "null"}
+    assert left_out == {"tokens", "acceptance", "directions", "localization", "seen_in_the_loss", "null"}
     assert abs(float(tree.slt.llc()["paired_llc_mean"]) - 25 * 100 / 101) < 4 * float(tree.slt.llc()["paired_llc_se"])
 
 

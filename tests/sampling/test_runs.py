@@ -28,7 +28,7 @@ from devinterp.errors import (
 )
 from devinterp.sampling.chains import loop
 from devinterp.slt.llc import llc
-from support.layouts import AT_W0, IN_BOX, MOMENTS, RECORDED, paths_of_schema
+from support.layouts import ALONG, AT_W0, IN_BOX, MOMENTS, RECORDED, paths_of_schema
 from support.small_models import Noisy, TinyModel, WithLogits, ids, make, run, same_numbers
 
 
@@ -322,7 +322,7 @@ def test_plain_xarray_reads_it(tmp_path):
     tree = run(**OPTIONS, output_path=tmp_path / "run.zarr")
     plain = xr.open_datatree(tmp_path / "run.zarr", engine="zarr", chunks={})
     same_numbers(plain, tree)
-    assert paths_of_schema(plain) == set(schema.DIMS) - MOMENTS - AT_W0 - IN_BOX - RECORDED
+    assert paths_of_schema(plain) == set(schema.DIMS) - MOMENTS - AT_W0 - IN_BOX - ALONG - RECORDED
     assert set(plain["trace"].coords) >= {"restriction", "chain", "step", "position"}
     code = """
 import sys

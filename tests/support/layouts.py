@@ -25,6 +25,8 @@ VIRIAL = {path for path in schema.DIMS if path.startswith("metrics/")} - {"metri
 #: Paths of what recorders store.
 RECORDED = {path for path in schema.DIMS if path.startswith("recordings/")}
 IN_BOX = {path for path in VIRIAL if path.endswith("_volume")}
+#: Those of them that only runs with ``curvature_directions`` have.
+ALONG = {path for path in VIRIAL if path.startswith("metrics/direction")}
 
 
 def paths_of_schema(tree: xr.DataTree) -> set[str]:

@@ -67,6 +67,8 @@ def temperature(
         - ``window_temperature(window)`` and ``window_temperature_se``, of consecutive parts of the draws;
         - ``parameter_temperature(parameter)`` and ``parameter_temperature_se``, of each parameter tensor, where they are
           recorded, and ``parameter_size``, the number of its sampled weights;
+        - ``direction_temperature(direction)``, ``direction_temperature_se`` and ``direction_curvature``, the second derivative
+          of the loss at w0, for the directions in which it curves most, where they are recorded (``curvature_directions``);
         - ``degeneracy`` and ``degeneracy_se``: :math:`\mathrm{E}[(w - w_0) \cdot \nabla L] / 2 \mathrm{E}[L(w) - L(w_0)]`, one
           for a quadratic loss and k for one that is homogeneous of degree 2k; where the losses of rows at w0 are stored.
 
@@ -105,6 +107,11 @@ def temperature(
         ratio, error = ratio_of_means(parts, volumes, shared=shared)
         result["parameter_temperature"], result["parameter_temperature_se"] = ratio, error
         result["parameter_size"] = sizes
+    if schema.DIRECTION_VIRIAL in metrics:
+        along = _as_double(metrics[schema.DIRECTION_VIRIAL])
+        ratio, error = ratio_of_means(along, xr.ones_like(metrics[schema.DIRECTION_CURVATURE]), shared=shared)
+        result["direction_temperature"], result["direction_temperature_se"] = ratio, error
+        result[schema.DIRECTION_CURVATURE] = metrics[schema.DIRECTION_CURVATURE]
     at_draws = DrawRise.of(run, run["draw_step"].to_numpy()[draws])
     if at_draws is not None:
         slope = _as_double(metrics[schema.VIRIAL_GRADIENT]).drop_vars(DRAW, errors="ignore")

@@ -1,33 +1,21 @@
-r"""Measure curvature and gradient noise at w0, with gradients alone.
-
-Products of the Hessian with a vector are differences of gradients on the same minibatches,
-:math:`H v \approx (g(w_0 + r v) - g(w_0 - r v)) / 2r`: every way of computing losses has gradients, few have second ones (fused
-attention and chunked cross-entropies do not). With r large they are also what is wanted of a loss that is not quadratic: the
-second derivative averaged over the way that chains go.
-"""
+"""Measure curvature and gradient noise at w0, with gradients alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from devinterp.calibration.measured import Measured
+from devinterp.sampling.chains.hessian import Direction, HessianProducts, dot, norm, one_chain
 from devinterp.sampling.engines.engine import Engine
-from devinterp.sampling.engines.plan import ChainBatch, engines_of
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.spec import RunSpec
 
-#: Minibatches on which curvature is measured.
-NUM_CURVATURE_BATCHES = 2
 _MOST_ITERATIONS, _ITERATIONS_AT_CHAINS, _CONVERGED = 20, 10, 0.02
 _THERMAL_ITERATIONS, _DEVIATIONS = 6, 3.0
-
-Direction = list[Tensor]
 
 
 def curvature_at(spec: RunSpec, weights: Mapping[int, Sequence[Sequence[np.ndarray]]]) -> tuple[dict[str, float], int]:
@@ -49,7 +37,7 @@ def curvature_at(spec: RunSpec, weights: Mapping[int, Sequence[Sequence[np.ndarr
     """
     shared, curvatures, num_gradients = SharedPrefix(), {}, 0
     for number, name in enumerate(spec.restrictions):
-        with _engine(spec, name, shared) as engine:
+        with one_chain(spec, name, shared) as engine:
             largest = 0.0
             for point in weights[number]:
                 probe = _Probe(engine, seed=spec.settings.init_seed, centre=point)
@@ -73,40 +61,23 @@ def measure(spec: RunSpec, n_betas: Sequence[float], *, checkpoint: str = "") ->
     """
     shared, results = SharedPrefix(), []
     for name in spec.restrictions:
-        with _engine(spec, name, shared) as engine:
+        with one_chain(spec, name, shared) as engine:
             results.append(_Probe(engine, seed=spec.settings.init_seed).measured(n_betas, checkpoint, name))
     return results
-
-
-@contextmanager
-def _engine(spec: RunSpec, restriction: str, shared: SharedPrefix) -> Iterator[Engine]:
-    """Give an engine of one chain under a restriction; its weights are at w0 afterwards."""
-    batches = [ChainBatch((restriction,), (0,), False, "calibration")]
-    with closing(engines_of(spec, batches, shared)) as engines:  # type: ignore[type-var]
-        engine, _ = next(engines)
-        try:
-            yield engine
-        finally:
-            engine.weights.reset()
 
 
 class _Probe:
     """Gradients of fixed minibatches at weights around a point: w0, where no other is given."""
 
     def __init__(self, engine: Engine, *, seed: int, centre: Sequence[np.ndarray] | None = None) -> None:
-        self._engine, self._weights = engine, engine.weights
-        self._rows = engine.spec.schedule.steps(0)
-        self._batch_size = len(self._rows[0])
-        initial = engine.weights.initial_weights
-        self._centre = (
-            initial
-            if centre is None
-            else [
-                torch.as_tensor(part).to(each).reshape(each.shape) for part, each in zip(centre, initial, strict=True)
-            ]
-        )
+        self._products, self._weights = HessianProducts(engine, centre), engine.weights
+        self._batch_size = len(self._products.rows[0])
         self._generator = torch.Generator().manual_seed(seed)
-        self.num_gradients = 0
+
+    @property
+    def num_gradients(self) -> int:
+        """Return how many gradients of minibatches were taken."""
+        return self._products.num_gradients
 
     def measured(self, n_betas: Sequence[float], checkpoint: str, restriction: str) -> Measured:
         """Return all measurements."""
@@ -118,35 +89,12 @@ class _Probe:
             checkpoint, restriction, num, h_max, curvatures, noise / num, noise_along, square, self.num_gradients
         )
 
-    def _gradient(self, number: int) -> Direction:
-        """Return the gradient of a minibatch at the present weights."""
-        self.num_gradients += 1
-        self._engine.add_gradient([self._rows[number]])
-        return self._weights.gradients()
-
-    def _product(self, direction: Direction, radius: float) -> Direction:
-        """Return the Hessian times a unit vector, averaged over minibatches and over the way of a radius to either side."""
-        total = [torch.zeros_like(each) for each in direction]
-        for sign in (1.0, -1.0):
-            self._move(direction, sign * radius)
-            for number in range(NUM_CURVATURE_BATCHES):
-                for part, gradient in zip(total, self._gradient(number), strict=True):
-                    part.add_(gradient, alpha=sign / (2 * radius * NUM_CURVATURE_BATCHES))
-        self._weights.reset()
-        return total
-
-    @torch.no_grad()
-    def _move(self, direction: Direction, length: float) -> None:
-        for value, centre, part in zip(self._weights.values, self._centre, direction, strict=True):
-            torch.add(centre, part, alpha=length, out=value)
-        self._weights.store()
-
     def largest(self, most_iterations: int) -> tuple[float, Direction]:
         """Return the largest second derivative at the point and its direction, by power iteration.
 
         That finds the eigenvalue of the largest size; where it is below zero, it is subtracted and another one is looked for.
         """
-        radius = self._small_radius()
+        radius = self._products.small_radius()
         value, direction = self._power(radius, 0.0, most_iterations)
         if value < 0:
             shifted, direction = self._power(radius, -value, most_iterations)
@@ -154,13 +102,13 @@ class _Probe:
         return value, direction
 
     def _power(self, radius: float, shift: float, most_iterations: int) -> tuple[float, Direction]:
-        direction, before = self._random(), math.inf
+        direction, before = self._products.random(self._generator), math.inf
         value = 0.0
         for _ in range(most_iterations):
-            product = self._product(direction, radius)
+            product = self._products.product(direction, radius)
             for part, own in zip(product, direction, strict=True):
                 part.add_(own, alpha=shift)
-            value, size = _dot(direction, product), _norm(product)
+            value, size = dot(direction, product), norm(product)
             if not 0 < size < math.inf:
                 return value, direction
             direction = [part / size for part in product]
@@ -175,12 +123,12 @@ class _Probe:
         The deviation depends on the curvature: a fixed point of both, found by geometric means because of a loss that grows
         like a power each alone would go to and fro.
         """
-        h = max(h_max, _dot(direction, self._product(direction, self._small_radius())), 1e-12)
+        h = max(h_max, dot(direction, self._products.product(direction, self._products.small_radius())), 1e-12)
         if not n_beta:
             return h
         for _ in range(_THERMAL_ITERATIONS - 1):
-            product = self._product(direction, _DEVIATIONS / math.sqrt(n_beta * h))
-            value, size = _dot(direction, product), _norm(product)
+            product = self._products.product(direction, _DEVIATIONS / math.sqrt(n_beta * h))
+            value, size = dot(direction, product), norm(product)
             if not math.isfinite(size):
                 h *= 10.0  # the way leads to where the loss is not finite
                 continue
@@ -193,29 +141,11 @@ class _Probe:
     def _noise(self, stiffest: Direction) -> tuple[float, float, float]:
         """Return the variance of one row's gradient, summed over weights and along a direction, and the squared gradient."""
         total = along = square = 0.0
-        for first in range(0, len(self._rows) - 1, 2):
-            one, other = self._gradient(first), self._gradient(first + 1)
+        for first in range(0, len(self._products.rows) - 1, 2):
+            one, other = self._products.gradient(first), self._products.gradient(first + 1)
             difference = [a - b for a, b in zip(one, other, strict=True)]
-            total += _dot(difference, difference) * self._batch_size / 2
-            along += _dot(difference, stiffest) ** 2 * self._batch_size / 2
-            square += _dot(one, other)
-        num_pairs = len(self._rows) // 2
+            total += dot(difference, difference) * self._batch_size / 2
+            along += dot(difference, stiffest) ** 2 * self._batch_size / 2
+            square += dot(one, other)
+        num_pairs = len(self._products.rows) // 2
         return total / num_pairs, along / num_pairs, square / num_pairs
-
-    def _small_radius(self) -> float:
-        """Return how far to go for a derivative at w0: the square root of the precision of weights."""
-        coarsest = max(torch.finfo(each.dtype).eps for each in self._weights.parameters)
-        return math.sqrt(coarsest) * max(_norm(self._weights.initial_weights), 1.0)
-
-    def _random(self) -> Direction:
-        draws = [torch.randn(each.shape, generator=self._generator).to(each) for each in self._weights.initial_weights]
-        size = _norm(draws)
-        return [each / size for each in draws]
-
-
-def _dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    return math.fsum(float((a * b).sum()) for a, b in zip(one, other, strict=True))
-
-
-def _norm(one: Sequence[Tensor]) -> float:
-    return math.sqrt(_dot(one, one))

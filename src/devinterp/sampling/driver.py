@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, final
 
@@ -15,6 +16,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.errors import DivergenceWarning, InvalidInputError
+from devinterp.sampling.chains.stiff_directions import with_stiff_directions
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.execution import dask_cluster, job, local_processes
 from devinterp.sampling.execution.monitor import RunMonitor
@@ -84,7 +86,8 @@ def run(spec: RunSpec, options: RunOptions, tell_diverged: TellDiverged = warn_o
         layout = None
         if store.is_empty():
             # Measured before the store is touched: a run that is refused leaves nothing behind.
-            layout = layout_of(spec, paired=requested.measures_rows)
+            requested = replace(requested, spec=with_stiff_directions(spec))
+            layout = layout_of(requested.spec, paired=requested.measures_rows)
         else:
             store.inspect()
         if layout is not None or options.repair or not requested.is_finished(store):
@@ -92,6 +95,7 @@ def run(spec: RunSpec, options: RunOptions, tell_diverged: TellDiverged = warn_o
                 spec = prepare_store(store, requested, layout, notes=options.notes or {}, repair=options.repair)
                 remaining = store.pending(spec.settings.num_steps)
                 if remaining:
+                    spec = with_stiff_directions(spec)
                     with _kept_in_memory(store):
                         _Sampling(spec, store, options, lock).run(remaining)
         tell_diverged(store)

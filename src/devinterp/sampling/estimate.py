@@ -20,6 +20,7 @@ from devinterp.sampling.chains.initial_loss import InitialLoss
 from devinterp.sampling.chains.recordings import Recordings
 from devinterp.sampling.chains.row_losses import RowLosses, row_losses
 from devinterp.sampling.chains.stepper import Stepper
+from devinterp.sampling.chains.stiff_directions import NUM_GRADIENTS, without_iteration
 from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.plan import ChainBatch, engines_of, plan
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
@@ -94,6 +95,7 @@ def estimate(spec: RunSpec, *, mode: str = "auto", paired: bool | None = None) -
         Whether losses at w0 of all rows would be stored; see `devinterp.slt.sampling.sample`.
     """
     gradients, evaluations = _passes(spec)
+    spec = without_iteration(spec)
     measures_rows = RequestedRun(spec, {}, paired).measures_rows
     if measures_rows:
         evaluations += len(spec.batches_of(spec.schedule.step_rows()))
@@ -109,7 +111,8 @@ def _passes(spec: RunSpec) -> tuple[int, int]:
         at_start *= chains
     elif not settings.match_sampling_input_ids_across_chains:
         at_start *= settings.num_chains
-    gradients = chains * settings.num_steps * settings.batches_per_step
+    steps = chains * settings.num_steps + len(spec.restrictions) * spec.num_directions * NUM_GRADIENTS
+    gradients = steps * settings.batches_per_step
     return gradients, at_start + per_draw * (1 + chains * settings.num_draws)
 
 

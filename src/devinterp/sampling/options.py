@@ -30,6 +30,7 @@ class RunOptions:
     storage_options: Mapping[str, Any] | None = None
     paired: bool | None = None
     virial: bool = True
+    curvature_directions: int = 0
     null: bool = False
     chains: str = "auto"
     compile: bool | str = False
@@ -47,6 +48,11 @@ class RunOptions:
         arguments.word("chains", self.chains, MODES)
         for name in ("virial", "null", "keep_state", "repair", "dry_run"):
             arguments.flag(name, getattr(self, name))
+        arguments.count("curvature_directions", self.curvature_directions, least=0)
+        if self.curvature_directions and not self.virial:
+            raise InvalidInputError(
+                f"`curvature_directions` (={self.curvature_directions}) are a part of what `virial` (=False) turns off."
+            )
         for name in ("paired", "progress"):
             if getattr(self, name) is not None:
                 arguments.flag(name, getattr(self, name))

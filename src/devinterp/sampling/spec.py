@@ -68,6 +68,23 @@ class RunRecorder:
 
 @final
 @dataclass(frozen=True)
+class StiffDirections:
+    """Directions of weights along which the loss curves most.
+
+    Parameters
+    ----------
+    curvatures : numpy.ndarray
+        The second derivative along each, ``(direction,)``; NaN for those that the restriction has too few weights for.
+    vectors : tuple of Tensor
+        For each sampled parameter the components of unit vectors, ``(direction, element)``, in the host's memory.
+    """
+
+    curvatures: np.ndarray
+    vectors: tuple[Tensor, ...]
+
+
+@final
+@dataclass(frozen=True)
 class RunSpec:
     """A checked run, ready to be sampled. Nothing in it changes while it is, but for the model's weights.
 
@@ -95,6 +112,10 @@ class RunSpec:
         Which way of computing was chosen for what, and why, as far as that is decided before a chain starts.
     virial : bool
         Whether the virial is measured at draws; not in a store that was made without.
+    num_directions : int
+        Along how many of the stiffest directions the virial is measured, too.
+    directions : dict of str to StiffDirections
+        These directions, by restriction, once they are known.
     unlike_eval : str
         What makes the model, in train mode, compute something else than in eval mode, such as active dropout; empty where
         nothing does.
@@ -115,6 +136,8 @@ class RunSpec:
     settings: Settings
     choices: Mapping[str, str] = field(default_factory=dict)
     virial: bool = True
+    num_directions: int = 0
+    directions: Mapping[str, StiffDirections] = field(default_factory=dict)
     unlike_eval: str = ""
     compile_backend: str = ""
     recorders: Mapping[str, RunRecorder] = field(default_factory=dict)

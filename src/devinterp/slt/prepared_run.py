@@ -72,7 +72,12 @@ def prepared_run(given: Mapping[str, Any]) -> Iterator[tuple[RunSpec, RunOptions
             compile_backend=how.compile_backend,
             recorders=given["recorders"],
         )
-        yield replace(spec, virial=how.virial), how
+        if how.curvature_directions and spec.settings.bounding_box_size is not None:
+            raise InvalidInputError(
+                f"`curvature_directions` (={how.curvature_directions}): in a bounding box there is no temperature along a "
+                "direction that is the same for every loss. Leave out one of the two."
+            )
+        yield replace(spec, virial=how.virial, num_directions=how.curvature_directions), how
 
 
 def carry_out(

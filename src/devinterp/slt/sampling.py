@@ -56,6 +56,7 @@ def sample(
     loss_dtype: Literal["float32", "float16"] = "float32",
     paired: bool | None = None,
     virial: bool = True,
+    curvature_directions: int = 0,
     recorders: Mapping[str, Any] | Sequence[str | Recorder] | str | Recorder | None = None,
     null: bool = False,
     output_path: StoreLike | None = None,
@@ -168,6 +169,11 @@ def sample(
     virial : bool, default: True
         Whether to record at draws what tells whether chains are at their temperature (``tree.slt.temperature()``): two dot
         products of the weights. What a store was made with stays.
+    curvature_directions : int, default: 0
+        Along how many of the directions in which the loss at :math:`w_0` curves most to record the temperature, too: stiff
+        directions make the coefficient, and among the many flat ones they are not seen. Finding them takes 44 gradients of a
+        minibatch for each and every restriction, and as much memory as that many copies of the sampled weights. At least 0; not
+        with a bounding box. What a store was made with stays.
     recorders : mapping, sequence, str or Recorder, optional
         What else to store of the model at every draw, in ``/recordings``: names of recorders (``"logits"``, ``"sketch"``,
         ``"weight_norms"``, ``"full_loss"`` or those of plugins), `devinterp.Recorder` objects, or a dict of names to settings,

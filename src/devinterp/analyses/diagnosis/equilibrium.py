@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.analyses.diagnosis.series import num_steps
 from devinterp.analyses.temperature import TEMPERATURE_REQUIRES, WINDOW
 from devinterp.errors import MissingDataError
-from devinterp.schema import PARAMETER, RESTRICTION
+from devinterp.schema import DIRECTION, DIRECTION_CURVATURE, PARAMETER, RESTRICTION
 from devinterp.types import Check, Finding
 
 _SMALLER = "take smaller steps (`lr`) or larger minibatches"
@@ -41,11 +41,25 @@ def temperature(evidence: Evidence) -> Iterator[Finding]:
 
 
 def parameters(evidence: Evidence) -> Iterator[Finding]:
-    """Yield a finding for each parameter tensor that is much too hot, where stiff directions are."""
+    """Yield a finding for each restriction with a parameter tensor that is much too hot, where stiff directions are."""
+    names = evidence.temperature[PARAMETER].to_numpy()
+    yield from _hottest(evidence, "parameter", PARAMETER, lambda _, number: str(names[number]))
+
+
+def directions(evidence: Evidence) -> Iterator[Finding]:
+    """Yield a finding for each restriction with a stiff direction that is much too hot."""
+    if "direction_temperature" not in evidence.temperature:
+        raise MissingDataError("the run was not sampled with `curvature_directions`")
+    curvatures = evidence.temperature[DIRECTION_CURVATURE].transpose(RESTRICTION, ...).to_numpy()
+    yield from _hottest(
+        evidence, "direction", DIRECTION, lambda r, n: f"a direction of second derivative {curvatures[r, n]:.3g}"
+    )
+
+
+def _hottest(evidence: Evidence, what: str, dim: str, named: Callable[[int, int], str]) -> Iterator[Finding]:
     result, expected = evidence.temperature, _expected(evidence)
-    value, error = result["parameter_temperature"] / expected, result["parameter_temperature_se"] / expected
-    certain = value.where(value - 4 * error > 1).transpose(RESTRICTION, PARAMETER)
-    names = result[PARAMETER].to_numpy()
+    value, error = result[f"{what}_temperature"] / expected, result[f"{what}_temperature_se"] / expected
+    certain = value.where(value - 4 * error > 1).transpose(RESTRICTION, dim)
     for number, restriction in enumerate(evidence.names):
         row = certain[number].to_numpy()
         if np.isnan(row).all():
@@ -57,7 +71,7 @@ def parameters(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 code="hot",
                 severity=severity,
-                message=f"the temperature of {names[hottest]} is {row[hottest]:.3g} (limit {limit:g})",
+                message=f"the temperature of {named(number, hottest)} is {row[hottest]:.3g} (limit {limit:g})",
                 advice=_SMALLER,
                 value=float(row[hottest]),
                 limit=limit,
@@ -106,6 +120,7 @@ CHECKS = [
         TEMPERATURE_REQUIRES,
     ),
     Check("parameters", parameters, {"hot": "the weights of a tensor go too far"}, TEMPERATURE_REQUIRES),
+    Check("directions", directions, {"hot": "weights go too far along a stiff direction"}, TEMPERATURE_REQUIRES),
     Check("warming_up", warming_up, {"short_burnin": "the first draws belong to the burn-in"}, TEMPERATURE_REQUIRES),
     Check("relaxation", relaxation, {"short_burnin": "burn-in is short against the relaxation time"}),
 ]

@@ -85,7 +85,8 @@ def run_chains(
     first = _go_on(engine, stepper, start, rows)
     keys = list(itertools.product(restrictions, chains))
     active = [start.active is None or key in start.active for key in keys]
-    measures = DrawMetrics(engine) if spec.virial else None
+    names = list(spec.restrictions)
+    measures = DrawMetrics(engine, [names[number] for number in restrictions]) if spec.virial else None
     recordings = Recordings(engine) if spec.recorders else None
     block = _Block(keys, first_step=first, spec=spec)
     for step in range(first, settings.num_steps):

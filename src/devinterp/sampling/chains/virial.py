@@ -16,7 +16,7 @@ right onto a wall do not count.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +86,38 @@ def _products(
     if decays:
         products.append(_dot(field, value))
     return tuple(products)
+
+
+@torch.no_grad()
+def virial_along(step: StepInputs, target: Target, vectors: Sequence[Tensor]) -> Tensor:
+    r"""Return :math:`(u \cdot (w - w_0)) (u \cdot \nabla U)` for unit vectors u, ``(chain, direction)``; without a box.
+
+    Parameters
+    ----------
+    step : StepInputs
+        The step a kernel is about to take.
+    target : Target
+        The posterior.
+    vectors : sequence of Tensor
+        For each parameter the components of each restriction's vectors, ``(restriction, direction, element)``.
+    """
+    moved: Tensor | float = 0.0
+    force: Tensor | float = 0.0
+    for value, gradient, initial, vector in zip(
+        step.values, step.gradients, step.initial_weights, vectors, strict=True
+    ):
+        offset = _along(value - initial, vector)
+        moved = moved + offset
+        force = force + target.n_beta * _along(gradient, vector) + target.localization * offset
+        if target.weight_decay:
+            force = force + target.weight_decay * _along(value, vector)
+    return torch.as_tensor(moved * force)
+
+
+def _along(weights: Tensor, vectors: Tensor) -> Tensor:
+    """Return the components of each chain's weights along its restriction's vectors, ``(chain, direction)``."""
+    chains = weights.reshape(len(vectors), -1, vectors.shape[-1])  # the chains of each restriction after each other
+    return (chains @ vectors.to(chains.dtype).transpose(1, 2)).flatten(0, 1)
 
 
 @torch.no_grad()

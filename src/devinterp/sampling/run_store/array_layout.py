@@ -132,7 +132,8 @@ def _virial(spec: RunSpec) -> VirialLayout:
         name: np.array([masks[name].num_elements if name in masks else 0 for masks in spec.restrictions.values()])
         for name in spec.parameter_names
     }
-    return VirialLayout(sizes, in_box=spec.settings.bounding_box_size is not None)
+    curvatures = np.stack([spec.directions[name].curvatures for name in spec.restrictions]) if spec.directions else None
+    return VirialLayout(sizes, in_box=spec.settings.bounding_box_size is not None, curvatures=curvatures)
 
 
 def _measure(spec: RunSpec, name: str) -> ObservableLayout:

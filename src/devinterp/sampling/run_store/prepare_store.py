@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from devinterp import schema
+from devinterp.sampling.chains.stiff_directions import with_stiff_directions
 from devinterp.sampling.run_store import fingerprint
 from devinterp.sampling.run_store.array_layout import extended_layout, layout_of
 from devinterp.sampling.run_store.compare import Extension, RequestedRun
@@ -54,7 +55,9 @@ def prepare_store(
         store.commit("run prepared")
         return spec
     extension = requested.compare(store)
-    spec = replace(extension.spec, virial=store.contains(f"{schema.METRICS}/{schema.VIRIAL}"))
+    spec = _as_stored(extension.spec, store)
+    if extension or repair:
+        spec = with_stiff_directions(spec)
     extension = replace(extension, spec=spec)
     if extension:
         before = json.loads(store.read_attrs()["provenance"])
@@ -71,6 +74,16 @@ def prepare_store(
             store.rewrite(layout_of(spec, paired=paired), damaged)
     store.commit("run extended or repaired")
     return spec
+
+
+def _as_stored(spec: RunSpec, store: RunStore) -> RunSpec:
+    """Return a run that measures at draws what its store holds of this."""
+    along = f"{schema.METRICS}/{schema.DIRECTION}"
+    return replace(
+        spec,
+        virial=store.contains(f"{schema.METRICS}/{schema.VIRIAL}"),
+        num_directions=len(store.read_array(along)) if store.contains(along) else 0,
+    )
 
 
 def _attrs(spec: RunSpec, provenance: Mapping[str, Any]) -> dict[str, str]:

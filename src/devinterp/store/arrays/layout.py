@@ -62,10 +62,13 @@ class VirialLayout:
         By name of the tensor, how many of its weights each restriction samples, ``(restriction,)``.
     in_box : bool
         Whether weights are kept in a bounding box.
+    curvatures : numpy.ndarray or None
+        Second derivatives along the directions whose virial is recorded, too, ``(restriction, direction)``.
     """
 
     sizes: Mapping[str, np.ndarray]
     in_box: bool = False
+    curvatures: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

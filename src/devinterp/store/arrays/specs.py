@@ -185,6 +185,22 @@ def _virial_specs(layout: RunLayout) -> list[ArraySpec]:
         ),
         ArraySpec(f"{group}/{schema.PARAMETER}", along, (len(names),), (len(names),), str, "", labels),
         _fixed(f"{group}/{schema.PARAMETER_SIZE}", (RESTRICTION, *along), sizes, np.int64),
+        *_direction_specs(layout.virial.curvatures, lead, pair, num_rows),
+    ]
+
+
+def _direction_specs(
+    curvatures: np.ndarray | None, lead: tuple[str, ...], shape: tuple[int, ...], num_rows: int
+) -> list[ArraySpec]:
+    """Return the metrics of draws along some directions, and second derivatives along them."""
+    if curvatures is None:
+        return []
+    num, group, along = curvatures.shape[1], schema.METRICS, (schema.DIRECTION,)
+    chunks = (1, 1, num_rows, num)
+    return [
+        ArraySpec(f"{group}/{schema.DIRECTION_VIRIAL}", (*lead, *along), (*shape, num), chunks, np.float32, np.nan),
+        _fixed(f"{group}/{schema.DIRECTION}", along, np.arange(num), np.int64),
+        _fixed(f"{group}/{schema.DIRECTION_CURVATURE}", (RESTRICTION, *along), curvatures, np.float64),
     ]
 
 
