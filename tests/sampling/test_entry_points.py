@@ -362,13 +362,26 @@ def test_which_of_two_observables_a_component_is_more_sensitive_to():
     expected = llc.sel(observable="code") - llc.sel(observable="prose")
     np.testing.assert_allclose(difference["difference"], expected, rtol=1e-6)
     assert (report.second_less_first(tree, "code", "code") == 0)[["difference", "difference_se"]].all()
-    difference = difference.assign(difference=("restriction", [-3.0, 0.1]), difference_se=difference["difference_se"])
-    difference["difference_se"].values[:] = 1.0
     names = [str(name) for name in tree["restriction"].values]
-    assert report.comparison(difference, "prose", "code").splitlines() == [
+    difference["difference_se"].attrs.clear()
+    size = float(llc.isel(restriction=0).mean())
+    result = (abs(llc) * 0 + size).to_dataset(name="observable_llc_mean")
+
+    def said(*differences: float, error: float) -> list[str]:
+        given = difference.assign(difference=("restriction", list(differences)))
+        given["difference_se"].values[:] = error
+        return report.comparison(result, given, "prose", "code").splitlines()
+
+    equal = "No difference that is surely (99%) larger than 5%: "
+    assert said(-0.2 * size, 0.01 * size, error=0.01 * size) == [
         f"More sensitive to prose than to code: {names[0]}.",
-        f"No difference beyond the 95 % interval: {names[1]}.",
+        f"{equal}{names[1]}.",
     ]
+    assert said(0.051 * size, 0.049 * size, error=0.0001 * size) == [
+        f"More sensitive to code than to prose: {names[0]}.",
+        f"{equal}{names[1]}.",
+    ]
+    assert said(-0.2 * size, 0.2 * size, error=0.06 * size) == [f"{equal}{names[0]}, {names[1]}."]
 
 
 def test_quickstart_refuses_labels_that_collide(tmp_path):

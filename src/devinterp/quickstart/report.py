@@ -39,13 +39,17 @@ def plan(dataset: str, observables: tuple[str, ...], recipe: Recipe) -> str:
     )
 
 
+#: A component is more sensitive to one text where its coefficients differ by more than this share of them, at this level.
+_SHARE, _LEVEL = 0.05, 0.99
+
+
 def report(console: Console, tree: xr.DataTree, tokenizer: Any, output: Path) -> None:
     """Print the learning coefficients of a run and draw its pictures, where the plots plugin is installed."""
     names = schema.observable_names(tree)
     llc, difference = estimates(tree, names)
     console.print(_table(llc, names, difference))
     if difference is not None:
-        console.print(comparison(difference, names[0], names[1]))
+        console.print(comparison(llc, difference, names[0], names[1]))
     worst, least = convergence(llc, difference)
     console.print(f"Over all of these numbers: R-hat at most {worst:.2f}, at least {least:.0f} effective draws.")
     if not (worst <= MAX_RHAT and least >= MIN_ESS):
@@ -123,21 +127,24 @@ def _with_error(value: xr.DataArray, error: xr.DataArray) -> str:
     return f"{float(value):.2f} ± {float(error):.2f}"
 
 
-def comparison(difference: xr.Dataset, first: str, second: str) -> str:
-    """Say of which components the loss on one observable rises more, as far as 95 % intervals tell."""
-    interval = confidence_interval(difference, "difference")
+def comparison(llc: xr.Dataset, difference: xr.Dataset, first: str, second: str) -> str:
+    """Say of which components the loss on one observable rises more, by a share of it that is worth speaking of.
+
+    The passages that are observed are few: of a smaller share another seed, or other passages, may say the opposite.
+    """
+    interval = confidence_interval(difference, "difference", level=_LEVEL)
+    least = _SHARE * abs(llc.observable_llc_mean.sel(observable=[first, second]).mean("observable"))
+    more, less = ((each > least).values for each in (interval.lower, -interval.upper))
     components = difference[schema.RESTRICTION].values
     lines = [
         f"More sensitive to {name} than to {other}: {', '.join(components[apart])}."
-        for name, other, apart in (
-            (second, first, (interval.lower > 0).values),
-            (first, second, (interval.upper < 0).values),
-        )
+        for name, other, apart in ((second, first, more), (first, second, less))
         if apart.any()
     ]
-    equal = components[~((interval.lower > 0) | (interval.upper < 0)).values]
+    equal = components[~(more | less)]
     if len(equal):
-        lines.append(f"No difference beyond the 95 % interval: {', '.join(equal)}.")
+        beyond = f"No difference that is surely ({_LEVEL:.0%}) larger than {_SHARE:.0%}"
+        lines.append(f"{beyond}: {', '.join(equal)}.")
     return "\n".join(lines)
 
 
