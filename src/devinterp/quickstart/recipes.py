@@ -72,18 +72,18 @@ class Recipe:
 #: take every sequence equally often.
 COMPONENTS = Recipe(
     components=("l29 mlp", "l28 mlp"),
-    length=32,
+    length=24,
     num_sequences=64,
     num_observed=4,
     sampling={
         "sampling_method": "baoab",
         "sampling_method_kwargs": {"friction": 0.5},
-        "lr": 3e-3,
-        "n_beta": 10.0,
-        "localization": 300.0,
+        "lr": 4e-3,
+        "n_beta": 7.5,
+        "localization": 225.0,
         "num_chains": 2,
         "num_burnin_steps": 16,
-        "num_draws": 96,
+        "num_draws": 128,
         "num_steps_bw_draws": 2,
         "batch_size": 2,
         "num_init_loss_batches": 32,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import xarray as xr
@@ -24,13 +26,13 @@ def drift(evidence: Evidence) -> Iterator[Finding]:
     """Yield a finding for each mean loss that moves, by more than chance and more than matters, over the second half."""
     if evidence.series[0].rise.sizes[DRAW] < _LEAST and len(evidence.series) < 2:
         raise MissingDataError(f"there are fewer than {_LEAST} draws")
-    for series in evidence.series:
-        if series.rise.sizes[DRAW] < _LEAST:
-            continue
+    long_enough = [series for series in evidence.series if series.rise.sizes[DRAW] >= _LEAST]
+    num_trends = len(long_enough) * len(evidence.names)
+    for series in long_enough:
         change, deviations = _trend(series)
         share = abs(change) / abs(series.mean).where(series.mean != 0)
         for number, name in enumerate(evidence.names):
-            judged = _judge(float(deviations[number]), float(share[number]))
+            judged = _judge(float(deviations[number]), float(share[number]), num_trends)
             if judged is None:
                 continue
             severity, limit = judged
@@ -38,7 +40,7 @@ def drift(evidence: Evidence) -> Iterator[Finding]:
                 code="drift",
                 severity=severity,
                 message=f"{series.name} moves by {float(share[number]):.2g} of its rise over the second half of the draws, "
-                f"{float(deviations[number]):.2g} standard errors (limit {limit:g})",
+                f"{float(deviations[number]):.2g} standard errors (limit {limit:.3g})",
                 advice="burn in longer; if it goes on rising, raise `localization` or lower `n_beta`",
                 value=float(deviations[number]),
                 limit=limit,
@@ -61,16 +63,27 @@ def _trend(series: Series) -> tuple[xr.DataArray, xr.DataArray]:
     return change, abs(change) / error.where(error > 0)
 
 
-def _judge(deviations: float, share: float) -> tuple[str, float] | None:
-    """Return the milder of two judgements: a trend must be certain, and must matter."""
+def _judge(deviations: float, share: float, num_trends: int) -> tuple[str, float] | None:
+    """Return the milder of two judgements: a trend must be certain, and must matter.
+
+    Of many trends some are beyond the limit of one by chance, and a limit further out is for the largest of them (Bonferroni).
+    """
     if np.isnan(deviations):
         return None
-    judged = [LIMITS["trend"].judge(deviations), LIMITS["trend_share"].judge(share)]
+    limit = LIMITS["trend"]
+    limit = replace(limit, **{name: _of_many(getattr(limit, name), num_trends) for name in ("warning", "reject")})
+    judged = [limit.judge(deviations), LIMITS["trend_share"].judge(share)]
     if judged[0] is None or judged[1] is None:
         return None
     return (
         ("reject" if judged[1][0] == "reject" else "warning", judged[0][1]) if judged[0][0] == "reject" else judged[0]
     )
+
+
+def _of_many(deviations: float, num: int) -> float:
+    """Return what the largest of so many normal numbers exceeds as seldom as one alone exceeds a limit."""
+    normal = NormalDist()
+    return -normal.inv_cdf(normal.cdf(-deviations) / num)
 
 
 CHECKS = [Check("drift", drift, {"drift": "the loss still moves in one direction"})]
