@@ -18,6 +18,10 @@ import devinterp
 from devinterp import Check, Finding, plugins, sample
 from devinterp.analyses.common.limits import LIMITS, Limit
 from devinterp.analyses.diagnosis import diagnose
+from devinterp.analyses.diagnosis.drift import drift
+from devinterp.analyses.diagnosis.evidence import Evidence
+from devinterp.analyses.diagnosis.series import Series
+from devinterp.analyses.diagnosis.signal import few_draws
 from devinterp.analyses.llc.draw_rise import DrawRise
 from devinterp.errors import InvalidInputError, MissingDataError
 from devinterp.testing import synthetic_tree
@@ -408,3 +412,20 @@ def test_kernels_with_momentum_are_heated_more(kernel: str, options: dict[str, f
         return float(next(value for code, message, value in values if code == "too_much_noise" and "adds" in message))
 
     assert heat(kernel, options, 0.01) == pytest.approx(factor * heat("sgld", {}, 0.01))
+
+
+@pytest.mark.parametrize("check", [drift, few_draws])
+def test_of_many_series_the_worst_is_beyond_the_limit_of_one_by_chance(check: Any) -> None:
+    num_draws = 160
+
+    def is_found(tree: xr.DataTree, seed: int) -> bool:
+        """Say whether something is found where each restriction has two chains of white noise around its mean."""
+        evidence, names = Evidence(tree, tree, 0), tree["restriction"].values
+        noise = 1 + np.random.default_rng(seed).normal(size=(len(names), 2, num_draws))
+        rise = xr.DataArray(noise, {"restriction": names}, ("restriction", "chain", "draw"))
+        evidence.series = [Series("", rise, is_paired=True, is_shared=False)]
+        return bool(list(check(evidence)))
+
+    one, many = (synthetic_tree(num_restrictions=num, num_chains=2, num_draws=4) for num in (1, 200))
+    assert sum(is_found(one, seed) for seed in range(200)) <= 8  # 1 % are expected
+    assert sum(is_found(many, seed) for seed in range(20)) <= 2

@@ -83,7 +83,7 @@ COMPONENTS = Recipe(
         "localization": 225.0,
         "num_chains": 2,
         "num_burnin_steps": 16,
-        "num_draws": 128,
+        "num_draws": 112,
         "num_steps_bw_draws": 2,
         "batch_size": 2,
         "num_init_loss_batches": 32,

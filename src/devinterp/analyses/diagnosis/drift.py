@@ -71,7 +71,7 @@ def _judge(deviations: float, share: float, num_trends: int) -> tuple[str, float
     if np.isnan(deviations):
         return None
     limit = LIMITS["trend"]
-    limit = replace(limit, **{name: _of_many(getattr(limit, name), num_trends) for name in ("warning", "reject")})
+    limit = replace(limit, warning=_of_many(limit.warning, num_trends), reject=_of_many(limit.reject, num_trends))
     judged = [limit.judge(deviations), LIMITS["trend_share"].judge(share)]
     if judged[0] is None or judged[1] is None:
         return None

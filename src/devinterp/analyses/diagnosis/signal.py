@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from statistics import NormalDist
+
+import numpy as np
 
 from devinterp.analyses.common.limits import LIMITS
 from devinterp.analyses.common.mean_error import mean_error
 from devinterp.analyses.diagnosis.evidence import Evidence
+from devinterp.analyses.diagnosis.series import quantile_of_gamma
 from devinterp.analyses.llc import compute_llc
 from devinterp.errors import MissingDataError
 from devinterp.schema import CHAIN, DRAW, RESTRICTION
 from devinterp.types import Check, Finding
+
+#: How often a run with enough effective draws may be said to have too few.
+_CHANCE = 0.01
 
 
 def signal(evidence: Evidence) -> Iterator[Finding]:
@@ -67,13 +75,23 @@ def few_draws(evidence: Evidence) -> Iterator[Finding]:
         message = f"there are {{value}} effective draws of {series.name} (limit {{limit}})"
         advice = "take more draws, or draws further apart (`num_steps_bw_draws`); a kernel with momentum moves faster"
         ess = series.convergence["ess"]
-        # Fast noise of minibatches hides how slowly chains move: the error from slow movements says it, too.
-        spread = series.rise.std([CHAIN, DRAW]) / mean_error(series.rise, shared=series.is_shared)
-        slow = (spread**2).where(spread.notnull(), ess)
+        # Fast noise hides how slowly chains move: the error from slow movements says it, too, as far as it is known.
+        error = mean_error(series.rise, shared=series.is_shared)
+        spread = series.rise.std([CHAIN, DRAW]) / error
+        slow = spread**2 * _most(error.attrs["degrees_of_freedom"], len(evidence.series) * len(evidence.names))
+        slow = slow.where(slow.notnull(), ess)
         effective = ess.where(ess < slow, slow)
         yield from evidence.flag(
             effective, LIMITS["effective_draws"], "few_draws", message, advice, observable=series.observable
         )
+
+
+def _most(degrees_of_freedom: int, num: int) -> float:
+    """Return by how much squared errors of so many series may be too large: 99 of 100 times it is less (Bonferroni)."""
+    if not degrees_of_freedom:
+        return math.nan
+    deviations, shape = -NormalDist().inv_cdf(_CHANCE / num), degrees_of_freedom / 2
+    return float(quantile_of_gamma(np.array(shape), deviations)) / shape
 
 
 CHECKS = [
