@@ -54,6 +54,27 @@ def test_polygons_have_their_known_coefficients(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_coefficient_rises_from_one_polygon_of_a_training_run_to_the_next(tmp_path: Path) -> None:
+    """High loss and low complexity come first (arXiv:2310.06301), in both runs and at every checkpoint of each plateau."""
+    lines = run("superposition_over_training", tmp_path)
+    found: dict[str, list[tuple[int, float, float, float]]] = {}
+    for line in lines:
+        seed, corners, loss = re.search(r"seed (\d), step +\d+: (\d) corners, loss ([\d.]+)", line).groups()
+        mean, error = map(float, ESTIMATE.search(line).groups())
+        found.setdefault(seed, []).append((int(corners), float(loss), mean, error))
+    assert len(found) == 2
+    for rows in found.values():
+        assert [corners for corners, *_ in rows] == [4, 4, 4, 5, 5]
+        square, pentagon = ([row for row in rows if row[0] == corners] for corners in (4, 5))
+        assert min(loss for _, loss, *_ in square) > 0.09 > 0.07 > max(loss for _, loss, *_ in pentagon)
+        assert max(mean + 3 * error for *_, mean, error in square) < min(
+            mean - 3 * error for *_, mean, error in pentagon
+        )
+        for *_, mean, error in pentagon:  # 17 directions that n_beta times curvature and localization share
+            assert 6.8 < mean < 8.5 + 3 * error
+
+
+@pytest.mark.slow
 def test_the_rule_is_simpler_than_answers_by_heart(tmp_path: Path) -> None:
     lines = run("modular_addition", tmp_path)
     shares = [[int(each) for each in re.findall(r"(\d+)%", line)] for line in lines if "right on" in line]
