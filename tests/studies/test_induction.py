@@ -40,8 +40,9 @@ def in_context_loss(folder: Path) -> xr.DataArray:
     half = texts.shape[1] // 2
     losses = np.zeros((len(steps), len(SEEDS)))
     for place in np.ndindex(losses.shape):
+        model = load(steps[place[0]], SEEDS[place[1]])
         with torch.no_grad():
-            logits = load(steps[place[0]], SEEDS[place[1]])(texts)
+            logits = model(texts)
         losses[place] = cross_entropy(logits[:, half:-1].flatten(0, 1), texts[:, half + 1 :].flatten())
     return xr.DataArray(losses, {"checkpoint": steps, "seed": list(SEEDS)}, ("checkpoint", "seed"))
 
