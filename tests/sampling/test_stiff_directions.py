@@ -12,12 +12,12 @@ import xarray as xr
 from torch import Tensor, nn
 
 import devinterp
-from devinterp import sample
 from devinterp.analyses.diagnosis import diagnose
 from devinterp.analyses.temperature import temperature
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.chains.checkpointing import TimeBudget
 from devinterp.sampling.chains.stiff_directions import NUM_GRADIENTS
+from support.many_chains import many_chains
 from support.small_models import ids, run, same_numbers
 from support.small_runs import Ended, counting, crash
 from support.small_runs import run as stored_run
@@ -47,22 +47,8 @@ def quadratic(model: nn.Module, batch: Any) -> Tensor:
 
 
 def sampled(loss: Any = quadratic, model: nn.Module | None = None, data: Any = None, **changes: Any) -> xr.DataTree:
-    settings: dict[str, Any] = {
-        "lr": 5e-3,
-        "n_beta": N_BETA,
-        "localization": GAMMA,
-        "num_chains": 48,
-        "num_burnin_steps": 120,
-        "num_draws": 300,
-        "batch_size": 2,
-        "num_init_loss_batches": 1,
-        "chains": "vectorized",
-        "curvature_directions": 3,
-    }
-    data = (torch.zeros(2, 6),) if data is None else data
-    tree = sample(model or Coordinates(), data, loss_fn=loss, progress=False, **{**settings, **changes})
-    assert isinstance(tree, xr.DataTree)
-    return tree
+    settings = {"lr": 5e-3, "n_beta": N_BETA, "localization": GAMMA, "curvature_directions": 3, **changes}
+    return many_chains(model or Coordinates(), (torch.zeros(2, 6),) if data is None else data, loss, **settings)
 
 
 def assert_is(result: xr.Dataset, expected: Any, errors: float = 4.0) -> None:

@@ -17,6 +17,7 @@ from devinterp.analyses.common.uncertainty import confidence_interval
 from devinterp.analyses.temperature import temperature
 from devinterp.errors import InvalidInputError, MissingDataError
 from support.layouts import IN_BOX, paths_of_schema
+from support.many_chains import many_chains
 from support.small_models import ids, make, run, same_numbers
 
 H = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -50,21 +51,7 @@ DATA = (torch.zeros(2, 6),)
 
 
 def sampled(loss: Any = quadratic, data: Any = DATA, **changes: Any) -> xr.DataTree:
-    settings: dict[str, Any] = {
-        "lr": 1e-2,
-        "n_beta": N_BETA,
-        "localization": GAMMA,
-        "num_chains": 48,
-        "num_burnin_steps": 120,
-        "num_draws": 300,
-        "batch_size": 2,
-        "num_init_loss_batches": 1,
-        "chains": "vectorized",
-        "progress": False,
-    }
-    tree = sample(Coordinates(), data, loss_fn=loss, **{**settings, **changes})
-    assert isinstance(tree, xr.DataTree)
-    return tree
+    return many_chains(Coordinates(), data, loss, **{"lr": 1e-2, "n_beta": N_BETA, "localization": GAMMA, **changes})
 
 
 def assert_is(result: xr.Dataset, expected: float, name: str = "temperature", errors: float = 4.0) -> None:

@@ -95,7 +95,6 @@ def run(spec: RunSpec, options: RunOptions, tell_diverged: TellDiverged = warn_o
                 spec = prepare_store(store, requested, layout, notes=options.notes or {}, repair=options.repair)
                 remaining = store.pending(spec.settings.num_steps)
                 if remaining:
-                    spec = with_stiff_directions(spec)
                     with _kept_in_memory(store):
                         _Sampling(spec, store, options, lock).run(remaining)
         tell_diverged(store)

@@ -20,7 +20,7 @@ from devinterp.sampling.chains.initial_loss import InitialLoss
 from devinterp.sampling.chains.recordings import Recordings
 from devinterp.sampling.chains.row_losses import RowLosses, row_losses
 from devinterp.sampling.chains.stepper import Stepper
-from devinterp.sampling.chains.stiff_directions import NUM_GRADIENTS, without_iteration
+from devinterp.sampling.chains.stiff_directions import NUM_GRADIENTS, with_stiff_directions
 from devinterp.sampling.engines.engine import Engine
 from devinterp.sampling.engines.plan import ChainBatch, engines_of, plan
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
@@ -95,7 +95,7 @@ def estimate(spec: RunSpec, *, mode: str = "auto", paired: bool | None = None) -
         Whether losses at w0 of all rows would be stored; see `devinterp.slt.sampling.sample`.
     """
     gradients, evaluations = _passes(spec)
-    spec = without_iteration(spec)
+    spec = with_stiff_directions(spec, iterate=False)
     measures_rows = RequestedRun(spec, {}, paired).measures_rows
     if measures_rows:
         evaluations += len(spec.batches_of(spec.schedule.step_rows()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 _FITTED = "fitted (docs/diagnosis.md)"
 
@@ -47,6 +48,13 @@ _NULL = (
     "quadratics: at 0.5 localization is as stiff as the loss, and halves the coefficient; at 0.9 nothing of it is left"
 )
 _SPREAD = "the practice of the field: chains that differ by more than 15 % are too few or too short"
+
+
+def of_many(deviations: float, num: int) -> float:
+    """Return what the largest of so many normal numbers exceeds as seldom as one alone exceeds a limit (Bonferroni)."""
+    normal = NormalDist()
+    return -normal.inv_cdf(normal.cdf(-deviations) / num)
+
 
 LIMITS = {
     # Split R-hat of a mean loss.

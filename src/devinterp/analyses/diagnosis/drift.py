@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from statistics import NormalDist
 
 import numpy as np
 import xarray as xr
 
-from devinterp.analyses.common.limits import LIMITS
+from devinterp.analyses.common.limits import LIMITS, of_many
 from devinterp.analyses.common.mean_error import mean_error
 from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.analyses.diagnosis.series import Series
@@ -71,19 +70,13 @@ def _judge(deviations: float, share: float, num_trends: int) -> tuple[str, float
     if np.isnan(deviations):
         return None
     limit = LIMITS["trend"]
-    limit = replace(limit, warning=_of_many(limit.warning, num_trends), reject=_of_many(limit.reject, num_trends))
+    limit = replace(limit, warning=of_many(limit.warning, num_trends), reject=of_many(limit.reject, num_trends))
     judged = [limit.judge(deviations), LIMITS["trend_share"].judge(share)]
     if judged[0] is None or judged[1] is None:
         return None
     return (
         ("reject" if judged[1][0] == "reject" else "warning", judged[0][1]) if judged[0][0] == "reject" else judged[0]
     )
-
-
-def _of_many(deviations: float, num: int) -> float:
-    """Return what the largest of so many normal numbers exceeds as seldom as one alone exceeds a limit."""
-    normal = NormalDist()
-    return -normal.inv_cdf(normal.cdf(-deviations) / num)
 
 
 CHECKS = [Check("drift", drift, {"drift": "the loss still moves in one direction"})]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from statistics import NormalDist
 
 import numpy as np
 
-from devinterp.analyses.common.limits import LIMITS
+from devinterp.analyses.common.limits import LIMITS, of_many
 from devinterp.analyses.common.mean_error import mean_error
 from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.analyses.diagnosis.series import quantile_of_gamma
@@ -17,8 +16,8 @@ from devinterp.errors import MissingDataError
 from devinterp.schema import CHAIN, DRAW, RESTRICTION
 from devinterp.types import Check, Finding
 
-#: How often a run with enough effective draws may be said to have too few.
-_CHANCE = 0.01
+#: Normal deviations that chance exceeds once in a hundred: so often a run may be said to have too few draws and has enough.
+_SURE = 2.3263
 
 
 def signal(evidence: Evidence) -> Iterator[Finding]:
@@ -90,8 +89,8 @@ def _most(degrees_of_freedom: int, num: int) -> float:
     """Return by how much squared errors of so many series may be too large: 99 of 100 times it is less (Bonferroni)."""
     if not degrees_of_freedom:
         return math.nan
-    deviations, shape = -NormalDist().inv_cdf(_CHANCE / num), degrees_of_freedom / 2
-    return float(quantile_of_gamma(np.array(shape), deviations)) / shape
+    shape = degrees_of_freedom / 2
+    return float(quantile_of_gamma(np.array(shape), of_many(_SURE, num))) / shape
 
 
 CHECKS = [

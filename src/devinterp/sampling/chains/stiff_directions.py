@@ -37,13 +37,15 @@ _ROUNDING = 1e-3
 NUM_GRADIENTS = (_ITERATIONS + 1) * GRADIENTS_OF_PRODUCT
 
 
-def with_stiff_directions(spec: RunSpec) -> RunSpec:
+def with_stiff_directions(spec: RunSpec, *, iterate: bool = True) -> RunSpec:
     """Return a run that has the directions which it asks for, found where it has none yet.
 
     Parameters
     ----------
     spec : RunSpec
         The run; its model must be at w0, and is afterwards.
+    iterate : bool, default: True
+        Whether to look for the stiffest ones; else they are random, where only their sizes are wanted.
 
     Raises
     ------
@@ -54,18 +56,11 @@ def with_stiff_directions(spec: RunSpec) -> RunSpec:
         return spec
     shared = SharedPrefix()
     with undisturbed(spec.model):
-        found = {name: _of_restriction(spec, name, shared) for name in spec.restrictions}
+        found = {name: _of_restriction(spec, name, shared, iterate=iterate) for name in spec.restrictions}
     return replace(spec, directions=found)
 
 
-def without_iteration(spec: RunSpec) -> RunSpec:
-    """Return a run with random directions in place of those it asks for, where only their sizes are wanted."""
-    with undisturbed(spec.model):
-        found = {name: _of_restriction(spec, name, SharedPrefix(), iterate=False) for name in spec.restrictions}
-    return replace(spec, directions=found if spec.num_directions else {})
-
-
-def _of_restriction(spec: RunSpec, name: str, shared: SharedPrefix, *, iterate: bool = True) -> StiffDirections:
+def _of_restriction(spec: RunSpec, name: str, shared: SharedPrefix, *, iterate: bool) -> StiffDirections:
     wanted = spec.num_directions
     num = min(wanted, spec.restrictions[name].num_elements)
     with one_chain(spec, name, shared) as engine:

@@ -55,9 +55,7 @@ def prepare_store(
         store.commit("run prepared")
         return spec
     extension = requested.compare(store)
-    spec = _as_stored(extension.spec, store)
-    if extension or repair:
-        spec = with_stiff_directions(spec)
+    spec = with_stiff_directions(_as_stored(extension.spec, store))
     extension = replace(extension, spec=spec)
     if extension:
         before = json.loads(store.read_attrs()["provenance"])
