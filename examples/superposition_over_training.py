@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 import devinterp
 
-FEATURES, SIZES = 6, 64
-STEPS, SEEDS = [500, 700, 1000, 2000, 3000], [2, 7]
+FEATURES, SIZES, STEPS, SEEDS = 6, 64, [500, 700, 1000, 2000, 3000], [2, 7]
 
 
 class Superposition(nn.Module):
