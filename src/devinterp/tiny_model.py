@@ -7,8 +7,10 @@ from typing import Any
 from devinterp import optional, sources
 
 
-def tiny_model(*, length: int, num_steps: int = 200, seed: int = 0) -> tuple[Any, Any]:
-    """Return a small byte-level language model, trained on the prose for a few seconds, and its tokenizer.
+def tiny_model(
+    *, length: int, num_steps: int = 200, seed: int = 0, texts: tuple[str, ...] = (sources.PROSE,)
+) -> tuple[Any, Any]:
+    """Return a small byte-level language model, trained for a few seconds, and its tokenizer.
 
     Parameters
     ----------
@@ -18,6 +20,8 @@ def tiny_model(*, length: int, num_steps: int = 200, seed: int = 0) -> tuple[Any
         Training steps.
     seed : int, default: 0
         Of the weights and the data order.
+    texts : tuple of str, default: ("prose",)
+        What to train on, each as `devinterp.sources.load_sequences` takes it; equally many sequences of each.
     """
     import torch
 
@@ -36,8 +40,8 @@ def tiny_model(*, length: int, num_steps: int = 200, seed: int = 0) -> tuple[Any
     with torch.random.fork_rng(devices=[]):  # models draw their first weights from the global generator
         torch.manual_seed(seed)
         model = transformers.GPTNeoXForCausalLM(config)
-    data = sources.load_sequences(sources.PROSE, tokenizer, length=length, limit=2048)
-    tokens = torch.as_tensor(data.with_format("torch")["input_ids"][:])
+    parts = [sources.load_sequences(text, tokenizer, length=length, limit=2048) for text in texts]
+    tokens = torch.cat([torch.as_tensor(part.with_format("torch")["input_ids"][:]) for part in parts])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(num_steps):

@@ -305,7 +305,7 @@ def test_the_byte_tokenizer_loses_nothing():
 
 def test_quickstart(tmp_path, monkeypatch, capsys):
     original, threads = quick_run.tiny_model, torch.get_num_threads()
-    monkeypatch.setattr(quick_run, "tiny_model", lambda *, length: original(length=length, num_steps=3))
+    monkeypatch.setattr(quick_run, "tiny_model", lambda **given: original(**given, num_steps=3))
     pytest.importorskip("devinterp_plots")
     options = {
         "tiny": True,
@@ -337,7 +337,9 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
     notes = json.loads(tree.attrs["provenance"])["notes"]["devinterp quickstart"]
     assert notes == {"model": "", "dataset": "prose", "observable": ["prose=prose", "code=code"]}
     assert "Not to be believed yet" in shown  # of three draws
-    assert f"Verdict:  {tree.slt.diagnose().attrs['verdict']} (" in shown
+    assert tree.slt.diagnose().attrs["verdict"] == "reject"
+    assert "Verdict:  reject (" in shown
+    assert "not said of a run that is rejected" in shown and "More sensitive to" not in shown
     np.testing.assert_array_equal(tree["trace/loss"], again["trace/loss"])
     assert not (tree["trace/loss"] == other["trace/loss"]).all()
     code = shown[shown.index("import devinterp") :].strip().replace("\n    ", "\n")

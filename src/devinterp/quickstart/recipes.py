@@ -111,21 +111,23 @@ WHOLE = Recipe(
     },
 )
 
+#: The same of a model that was trained on both texts.
 TINY = Recipe(
     components=("l1 mlp", "l1 attn"),
     length=32,
     num_sequences=512,
+    num_observed=8,
     sampling={
         "sampling_method": "baoab",
-        "lr": 1e-3,
-        "n_beta": 100.0,
+        "lr": 2e-3,
+        "n_beta": 30.0,
         "localization": 300.0,
         "num_chains": 2,
         "num_burnin_steps": 50,
-        "num_draws": 100,
+        "num_draws": 120,
         "num_steps_bw_draws": 2,
-        "batch_size": 4,
-        "batches_per_draw": 1,
-        "num_init_loss_batches": 16,
+        "batch_size": 8,
+        "num_init_loss_batches": 64,
+        "match_sampling_input_ids_across_chains": False,
     },
 )

@@ -47,9 +47,15 @@ def report(console: Console, tree: xr.DataTree, tokenizer: Any, output: Path) ->
     """Print the learning coefficients of a run and draw its pictures, where the plots plugin is installed."""
     names = schema.observable_names(tree)
     llc, difference = estimates(tree, names)
+    findings = tree.slt.diagnose()
     console.print(_table(llc, names, difference))
     if difference is not None:
-        console.print(comparison(llc, difference, names[0], names[1]))
+        rejected = findings.attrs["verdict"] == "reject"
+        console.print(
+            "What differs between them is not said of a run that is rejected."
+            if rejected
+            else comparison(llc, difference, names[0], names[1])
+        )
     worst, least = convergence(llc, difference)
     console.print(f"Over all of these numbers: R-hat at most {worst:.2f}, at least {least:.0f} effective draws.")
     if not (worst <= MAX_RHAT and least >= MIN_ESS):
@@ -57,17 +63,16 @@ def report(console: Console, tree: xr.DataTree, tokenizer: Any, output: Path) ->
             f"[bold]Not to be believed yet[/bold]: R-hat should be at most {MAX_RHAT} and effective draws at least {MIN_ESS}. "
             "Take more with --num-draws."
         )
-    console.print(verdict(tree, output / "run.zarr"))
+    console.print(verdict(findings, output / "run.zarr"))
     _draw(console, tree, tokenizer, output)
 
 
-def verdict(tree: xr.DataTree, path: Path) -> str:
+def verdict(findings: xr.Dataset, path: Path) -> str:
     """Say in a line whether the numbers can be used, and what was found that may make them wrong."""
-    result = tree.slt.diagnose()
-    serious = (result["severity"] == "warning") | (result["severity"] == "reject")
-    codes = list(dict.fromkeys(result["code"].where(serious, drop=True).to_numpy().tolist()))
+    serious = (findings["severity"] == "warning") | (findings["severity"] == "reject")
+    codes = list(dict.fromkeys(findings["code"].where(serious, drop=True).to_numpy().tolist()))
     why = f" ({', '.join(codes)}); why: devinterp diagnose {path}" if codes else ""
-    return f"Verdict:  [bold]{result.attrs['verdict']}[/bold]{why}"
+    return f"Verdict:  [bold]{findings.attrs['verdict']}[/bold]{why}"
 
 
 def estimates(tree: xr.DataTree, names: list[str]) -> tuple[xr.Dataset, xr.Dataset | None]:

@@ -119,7 +119,7 @@ def _trained_here(length: int) -> tuple[Any, Any]:
     import torch
 
     torch.set_num_threads(1)  # tensors this small gain nothing from threads that wait for each other
-    return tiny_model(length=length)
+    return tiny_model(length=length, texts=(sources.PROSE, sources.CODE))
 
 
 def _sample(
