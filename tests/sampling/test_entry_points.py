@@ -339,7 +339,8 @@ def test_quickstart(tmp_path, monkeypatch, capsys):
     assert "Not to be believed yet" in shown  # of three draws
     assert tree.slt.diagnose().attrs["verdict"] == "reject"
     assert "Verdict:  reject (" in shown
-    assert "not said of a run that is rejected" in shown and "More sensitive to" not in shown
+    assert "not said of a run that is rejected" in shown
+    assert "More sensitive to" not in shown
     np.testing.assert_array_equal(tree["trace/loss"], again["trace/loss"])
     assert not (tree["trace/loss"] == other["trace/loss"]).all()
     code = shown[shown.index("import devinterp") :].strip().replace("\n    ", "\n")
