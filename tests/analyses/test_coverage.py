@@ -123,8 +123,15 @@ def test_sequence_and_averaged_bif(replicas, options):
     )
 
 
-@pytest.mark.parametrize("errors", ["jackknife", "ess"])
-@pytest.mark.parametrize("estimator", ["single_run", "two_run"])
+@pytest.mark.parametrize(
+    ("estimator", "errors"),
+    [
+        ("single_run", "ess"),
+        ("two_run", "jackknife"),
+        pytest.param("single_run", "jackknife", marks=pytest.mark.slow),
+        pytest.param("two_run", "ess", marks=pytest.mark.slow),
+    ],
+)
 def test_susceptibilities(estimator, errors):
     model, rng = Gaussian(), np.random.default_rng(2)
     moving = {"full": np.ones(WEIGHTS, bool), "part1": np.array([True, False, True, False])}

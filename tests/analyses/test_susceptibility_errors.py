@@ -81,7 +81,14 @@ def _check(coverage: np.ndarray) -> None:
     assert coverage.min() > 0.90 - 3 * np.sqrt(0.9 * 0.1 / REPLICAS)
 
 
-@pytest.mark.parametrize("transforms", [["z_score"], ["centre_rows"], ["z_score", "centre_rows"]])
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        pytest.param(["z_score"], marks=pytest.mark.slow),
+        pytest.param(["centre_rows"], marks=pytest.mark.slow),
+        ["z_score", "centre_rows"],
+    ],
+)
 def test_transformed_susceptibilities(transforms):
     truth = Gaussian().susceptibilities()
     for transform in transforms:
@@ -93,7 +100,7 @@ def test_transformed_susceptibilities(transforms):
     _check(_coverage(6, truth, **dict.fromkeys(transforms, True)))
 
 
-@pytest.mark.parametrize("num_chains", [4, 8])
+@pytest.mark.parametrize("num_chains", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_an_error_of_the_initial_loss_that_all_chains_share(num_chains):
     """It is as large as the rise; with 8 chains the spread of chains alone holds the truth of one token in 63 % of the runs."""
     truth = Gaussian().susceptibilities()

@@ -144,7 +144,7 @@ def opened(store: MemoryStore, numbers: dict[str, np.ndarray]) -> list[str]:
 
 
 def test_mutated_stores(sound: dict[str, bytes], numbers: dict[str, np.ndarray]) -> None:
-    fuzz(sound, numbers, count=150, seed=1)
+    fuzz(sound, numbers, count=60, seed=1)
 
 
 @pytest.mark.slow

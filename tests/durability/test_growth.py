@@ -138,17 +138,18 @@ def test_what_a_killed_creation_left_is_completed(tmp_path: Path, monkeypatch: p
 
     path = tmp_path / "run.zarr"
     written: list[str] = []
-    whole = create.create_array
+    whole = create.zarr.api.asynchronous.create_array
 
-    def dying(root: Any, spec: Any) -> Any:
-        written.append(spec.path)
+    async def dying(store: Any, *, name: str, **others: Any) -> Any:
+        written.append(name)
         if len(written) == 9:
             raise Ended
-        return whole(root, spec)
+        return await whole(store, name=name, **others)
 
-    monkeypatch.setattr(create, "create_array", dying)
-    with pytest.raises(Ended):
-        run(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(create.zarr.api.asynchronous, "create_array", dying)
+        with pytest.raises(Ended):
+            run(path)
     assert (path / "trace").exists()
     with pytest.raises(StoreError, match="holds no sampling run"):
         devinterp.open(path)

@@ -36,18 +36,19 @@ def kill_repeatedly(path: Path, settings: dict[str, Any], *, kills: int, longest
 
 
 @pytest.mark.parametrize(
-    ("kernel", "chains"),
+    ("kernel", "chains", "kills"),
     [
-        (RMSPROP, "sequential"),
-        pytest.param({}, "vectorized", marks=pytest.mark.slow),
-        pytest.param({}, "sequential", marks=pytest.mark.slow),
+        (RMSPROP, "sequential", 6),
+        pytest.param(RMSPROP, "sequential", 20, marks=pytest.mark.slow),
+        pytest.param({}, "vectorized", 20, marks=pytest.mark.slow),
+        pytest.param({}, "sequential", 20, marks=pytest.mark.slow),
     ],
 )
-def test_killed_twenty_times(tmp_path: Path, kernel: dict[str, Any], chains: str) -> None:
+def test_killed_many_times(tmp_path: Path, kernel: dict[str, Any], chains: str, kills: int) -> None:
     # About four seconds of sampling, so that most kills after a quarter of a second each fall into it.
     settings = {**LONGER, **kernel, "chains": chains, "num_draws": 120}
-    ended = kill_repeatedly(tmp_path / "run.zarr", settings, kills=20, longest=0.5)
+    ended = kill_repeatedly(tmp_path / "run.zarr", settings, kills=kills, longest=0.5)
     assert ended["code"] == 0, ended["errors"]
-    assert ended["killed"] >= 15  # all 20, where the machine is not much faster
+    assert ended["killed"] >= 0.75 * kills  # all, where the machine is not much faster
     same_numbers(run(**settings), devinterp.open(tmp_path / "run.zarr").load())
     assert not list((tmp_path / "run.zarr").glob("resume"))

@@ -41,7 +41,7 @@ def interrupted_often(path: Path, model: Any, **settings: Any) -> int:
 @pytest.mark.parametrize(
     "kernel",
     [
-        name if name in ("rmsprop_sgld", "rmsprop_baoab") else pytest.param(name, marks=pytest.mark.slow)
+        name if name == "rmsprop_baoab" else pytest.param(name, marks=pytest.mark.slow)
         for name in sorted(plugins.kernels())
     ],
 )
@@ -54,14 +54,14 @@ def test_crashes_at_many_steps(tmp_path: Path, kernel: str, chains: str) -> None
     assert not (path / "lock").exists()
 
 
-@pytest.mark.parametrize("record", ["sequence", "moments"])
+@pytest.mark.parametrize("record", [pytest.param("sequence", marks=pytest.mark.slow), "moments"])
 def test_what_is_gathered_on_the_way(tmp_path: Path, record: str) -> None:
     settings = {"record": record, "num_draws": 8}
     assert interrupted_often(tmp_path / "run.zarr", lambda after: counting(after, crash), **settings) >= 2
     same_numbers(run(**settings), devinterp.open(tmp_path / "run.zarr").load())
 
 
-@pytest.mark.parametrize("keep_state", [False, True])
+@pytest.mark.parametrize("keep_state", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_more_draws_for_running_moments(tmp_path: Path, keep_state: bool) -> None:
     settings = {"record": "moments", "keep_state": keep_state}
     run(tmp_path / "run.zarr", num_draws=4, **settings)
@@ -117,7 +117,7 @@ def test_states_are_used(tmp_path: Path) -> None:
     assert again.taken == 4 * 43 - saved
 
 
-@pytest.mark.parametrize("record", ["token", "moments"])
+@pytest.mark.parametrize("record", ["token", pytest.param("moments", marks=pytest.mark.slow)])
 def test_restrictions_side_by_side(tmp_path: Path, record: str) -> None:
     """Their chains have one state together."""
     rows = torch.arange(6)[:, None].expand(6, 6) // 2

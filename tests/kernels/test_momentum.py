@@ -164,7 +164,10 @@ def test_the_thermostat_holds_the_temperature_at_any_step(lr, diffusion):
     assert float(mean[1]) == pytest.approx(lr / (2 - float(mean[2])), rel=2e-3)
 
 
-@pytest.mark.parametrize(("lr", "heat"), [(0.04, 0.0), (0.04, 1.0), (0.1, 0.0)])
+@pytest.mark.parametrize(
+    ("lr", "heat"),
+    [pytest.param(0.04, 0.0, marks=pytest.mark.slow), (0.04, 1.0), pytest.param(0.1, 0.0, marks=pytest.mark.slow)],
+)
 def test_the_law_of_the_thermostat_with_many_weights(lr, heat):
     """Friction is constant and the chain is SGHMC, at the friction at which its variance is 1/a: no free parameter."""
     diffusion, a = 0.2, 20.0

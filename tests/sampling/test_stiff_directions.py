@@ -66,7 +66,10 @@ KERNELS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "kernel",
+    [name if name in ("sgld", "rmsprop_baoab") else pytest.param(name, marks=pytest.mark.slow) for name in KERNELS],
+)
 def test_they_are_eigenvectors_and_each_has_the_temperature_of_its_law(kernel: str) -> None:
     options, lr, factor = KERNELS[kernel]
     result = temperature(sampled(lr=lr, sampling_method=kernel, sampling_method_kwargs=options))

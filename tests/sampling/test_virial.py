@@ -78,7 +78,13 @@ KERNELS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("sgld", "baoab", "rmsprop_sgld") else pytest.param(name, marks=pytest.mark.slow)
+        for name in KERNELS
+    ],
+)
 def test_of_a_quadratic_it_is_what_the_law_of_the_kernel_says(name: str) -> None:
     kernel, options, lr, factor = KERNELS[name]
     tree = sampled(lr=lr, sampling_method=kernel, sampling_method_kwargs=options)
@@ -187,7 +193,7 @@ def law_in_a_box(curvature: float, lr: float, size: float, num: int = 401) -> tu
     return float(weights @ (centres * (1 - u) ** 2 * curvature * centres)), float(weights @ ((1 - u) * (1 - 5 * u)))
 
 
-@pytest.mark.parametrize("size", [0.2, 0.4])
+@pytest.mark.parametrize("size", [0.2, pytest.param(0.4, marks=pytest.mark.slow)])
 def test_in_a_box(size: float) -> None:
     class Zero(Coordinates):
         def __init__(self) -> None:

@@ -77,7 +77,7 @@ def tree() -> Any:
     return run()
 
 
-@pytest.mark.parametrize("noise_level", [1.0, 0.5])
+@pytest.mark.parametrize("noise_level", [pytest.param(1.0, marks=pytest.mark.slow), 0.5])
 def test_derivatives_are_those_of_the_posterior(tree: Any, noise_level: float) -> None:
     tree = tree if noise_level == 1 else run(noise_level=noise_level)
     exact = exact_derivatives(noise_level**2)

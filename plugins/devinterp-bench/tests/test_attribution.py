@@ -89,7 +89,10 @@ def exact_influence(model: nn.Module, candidates: Rows, queries: Rows) -> np.nda
     return (of_queries @ torch.linalg.solve(hessian, of_candidates.T)).numpy()
 
 
-@pytest.mark.parametrize(("method", "least"), [(bif_scores, 0.9), (ekfac_scores, 0.9), (trak_scores, 0.6)])
+@pytest.mark.parametrize(
+    ("method", "least"),
+    [(bif_scores, 0.9), pytest.param(ekfac_scores, 0.9, marks=pytest.mark.slow), (trak_scores, 0.6)],
+)
 def test_scores_are_near_those_of_exact_influence_functions(method, least):
     """Of a convex model: rows and columns in their order, the sign such that what helps is positive."""
     model, candidates, queries = trained(TINY)

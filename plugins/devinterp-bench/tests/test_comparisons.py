@@ -159,6 +159,7 @@ def test_one_setting_is_changed_at_a_time():
     assert vary(problem, effort, Variant("lr", 3.0))[1].lr == pytest.approx(3 * problem.lr(0.5))
 
 
+@pytest.mark.slow
 def test_a_table_of_sensitivities():
     """At a tenth of n_beta the share of localization in one dimension is ten times as large."""
     problem = linear_regression(1, 1.0)

@@ -179,7 +179,7 @@ def test_a_kernel_whose_chains_diverged_has_no_median():
     assert len([table.rich() for table in report.tables]) == 2
 
 
-@pytest.mark.parametrize("kernel", ["sgld", "sghmc"])
+@pytest.mark.parametrize("kernel", ["sgld", pytest.param("sghmc", marks=pytest.mark.slow)])
 def test_the_step_size_correction_is_exact_on_quadratics(kernel):
     """At a step whose bias is 25 %, and with a localization that matters, nothing of it is left."""
     problem = linear_regression(4, 5.0)
@@ -241,10 +241,10 @@ def test_corrections_need_localization():
     [
         ("sgld", "linear regression, d=4, condition 5"),
         ("sgld", "2-2-6 rank 1"),
-        ("rmsprop_sgld", "2-2-6 rank 1"),
-        ("sghmc", "2-2-6 rank 1"),
-        ("sgnht", "linear regression, d=4, condition 5"),
-        ("baoab", "linear regression, d=24, condition 10"),
+        pytest.param("rmsprop_sgld", "2-2-6 rank 1", marks=pytest.mark.slow),
+        pytest.param("sghmc", "2-2-6 rank 1", marks=pytest.mark.slow),
+        pytest.param("sgnht", "linear regression, d=4, condition 5", marks=pytest.mark.slow),
+        pytest.param("baoab", "linear regression, d=24, condition 10", marks=pytest.mark.slow),
         ("baoab", "6-gon of 6 features"),
     ],
 )

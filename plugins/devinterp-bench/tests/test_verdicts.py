@@ -39,12 +39,12 @@ def test_good_settings_are_judged_ok() -> None:
 @pytest.mark.parametrize(
     ("code", "kernel", "relative", "changes"),
     [
-        ("cold", "sgld", 0.001, {}),
+        pytest.param("cold", "sgld", 0.001, {}, marks=pytest.mark.slow),
         ("hot", "sgld", 3.0, {}),
-        ("prior_dominated", "baoab", 0.3, {"localization": 30_000.0}),
+        pytest.param("prior_dominated", "baoab", 0.3, {"localization": 30_000.0}, marks=pytest.mark.slow),
         ("loss_decreased", "baoab", 0.5, {"shift": 10.0}),
         ("diverged", "sgld", 20.0, {}),
-        ("too_much_noise", "sgld", 0.5, {"batch_size": 8, "noise": 0.5}),
+        pytest.param("too_much_noise", "sgld", 0.5, {"batch_size": 8, "noise": 0.5}, marks=pytest.mark.slow),
     ],
 )
 def test_bad_settings_are_not(code: str, kernel: str, relative: float, changes: dict[str, float]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,21 +24,29 @@ def metadata_key(path: str) -> str:
     return f"{path}/{METADATA}" if path else METADATA
 
 
+def at_once(ask: Callable[..., Awaitable[Any]], arguments: Iterable[Any]) -> list[Any]:
+    """Return what an asynchronous function answers to each argument, asked of all at the same time."""
+
+    async def answers() -> list[Any]:
+        return await asyncio.gather(*map(ask, arguments))
+
+    return sync(answers())
+
+
 def get(store: Store, key: str) -> bytes | None:
     """Return the bytes of a key, or None where there is no such key."""
+    if isinstance(store, LocalStore):  # an event loop takes longer than reading a small file
+        return _read_file(store.root / key)
     value = sync(store.get(key, default_buffer_prototype()))
     return None if value is None else value.to_bytes()
 
 
 def get_many(store: Store, keys: Sequence[str]) -> list[bytes | None]:
     """Return the bytes of several keys, requested at the same time."""
-    if isinstance(store, LocalStore):  # an event loop takes longer than reading a small file
+    if isinstance(store, LocalStore):
         return [_read_file(store.root / key) for key in keys]
-
-    async def collect() -> list[Any]:
-        return await asyncio.gather(*(store.get(key, default_buffer_prototype()) for key in keys))
-
-    return [None if value is None else value.to_bytes() for value in sync(collect())]
+    values = at_once(lambda key: store.get(key, default_buffer_prototype()), keys)
+    return [None if value is None else value.to_bytes() for value in values]
 
 
 def _read_file(path: Path) -> bytes | None:
@@ -96,6 +104,11 @@ def list_keys(store: Store, prefix: str = "") -> list[str]:
 
 def children(store: Store, group: str) -> list[str]:
     """Return the names directly below a group."""
+    if isinstance(store, LocalStore):
+        try:
+            return [path.name for path in (store.root / group).iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     async def collect() -> list[str]:
         return [name async for name in store.list_dir(group)]
@@ -114,7 +127,15 @@ def sizes(store: Store) -> dict[str, int]:
 
 def get_json(store: Store, key: str) -> dict[str, Any] | None:
     """Return the JSON object that a key holds, or None where there is no such key, or no such object in it."""
-    content = get(store, key)
+    return _object(get(store, key))
+
+
+def get_jsons(store: Store, keys: Sequence[str]) -> list[dict[str, Any] | None]:
+    """Return what `get_json` does of several keys, requested at the same time."""
+    return [_object(content) for content in get_many(store, keys)]
+
+
+def _object(content: bytes | None) -> dict[str, Any] | None:
     if content is None:
         return None
     try:

@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -174,8 +175,12 @@ def _short(value: Any) -> str:
 
 
 def _version(package: str) -> str | None:
-    if package == "torch":
-        return str(torch.__version__)  # names the build (+cpu, +cu130), which the metadata may leave out
+    # Of torch the name of the build, too (+cpu, +cu130), which the metadata may leave out.
+    return str(torch.__version__) if package == "torch" else _installed_version(package)
+
+
+@cache  # reading the metadata of a package takes milliseconds
+def _installed_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,12 +50,10 @@ def create_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, gro
     zarr.Group
         The run's root.
     """
-    root = zarr.open_group(store, path=group, mode="a", zarr_format=3)
     specs = array_specs(layout)
     for name in dict.fromkeys(parent for spec in specs for parent in _parents(spec.path)):
         keys.update_attrs(store, _join(group, name), _group_attrs(name, layout))
-    for spec in specs:
-        create_array(root, spec)
+    create_arrays(store, specs, group)
     consolidate(
         store, group, attrs={"schema_version": schema.SCHEMA_VERSION, "coordinates": "draw_step num_moving", **attrs}
     )
@@ -86,11 +84,10 @@ def grow_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.
     specs = array_specs(layout)
     for name in dict.fromkeys(parent for spec in specs for parent in _parents(spec.path)):
         keys.update_attrs(store, name, _group_attrs(name, layout))
+    create_arrays(store, [spec for spec in specs if spec.path not in root])
     for spec in specs:
-        array = root.get(spec.path)
-        if array is None:
-            create_array(root, spec)
-        elif isinstance(array, zarr.Array) and array.shape != spec.shape:
+        array = root[spec.path]
+        if isinstance(array, zarr.Array) and array.shape != spec.shape:
             before = array.shape
             array.resize(spec.shape)
             if spec.data is not None:
@@ -125,22 +122,27 @@ def _group_attrs(path: str, layout: RunLayout) -> dict[str, Any]:
     return {}
 
 
-def create_array(root: zarr.Group, spec: ArraySpec) -> zarr.Array[Any]:
-    """Create one array, zstd-compressed and with a checksum in every chunk, and write its data where the spec has them."""
-    array = root.create_array(
-        spec.path,
-        shape=spec.shape,
-        chunks=tuple(max(1, n) for n in spec.chunks),
-        dtype=spec.dtype,
-        fill_value=spec.fill_value,
-        dimension_names=spec.dims,
-        attributes=dict(spec.attrs),
-        compressors=CODECS,
-        overwrite=True,
-    )
-    if spec.data is not None:
-        array[...] = spec.data
-    return array
+def create_arrays(store: Store, specs: Iterable[ArraySpec], group: str = "") -> None:
+    """Create arrays, zstd-compressed and with a checksum in every chunk, and write the data of those whose specs have them."""
+
+    async def create(spec: ArraySpec) -> None:
+        array = await zarr.api.asynchronous.create_array(
+            store,
+            name=_join(group, spec.path),
+            shape=spec.shape,
+            chunks=tuple(max(1, n) for n in spec.chunks),
+            dtype=spec.dtype,
+            fill_value=spec.fill_value,
+            dimension_names=spec.dims,
+            attributes=dict(spec.attrs),
+            compressors=CODECS,
+            zarr_format=3,
+            overwrite=True,
+        )
+        if spec.data is not None:
+            await array.setitem(..., np.asarray(spec.data))
+
+    keys.at_once(create, specs)
 
 
 def stored_size(values: np.ndarray, dtype: Any) -> int:
@@ -172,11 +174,10 @@ def consolidate(
 
 def _nodes(store: Store, root: str, path: str = "", *, outside: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the metadata of everything below a node, by its path below the root."""
-    for name in sorted(keys.children(store, _join(root, path))):
-        if path in ("", schema.NULL) and name in outside:
-            continue
-        below = _join(path, name)
-        metadata = keys.get_json(store, keys.metadata_key(_join(root, below)))
+    names = sorted(keys.children(store, _join(root, path)))
+    inside = [_join(path, name) for name in names if path not in ("", schema.NULL) or name not in outside]
+    found = keys.get_jsons(store, [keys.metadata_key(_join(root, below)) for below in inside])
+    for below, metadata in zip(inside, found, strict=True):
         if metadata is None:
             continue
         if metadata.get("node_type") == "group":

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import zarr
 from zarr.abc.store import Store
 
 from devinterp.store import keys
-from devinterp.store.arrays.create import create_array
+from devinterp.store.arrays.create import create_arrays
 from devinterp.store.arrays.layout import RunLayout
 from devinterp.store.arrays.specs import array_specs
 from devinterp.store.integrity.damage import Damage
@@ -45,8 +44,5 @@ def discard(store: Store, damages: Iterable[Damage]) -> set[str]:
 
 def rewrite(store: Store, layout: RunLayout, paths: Iterable[str]) -> None:
     """Write the arrays at some paths again, whose data are known beforehand."""
-    root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
     paths = set(paths)
-    for spec in array_specs(layout):
-        if spec.path in paths and spec.data is not None:
-            create_array(root, spec)
+    create_arrays(store, [spec for spec in array_specs(layout) if spec.path in paths and spec.data is not None])
