@@ -13,7 +13,7 @@ PLUGINS := $(filter-out $(HEAVY_PLUGINS),$(patsubst %/pyproject.toml,%,$(wildcar
 
 # Anything that changes what is installed makes the stamps stale; a second `make test` installs nothing.
 MANIFESTS := pyproject.toml constraints.txt $(addsuffix /pyproject.toml,$(PLUGINS))
-# What is imported is compiled then: of torch and transformers that is a small part.
+# Modules are compiled when they are first imported: most of those of torch and transformers never are.
 INSTALL := $(PIP) install -qq --no-compile -c constraints.txt --build-constraint constraints.txt
 EDITABLE := $(foreach plugin,$(PLUGINS),-e $(plugin))
 

@@ -17,8 +17,8 @@ LENGTH = 32
 WRONG: dict[str, Any] = {**SMALL, "n_beta": 100.0, "max_gradients": 3000}
 
 
-def texts(tokenizer: Any, limit: int = 1024) -> torch.Tensor:
-    data = sources.load_sequences(sources.PROSE, tokenizer, length=LENGTH, limit=limit)
+def texts(tokenizer: Any, limit: int = 1024, length: int = LENGTH) -> torch.Tensor:
+    data = sources.load_sequences(sources.PROSE, tokenizer, length=length, limit=limit)
     return torch.as_tensor(data.with_format("torch")["input_ids"][:])
 
 
@@ -62,20 +62,36 @@ def test_random_labels_with_a_step_that_is_too_large() -> None:
         calibrate(model, random, lr=0.1, **WRONG)
 
 
-@pytest.mark.slow
-@pytest.mark.smollm2
-def test_smollm2_within_a_budget_that_allows_strong_localization_only() -> None:
+def late_layer(limit: int, length: int) -> tuple[Any, torch.Tensor, dict[str, Any]]:
+    """Return SmolLM2, texts, and what calibration of its last MLP is given."""
     pytest.importorskip("gguf")
     model, tokenizer = sources.load_model()
     settings: dict[str, Any] = {
+        "param_masks": "l29 mlp",
+        "n_beta": 30.0,
         "batch_size": 2,
         "num_chains": 2,
         "progress": False,
-        "max_gradients": 1000,
+        "max_gradients": limit,
         "error": 0.2,
     }
+    return model, texts(tokenizer, limit=512, length=length), settings
+
+
+@pytest.mark.slow
+@pytest.mark.smollm2
+def test_smollm2_within_a_budget_that_allows_strong_localization_only() -> None:
+    model, data, settings = late_layer(limit=1000, length=LENGTH)
     with pytest.raises(CalibrationRefused, match="of what it rises at `n_beta` 0") as refused:
-        calibrate(model, texts(tokenizer, limit=512), param_masks="l29 mlp", n_beta=30.0, **settings)
+        calibrate(model, data, **settings)
     calibration = refused.value.calibration
     assert calibration is not None
     assert "survives_in_null" in calibration.points["outcome"].to_numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.smollm2
+def test_smollm2_with_a_late_layer() -> None:
+    model, data, settings = late_layer(limit=3000, length=24)
+    calibration = calibrate(model, data, **settings)
+    assert is_good(model, data, calibration.settings)
