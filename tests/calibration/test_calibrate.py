@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ def test_the_run_that_is_recommended_is_good(stored: tuple[Path, Calibration]) -
     assert recommendation is not None
     taken = tree.sizes["chain"] * tree["trace"].sizes["step"]
     assert recommendation.predicted_gradients == taken
+
+
+def test_restrictions_that_are_no_part_of_the_settings_are_named(stored: tuple[Path, Calibration]) -> None:
+    _, calibration = stored
+    assert "holds where these move" not in str(calibration)
+    [measured] = calibration.measured
+    restricted = replace(calibration, measured=[replace(measured, restriction="l29 mlp")])
+    assert "It holds where these move: l29 mlp. Give `sample` the same `param_masks`" in str(restricted)
 
 
 def test_what_it_says_of_its_runs(stored: tuple[Path, Calibration]) -> None:

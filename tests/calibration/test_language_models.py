@@ -22,8 +22,8 @@ def texts(tokenizer: Any, limit: int = 1024, length: int = LENGTH) -> torch.Tens
     return torch.as_tensor(data.with_format("torch")["input_ids"][:])
 
 
-def is_good(model: Any, data: torch.Tensor, settings: dict[str, Any]) -> bool:
-    tree = devinterp.sample(model, data, progress=False, record="sequence", **settings)
+def is_good(model: Any, data: torch.Tensor, settings: dict[str, Any], **others: Any) -> bool:
+    tree = devinterp.sample(model, data, progress=False, record="sequence", **settings, **others)
     return tree.slt.diagnose().attrs["verdict"] in ("ok", "note")
 
 
@@ -94,4 +94,5 @@ def test_smollm2_within_a_budget_that_allows_strong_localization_only() -> None:
 def test_smollm2_with_a_late_layer() -> None:
     model, data, settings = late_layer(limit=3000, length=24)
     calibration = calibrate(model, data, **settings)
-    assert is_good(model, data, calibration.settings)
+    assert "the same `param_masks`" in str(calibration)
+    assert is_good(model, data, calibration.settings, param_masks=settings["param_masks"])

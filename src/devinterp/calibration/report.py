@@ -12,6 +12,8 @@ from devinterp.calibration.recommendation import Recommendation
 if TYPE_CHECKING:
     from devinterp.calibration.result import Row
 
+#: Restriction of a run that is given none.
+_UNRESTRICTED = "full"
 _MEASURED = ("checkpoint", "restriction", "weights", "h_max", "|grad L|^2", "noise", "noise along")
 _POINTS = (
     "kernel",
@@ -44,10 +46,13 @@ def report(
             lines.append(
                 f"  lr {row.lr:g}, n_beta {row.n_beta:g}, localization {row.localization:g}: {_place(row)}{row.message}"
             )
-    return "\n".join([*lines, "", *_end(rows, recommendation, num_gradients)])
+    restrictions = list(dict.fromkeys(each.restriction for each in measured))
+    return "\n".join([*lines, "", *_end(rows, recommendation, num_gradients, restrictions)])
 
 
-def _end(rows: Sequence[Row], recommendation: Recommendation | None, num_gradients: int) -> Iterator[str]:
+def _end(
+    rows: Sequence[Row], recommendation: Recommendation | None, num_gradients: int, restrictions: Sequence[str]
+) -> Iterator[str]:
     if recommendation is not None:
         yield f"Recommended (calibration took {num_gradients:,} gradients):"
         yield from (f"  {name} = {value!r}" for name, value in recommendation.settings.items())
@@ -55,6 +60,11 @@ def _end(rows: Sequence[Row], recommendation: Recommendation | None, num_gradien
             f"The run takes {recommendation.predicted_gradients:,} gradients for each checkpoint; the error of its least "
             f"certain coefficient should be {recommendation.predicted_error:.0%} or less."
         )
+        if restrictions != [_UNRESTRICTED]:
+            yield (
+                f"It holds where these move: {', '.join(restrictions)}. Give `sample` the same `param_masks` or "
+                "`weight_restrictions`; `devinterp sample --from` does."
+            )
     elif any(row.outcome == "to be run" for row in rows):
         yield f"A dry run: {num_gradients:,} gradients were taken to measure, and nothing was sampled."
     else:

@@ -107,6 +107,9 @@ class Calibration:
     def settings(self) -> dict[str, Any]:
         """Return the arguments of `devinterp.sample` that are recommended.
 
+        They go with the model, the data, the loss and the restrictions (``param_masks``, ``weight_restrictions``) that
+        calibration was given, which are no part of them.
+
         Raises
         ------
         CalibrationRefused
