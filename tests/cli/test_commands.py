@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,10 +51,11 @@ def test_help_stays_fast_and_light(monkeypatch: pytest.MonkeyPatch) -> None:
         "print([m for m in ('torch', 'transformers', 'zarr', 'matplotlib') if m in sys.modules]); sys.exit(status)"
     )
     for arguments in (["--help"], ["llc", "--help"], ["plugins"]):
-        start = time.perf_counter()
+        before = os.times()
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        taken = os.times().children_user - before.children_user
         assert done.stdout.splitlines()[-1] == "[]"
-        assert time.perf_counter() - start < 10  # a guard against seconds of imports on a busy machine
+        assert taken < 5  # of a processor: a guard against seconds of imports
 
 
 @pytest.mark.parametrize(
