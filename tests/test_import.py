@@ -38,7 +38,7 @@ def test_importing_loads_nothing_heavy() -> None:
 
 
 def test_importing_costs_at_most_0_3_s_more_than_xarray() -> None:
-    code = "import time, xarray; t = time.process_time(); import devinterp; print(time.process_time() - t)"
+    code = "import time, xarray; t = time.perf_counter(); import devinterp; print(time.perf_counter() - t)"
     # The best of a few: other processes of this machine can only make it look slower.
     assert min(float(run(code)) for _ in range(3)) <= 0.3
 

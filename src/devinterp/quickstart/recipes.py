@@ -111,7 +111,7 @@ WHOLE = Recipe(
     },
 )
 
-#: The same of a model that was trained on both texts.
+#: Parts of a model that is trained on the spot, on both texts: trained on one alone, its loss on the other would fall.
 TINY = Recipe(
     components=("l1 mlp", "l1 attn"),
     length=32,

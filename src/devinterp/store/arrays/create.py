@@ -84,9 +84,10 @@ def grow_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.
     specs = array_specs(layout)
     for name in dict.fromkeys(parent for spec in specs for parent in _parents(spec.path)):
         keys.update_attrs(store, name, _group_attrs(name, layout))
-    create_arrays(store, [spec for spec in specs if spec.path not in root])
+    stored = {spec.path: root.get(spec.path) for spec in specs}
+    create_arrays(store, [spec for spec in specs if stored[spec.path] is None])
     for spec in specs:
-        array = root[spec.path]
+        array = stored[spec.path]
         if isinstance(array, zarr.Array) and array.shape != spec.shape:
             before = array.shape
             array.resize(spec.shape)
