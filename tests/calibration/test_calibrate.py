@@ -82,6 +82,8 @@ def test_what_it_says_of_its_runs(stored: tuple[Path, Calibration]) -> None:
     assert abs(float(chosen["llc"]) - expected_llc()) < 4 * float(chosen["llc_se"])
     half = points.where(points["lr"] == float(chosen["lr"]) / 2, drop=True)
     assert half.sizes["point"] == 1
+    stronger = points.where(points["localization"] == 10.0, drop=True)
+    assert float(stronger["lr"].item()) == float(chosen["lr"])
     assert calibration.num_gradients <= SHORT["max_gradients"]
     own = sum(each.num_gradients for each in calibration.measured)
     assert calibration.num_gradients == own + int(points["num_gradients"].sum())
@@ -92,7 +94,8 @@ def test_its_runs_are_one_tree(stored: tuple[Path, Calibration]) -> None:
     path, calibration = stored
     tree = devinterp.open(path)
     llc = tree.slt.llc()
-    assert llc.sizes["point"] == 2
+    assert llc.sizes["point"] == 3
+    assert set(llc["localization"].to_numpy()) == {5.0, 10.0}
     assert set(llc["lr"].to_numpy()) == {calibration.settings["lr"], calibration.settings["lr"] / 2}
     assert set(llc["kernel"].to_numpy()) == {"baoab"}
     (name,) = [name for name in tree.children if "null" in tree[name].children]
@@ -173,12 +176,39 @@ def test_another_calibration_is_not_mixed_with_it(stored: tuple[Path, Calibratio
         calibrate(bowl(), DATA, output_path=run, **SHORT)
 
 
+def test_how_much_localization_decides_is_known(stored: tuple[Path, Calibration]) -> None:
+    _, calibration = stored
+    recommendation = calibration.recommendation
+    assert recommendation is not None
+    expected = np.log2(expected_llc(localization=5.0) / expected_llc(localization=10.0))
+    # From one run where that says more: the slope at the localization itself, which is a little less.
+    assert abs(recommendation.slope - expected) < 4 * recommendation.slope_se + 0.03
+    assert recommendation.slope_se < 0.1
+
+
+def test_more_than_is_asked_for_is_refused_and_may_be_allowed_later(
+    stored: tuple[Path, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "calibration.zarr"
+    shutil.copytree(stored[0], path)
+    monkeypatch.setattr(Subject, "run", _never)
+    with pytest.raises(
+        CalibrationRefused, match=r"between localization 5 and 10 .* `max_slope=` allows more"
+    ) as refused:
+        calibrate(bowl(), DATA, output_path=path, max_slope=0.01, **SHORT)
+    calibration = refused.value.calibration
+    assert calibration is not None
+    assert "prior_dominated" in calibration.points["outcome"].to_numpy()
+    assert Calibration.open(path).recommendation is None
+    assert str(calibrate(bowl(), DATA, output_path=path, **SHORT)) == str(stored[1])
+
+
 @pytest.mark.slow
 def test_in_memory_it_is_the_same(stored: tuple[Path, Calibration]) -> None:
     calibration = calibrate(bowl(), DATA, **SHORT)
     assert str(calibration) == str(stored[1])
     assert calibration.tree is not None
-    assert calibration.tree.slt.llc().sizes["point"] == 2
+    assert calibration.tree.slt.llc().sizes["point"] == 3
 
 
 @pytest.mark.parametrize(

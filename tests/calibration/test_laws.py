@@ -14,9 +14,11 @@ from devinterp.calibration.laws import Law, rounded_down
 from devinterp.calibration.lengths import recommend
 from devinterp.calibration.measured import Measured
 from devinterp.calibration.request import Request
+from devinterp.calibration.slope import Slope
 from devinterp.errors import InvalidInputError
 
 MEASURED = Measured("", "full", 100, 2.0, {10.0: 2.0, 100.0: 3.0}, 0.0, 0.0, 0.0, 50)
+SLOPE = Slope("", "full", 0.1, 0.05)
 NOISY = replace(MEASURED, noise=4.0, noise_along=4.0)
 
 
@@ -143,12 +145,11 @@ def test_half_the_step_must_agree() -> None:
 
 def test_which_failure_decides() -> None:
     hot, few = Failure("hot", "warning", ""), Failure("few_draws", "warning", "")
-    below, slope = Failure("loss_decreased", "reject", ""), Failure("prior_dominated", "warning", "", 0.9, 0.75)
+    below = Failure("loss_decreased", "reject", "")
     assert judged(1, 1).outcome == "passed"
     assert judged(1, 1, few).outcome == "length"
     assert judged(1, 1, few, hot).outcome == "step"
     assert judged(1, 1, hot, below).outcome == "posterior"
-    assert judged(1, 1, few, slope).may_pass_when_longer
     assert not judged(1, 1, few, hot).may_pass_when_longer
     assert judged(1, 1, few).is_usable
     assert not judged(1, 1, below).is_usable
@@ -157,11 +158,11 @@ def test_which_failure_decides() -> None:
 def test_how_long_the_run_has_to_be() -> None:
     planned = Planned.of(Point("baoab", {}, 1e-3, 100.0, 10.0, 16), Law.of("baoab", {}), [MEASURED])
     # 200 steps of two chains gave an error of 20 %: 5 % takes sixteen times as many.
-    one = recommend(request(error=0.05), planned, [judged(2.0, 0.4)])
+    one = recommend(request(error=0.05), planned, [judged(2.0, 0.4)], SLOPE)
     assert one.num_draws * one.num_steps_bw_draws * 2 == pytest.approx(3200, rel=0.05)
     assert one.num_steps_bw_draws == 5
     assert one.num_burnin_steps == math.ceil(4 * planned.relaxation)
     assert one.predicted_gradients == 2 * (one.num_burnin_steps + one.num_draws * one.num_steps_bw_draws)
     # However small the error, there are enough independent draws to know it.
-    least = recommend(request(error=0.5), planned, [judged(2.0, 0.01)])
+    least = recommend(request(error=0.5), planned, [judged(2.0, 0.01)], SLOPE)
     assert least.num_draws * least.num_steps_bw_draws * 2 >= 250 * 5

@@ -12,6 +12,9 @@ from devinterp.calibration.laws import Law
 from devinterp.calibration.measured import Measured
 from devinterp.calibration.request import RELATIVE_LOCALIZATIONS, Request
 
+#: How much stronger localization is in the run that says how much of a coefficient it decides.
+STRONGER = 2.0
+
 
 @dataclass(frozen=True)
 class Point:
@@ -44,6 +47,10 @@ class Point:
     def at_half_the_step(self) -> Point:
         """Return the same with half the step."""
         return replace(self, lr=self.lr / 2)
+
+    def at_stronger_localization(self) -> Point:
+        """Return the same with localization `STRONGER` times as strong."""
+        return replace(self, localization=STRONGER * self.localization)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from devinterp.analyses.common.limits import LIMITS
 from devinterp.analyses.common.mean_error import mean_error
 from devinterp.analyses.common.run_data import burnin_steps
 from devinterp.analyses.diagnosis.evidence import Evidence
@@ -34,6 +33,8 @@ _OF_THE_LENGTH = {
     "too_little_signal",
     "unfinished",
 }
+#: How much localization decides is known from one run only if it is very much; two runs say more (`slope`).
+_LEFT_TO_LATER = {("prior_dominated", "warning")}
 #: Of these a longer burn-in may be the cure, and not only more draws.
 _OF_THE_BURNIN = {"cold", "short_burnin", "drift", "chains_disagree"}
 
@@ -53,8 +54,6 @@ class Failure:
     @property
     def is_certain(self) -> bool:
         """Return whether more draws cannot be expected to change it."""
-        if self.code == "prior_dominated":  # a warning beyond the limit to reject says that the error is as large
-            return self.severity == "reject" or self.limit == LIMITS["prior"].warning
         return self.severity == "reject" or self.code in _OF_THE_STEP
 
     @property
@@ -183,7 +182,7 @@ def judge(tree: xr.DataTree, *, checkpoint: str, burnin: int) -> Judged:
     failures = tuple(
         Failure(str(code), str(severity), str(message), float(value), float(limit), checkpoint, str(restriction))
         for code, severity, message, value, limit, restriction in rows
-        if severity in SEVERITIES[2:]
+        if severity in SEVERITIES[2:] and (code, severity) not in _LEFT_TO_LATER
     )
     run = only(tree, name="calibrate", requires=DIAGNOSE_REQUIRES)
     is_whole = bool((np.asarray(run["status/state"], dtype=object).astype(str) == FINISHED).all())

@@ -9,6 +9,7 @@ from devinterp.calibration.grid import Planned
 from devinterp.calibration.judged import Figures, Judged
 from devinterp.calibration.recommendation import Recommendation
 from devinterp.calibration.request import Request
+from devinterp.calibration.slope import Slope
 
 #: Independent draws of the loss that no run should have fewer of, and draws of each chain.
 LEAST_EFFECTIVE, LEAST_DRAWS = 250, 50
@@ -17,7 +18,7 @@ BURNIN_RELAXATIONS = 4.0
 _LEAST_BURNIN = 20
 
 
-def recommend(request: Request, planned: Planned, judged: Sequence[Judged]) -> Recommendation:
+def recommend(request: Request, planned: Planned, judged: Sequence[Judged], slope: Slope) -> Recommendation:
     """Return the setting of the real run.
 
     Parameters
@@ -28,6 +29,8 @@ def recommend(request: Request, planned: Planned, judged: Sequence[Judged]) -> R
         The point that passed.
     judged : sequence of Judged
         Its runs, by checkpoint.
+    slope : Slope
+        How much localization decides where it decides most.
     """
     figures = [each for one in judged for each in one.figures.values()]
     burnin = max(
@@ -50,6 +53,8 @@ def recommend(request: Request, planned: Planned, judged: Sequence[Judged]) -> R
         num_steps_bw_draws=spacing,
         predicted_error=request.error,
         predicted_gradients=request.num_chains * restrictions * (burnin + draws * spacing),
+        slope=slope.value,
+        slope_se=slope.error,
     )
 
 

@@ -17,7 +17,7 @@ from devinterp.calibration.measure import measure
 from devinterp.calibration.measured import Measured
 from devinterp.calibration.naming import dims_of
 from devinterp.calibration.record import Record
-from devinterp.calibration.request import KERNELS, N_BETAS, Request, measuring_settings
+from devinterp.calibration.request import KERNELS, MAX_SLOPE, N_BETAS, Request, measuring_settings
 from devinterp.calibration.result import TO_BE_RUN, Calibration, Row
 from devinterp.calibration.rows import row_of, static_failure
 from devinterp.calibration.search import Search
@@ -46,6 +46,7 @@ def calibrate(
     num_chains: int = 4,
     error: float = 0.05,
     max_gradients: int = 50_000,
+    max_slope: float = MAX_SLOPE,
     param_masks: Mapping[str, Any] | str | Sequence[str] | None = None,
     weight_restrictions: Mapping[str, Any] | Sequence[str] | None = None,
     loss_fn: LossFunction | None = None,
@@ -63,8 +64,8 @@ def calibrate(
     Measured at w0: the largest second derivative of the loss, and the noise of gradients. From these the greatest step follows
     for each kernel, inverse temperature and localization. Then short runs, judged by ``tree.slt.diagnose()``: settings whose
     coefficient localization decides least come first, and the first one is recommended that is good at all checkpoints and
-    restrictions, whose coefficient is the same at half the step, and does not survive at ``n_beta`` zero. docs/calibration.md
-    has the procedure and its sources.
+    restrictions, whose coefficient is the same at half the step, does not survive at ``n_beta`` zero, and is little smaller at
+    twice the localization. docs/calibration.md has the procedure and its sources.
 
     Parameters
     ----------
@@ -88,6 +89,10 @@ def calibrate(
         Standard error of the coefficient that the recommended run is to have, as a share of it; in (0, 1).
     max_gradients : int, default: 50,000
         Gradients of minibatches that all of it may take; no run is begun that would take more.
+    max_slope : float, default: 0.25
+        How much localization may decide, as the slope ``-d log llc / d log localization``: 0 where it has no part in the
+        coefficient, 1 where it decides it; above 0. `diagnose` warns above the default. It changes no run: a calibration in
+        a store goes on with another value.
     param_masks, weight_restrictions : object, optional
         What is sampled, as for `devinterp.sample`; one setting is looked for that is good for all restrictions.
     loss_fn, loss_dims, loss_id, adapter, device : object, optional
@@ -120,7 +125,7 @@ def calibrate(
     """
     request = Request.of(
         kernels, n_beta, localization, lr, batch_size,
-        num_chains=num_chains, error=error, max_gradients=max_gradients, init_seed=init_seed,
+        num_chains=num_chains, error=error, max_gradients=max_gradients, max_slope=max_slope, init_seed=init_seed,
     )  # fmt: skip
     subject = Subject(
         as_models(model), dataset, observables, param_masks, weight_restrictions,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ class Recommendation(Point):
         Standard error of the least certain coefficient, as a share of it, that this length should give.
     predicted_gradients : int
         Gradients of minibatches that the run takes, under all restrictions, for each checkpoint.
+    slope, slope_se : float
+        ``-d log llc / d log localization`` where it is largest, and its standard error; NaN of an
+        earlier calibration, which did not measure it.
     """
 
     num_chains: int
@@ -34,6 +38,8 @@ class Recommendation(Point):
     num_steps_bw_draws: int
     predicted_error: float
     predicted_gradients: int
+    slope: float = math.nan
+    slope_se: float = math.nan
 
     @property
     def settings(self) -> dict[str, Any]:

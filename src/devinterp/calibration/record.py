@@ -12,6 +12,9 @@ from devinterp.calibration.result import Calibration
 from devinterp.errors import StoreMismatchError
 from devinterp.store.calibration_store import CalibrationStore
 
+#: What is asked of runs, and changes none: a calibration goes on with another value.
+_CHANGES_NO_RUN = {"max_slope"}
+
 
 class Record:
     """The store of a calibration and what its root says.
@@ -41,13 +44,14 @@ class Record:
             f"{part} {name}: {self._values[part].get(name)!r} in the store, {asked[part].get(name)!r} now"
             for part in asked
             for name in asked[part] | self._values[part]
-            if self._values[part].get(name) != asked[part].get(name)
+            if name not in _CHANGES_NO_RUN and self._values[part].get(name) != asked[part].get(name)
         ]
         if differing:
             raise StoreMismatchError(
                 f"{store.name} holds another calibration; choose another path or delete it. What differs:\n  "
                 + "\n  ".join(differing)
             )
+        self._values |= asked
 
     @property
     def measured(self) -> list[Measured] | None:

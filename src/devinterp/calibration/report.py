@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from devinterp.analyses.common.limits import LIMITS
 from devinterp.calibration.measured import Measured
 from devinterp.calibration.recommendation import Recommendation
 
@@ -60,6 +61,7 @@ def _end(
             f"The run takes {recommendation.predicted_gradients:,} gradients for each checkpoint; the error of its least "
             f"certain coefficient should be {recommendation.predicted_error:.0%} or less."
         )
+        yield from _slope(recommendation)
         if restrictions != [_UNRESTRICTED]:
             yield (
                 f"It holds where these move: {', '.join(restrictions)}. Give `sample` the same `param_masks` or "
@@ -73,6 +75,16 @@ def _end(
             reasons[row.outcome] = reasons.get(row.outcome, 0) + 1
         told = ", ".join(f"{code} ({number})" for code, number in sorted(reasons.items(), key=lambda each: -each[1]))
         yield f"No setting is recommended (after {num_gradients:,} gradients). What failed: {told}."
+
+
+def _slope(recommendation: Recommendation) -> Iterator[str]:
+    """Say how much localization decides, where that is known and not little."""
+    slope, error = recommendation.slope, recommendation.slope_se
+    if slope > LIMITS["prior"].note and slope > 2 * error:
+        yield (
+            f"The coefficient falls as localization to the power {slope:.2f} ± {error:.1g} there: compare it "
+            "with others at the same localization only."
+        )
 
 
 def _measured(each: Measured) -> tuple[str, ...]:

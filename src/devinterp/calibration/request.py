@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from devinterp.analyses.common.limits import LIMITS
 from devinterp.calibration.laws import Law
 from devinterp.errors import InvalidInputError
 
@@ -16,6 +17,8 @@ KERNELS = ("baoab", "sgld")
 N_BETAS = (10.0, 30.0, 100.0)
 #: Minibatches on which is measured at w0: pairs give the noise of gradients.
 NUM_MINIBATCHES = 16
+#: The slope in localization up to which a setting is recommended, where none is asked for: `diagnose` warns above it.
+MAX_SLOPE = LIMITS["prior"].warning
 #: Localization over the largest second derivative of n_beta L, where none is asked for.
 RELATIVE_LOCALIZATIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
@@ -39,6 +42,7 @@ class Request:
     error: float
     max_gradients: int
     init_seed: int
+    max_slope: float = MAX_SLOPE
     laws: Mapping[str, Law] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,6 +57,10 @@ class Request:
             raise InvalidInputError(f"`error` (={self.error}) must be between 0 and 1: a share of the coefficient.")
         if self.max_gradients < 1:
             raise InvalidInputError(f"`max_gradients` (={self.max_gradients}) must be at least 1.")
+        if not self.max_slope > 0:
+            raise InvalidInputError(
+                f"`max_slope` (={self.max_slope}) must be above zero: 1 is where localization decides all."
+            )
         if not self.kernels:
             raise InvalidInputError("`kernels` is empty: name at least one.")
         laws = {name: Law.of(name, options) for name, options in self.kernels.items()}

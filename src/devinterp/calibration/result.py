@@ -49,7 +49,8 @@ class Row:
         Gradients that its runs took, or would take first.
     llc, llc_se, s_gamma, s_gamma_se : float
         The coefficient and its slope in localization, each with its standard error, of the checkpoint and restriction where
-        it failed or else the first; NaN where it was not run.
+        it failed or else the first; NaN where it was not run. The slope of a setting that passed everything else is the
+        largest one, from the run at twice the localization where that says more.
     """
 
     kernel: str

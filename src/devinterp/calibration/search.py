@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from devinterp.calibration.agreement import Comparison, compare
-from devinterp.calibration.grid import Planned, Point, Posterior, first_points, posteriors
+from devinterp.calibration.grid import STRONGER, Planned, Point, Posterior, first_points, posteriors
 from devinterp.calibration.judged import LENGTH, PASSED, POSTERIOR, STEP, Failure, Judged
 from devinterp.calibration.laws import MOST_STEP_AT_CHAINS, Law, rounded_down
 from devinterp.calibration.lengths import recommend
@@ -16,6 +16,7 @@ from devinterp.calibration.request import Request
 from devinterp.calibration.result import COMPARED, RECOMMENDED, Row
 from devinterp.calibration.rows import disagreement, row_of, static_failure
 from devinterp.calibration.short_runs import BudgetSpentError, ShortRuns
+from devinterp.calibration.slope import Slope, worst_slope
 
 #: How often the step is halved before a kernel is given up at a posterior.
 NUM_HALVINGS = 6
@@ -121,7 +122,7 @@ class Search:
         return replace(tried, failure=failure, smaller=replace(point, lr=rounded_down(point.lr * allowed)))
 
     def _confirm(self, tried: _Tried, law: Law) -> Recommendation | str | _Tried:
-        """Compare a point that passed with half its step, then with its null run.
+        """Compare a point that passed with half its step, with its null run, and with stronger localization.
 
         Returns
         -------
@@ -129,8 +130,8 @@ class Search:
             What is recommended; what is to be changed; or the point at half the step, where it is that which is to be looked at
             next.
         """
-        half = self._compared_with(tried, law)
-        if not all(each.is_usable for each in half.judged) or not half.judged:
+        half = self._compared_with(tried.planned.point.at_half_the_step(), law)
+        if not _is_usable(half):
             worst = half.failure or Failure("step_halving", "reject", "")
             self._note(
                 tried.planned,
@@ -147,16 +148,36 @@ class Search:
         if failure is not None:
             self._note(tried.planned, failure, judged)
             return POSTERIOR
-        self._note(tried.planned, None, judged, outcome=RECOMMENDED)
-        return recommend(self._request, tried.planned, judged)
+        return self._recommend_by_slope(replace(tried, judged=judged), half, law)
 
-    def _compared_with(self, tried: _Tried, law: Law) -> _Tried:
-        """Return the point at half the step, run until its coefficient is usable."""
-        planned = Planned.of(tried.planned.point.at_half_the_step(), law, self._measured)
-        judged = self._runs.judge(planned, at_half=True)
-        half = _Tried(planned, judged, _worst(judged))
-        self._note_half(half)
-        return half
+    def _recommend_by_slope(self, tried: _Tried, half: _Tried, law: Law) -> Recommendation | str:
+        """Recommend a point that passed everything else, unless its coefficient is much smaller at stronger localization."""
+        point = tried.planned.point
+        strong = self._compared_with(point.at_stronger_localization(), law)
+        if not _is_usable(strong):
+            worst = strong.failure or Failure("prior_dominated", "reject", "")
+            message = f"at {STRONGER:g} times the localization: {worst.code}: {worst.message}"
+            self._note(tried.planned, replace(worst, message=message), tried.judged)
+            return worst.cure
+        slope = worst_slope([tried.judged, half.judged], strong.judged)
+        while not slope.is_precise:
+            longer = self._runs.judge_longer(strong.planned, strong.judged)
+            if longer is None:
+                break
+            strong = replace(strong, judged=longer)
+            self._note_compared(strong)
+            slope = worst_slope([tried.judged, half.judged], strong.judged)
+        failure = slope.failure(point.localization, self._request.max_slope)
+        self._note(tried.planned, failure, tried.judged, outcome=RECOMMENDED, slope=slope)
+        return recommend(self._request, tried.planned, tried.judged, slope) if failure is None else failure.cure
+
+    def _compared_with(self, point: Point, law: Law) -> _Tried:
+        """Return a point that another is compared with, run until its coefficient is usable."""
+        planned = Planned.of(point, law, self._measured)
+        judged = self._runs.judge(planned, to_compare=True)
+        compared = _Tried(planned, judged, _worst(judged))
+        self._note_compared(compared)
+        return compared
 
     def _compare(self, tried: _Tried, half: _Tried) -> tuple[_Tried, _Tried, Comparison]:
         """Compare a point with half its step; both are made longer while their difference is too uncertain."""
@@ -170,7 +191,7 @@ class Search:
             if longer == [None, None]:
                 break
             compared = compare(tried.judged, half.judged, self._request.error)
-        self._note_half(half)
+        self._note_compared(half)
         return tried, half, compared
 
     def _try(self, point: Point, law: Law) -> _Tried:
@@ -184,21 +205,36 @@ class Search:
         self._note(planned, failure, judged, outcome=COMPARED)
         return _Tried(planned, judged, failure)
 
-    def _note_half(self, half: _Tried) -> None:
-        """Write the row of a run that is compared with: warnings do not matter there."""
-        is_usable = all(each.is_usable for each in half.judged)
-        self._note(half.planned, None if is_usable else half.failure, half.judged, outcome=COMPARED)
+    def _note_compared(self, compared: _Tried) -> None:
+        """Write the row of a run that another is compared with: warnings do not matter there."""
+        failure = None if _is_usable(compared) else compared.failure
+        self._note(compared.planned, failure, compared.judged, outcome=COMPARED)
 
-    def _note(self, planned: Planned, failure: Failure | None, judged: Sequence[Judged], *, outcome: str = "") -> None:
+    def _note(
+        self,
+        planned: Planned,
+        failure: Failure | None,
+        judged: Sequence[Judged],
+        *,
+        outcome: str = "",
+        slope: Slope | None = None,
+    ) -> None:
         """Write the row of a point anew."""
-        self.rows[planned.point.name] = row_of(
-            planned, failure, judged, outcome=outcome, num_gradients=self._runs.gradients_of(planned.point)
-        )
+        num = self._runs.gradients_of(planned.point)
+        row = row_of(planned, failure, judged, outcome=outcome, num_gradients=num)
+        if slope is not None:
+            row = replace(row, s_gamma=-slope.value, s_gamma_se=slope.error)
+        self.rows[planned.point.name] = row
 
 
 def _worst(judged: Sequence[Judged]) -> Failure | None:
     """Return the failure of the last checkpoint that was run: a point that fails at one is not run at the next."""
     return judged[-1].worst if judged else None
+
+
+def _is_usable(tried: _Tried) -> bool:
+    """Say whether the coefficients of all checkpoints can be compared with others."""
+    return bool(tried.judged) and all(each.is_usable for each in tried.judged)
 
 
 def _may_be_the_step(tried: _Tried) -> bool:

@@ -85,27 +85,27 @@ class ShortRuns:
         """Return the gradients that the first runs of a point take, at all checkpoints."""
         return self._chains * len(self._subject.models) * (_burnin(planned) + self._first_length(planned))
 
-    def judge(self, planned: Planned, *, at_half: bool = False) -> tuple[Judged, ...]:
+    def judge(self, planned: Planned, *, to_compare: bool = False) -> tuple[Judged, ...]:
         """Run a point at one checkpoint after the other, until one fails.
 
         Parameters
         ----------
         planned : Planned
             The point.
-        at_half : bool, default: False
-            Whether it is only to be compared with: then it is made longer until its coefficient is usable.
+        to_compare : bool, default: False
+            Whether it only is what another point is compared with: then it is made longer until its coefficient is usable.
         """
         done: list[Judged] = []
         for checkpoint in self._subject.models:
             length = self._first_length(planned)
             judged = self._judged(planned, checkpoint, _burnin(planned), length)
-            while not _is_enough(judged, at_half) and judged.may_pass_when_longer:
+            while not _is_enough(judged, to_compare) and judged.may_pass_when_longer:
                 longer = self._longer(planned, judged)
                 if longer is None:
                     break
                 judged = longer
             done.append(judged)
-            if not _is_enough(judged, at_half):
+            if not _is_enough(judged, to_compare):
                 break
         return tuple(done)
 
@@ -211,5 +211,5 @@ def _burnin(planned: Planned) -> int:
     return max(LEAST_BURNIN, planned.num_burnin_steps)
 
 
-def _is_enough(judged: Judged, at_half: bool) -> bool:
-    return judged.is_usable if at_half else judged.outcome == PASSED
+def _is_enough(judged: Judged, to_compare: bool) -> bool:
+    return judged.is_usable if to_compare else judged.outcome == PASSED

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, is_dataclass
 from functools import partial
+from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -18,6 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from devinterp.errors import InvalidInputError
+
+#: Source by function or class, with the stamp of its file: to find a class Python parses the whole file.
+_SOURCES: weakref.WeakKeyDictionary[FunctionType | type, tuple[tuple[str, int, int], str]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -228,6 +232,27 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def _source(value: FunctionType | type) -> str:
+    """Return the source of a function or class; where it is in a file, that is read once until the file is written anew."""
+    stamp = _stamp(value)
+    if stamp is None:
+        return _read_source(value)
+    stored = _SOURCES.get(value)
+    if stored is None or stored[0] != stamp:
+        stored = _SOURCES[value] = (stamp, _read_source(value))
+    return stored[1]
+
+
+def _stamp(value: FunctionType | type) -> tuple[str, int, int] | None:
+    """Return the file of a function or class, when it was written and its size; None where there is none."""
+    try:
+        file = inspect.getsourcefile(value) or ""
+        status = Path(file).stat()
+    except (OSError, TypeError):
+        return None
+    return file, status.st_mtime_ns, status.st_size
+
+
+def _read_source(value: FunctionType | type) -> str:
     try:
         return textwrap.dedent(inspect.getsource(value))
     except (OSError, TypeError):  # typed in at a prompt, or compiled
