@@ -73,7 +73,7 @@ lint: install-dev
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	$(BIN)/numpydoc lint --config . $$(find src plugins/*/src -name '*.py')
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 # pytest is last: its summary line ends the output and its exit code decides.
 test: lint browser

@@ -226,6 +226,8 @@ def test_in_memory_it_is_the_same(stored: tuple[Path, Calibration]) -> None:
             marks=pytest.mark.slow,
         ),
         (bowl(), {"localization": 1000.0}, "prior_dominated", "full"),
+        # At more localization it would decide more: these are not tried.
+        (bowl(), {"localization": [1000.0, 2000.0], "max_gradients": 9000}, "prior_dominated", "full"),
         (bowl(), {"lr": 1e-3, "batch_size": 4, "dataset": rows(16, 30.0, 40)}, "too_much_noise", ""),
     ],
 )
@@ -236,6 +238,8 @@ def test_it_refuses_and_says_why(model: Any, changes: dict[str, Any], code: str,
     calibration = refused.value.calibration
     assert calibration is not None
     assert code in calibration.points["outcome"].to_numpy()
+    if code == "prior_dominated":
+        assert set(calibration.points["localization"].to_numpy()) == {1000.0}
     assert f"{place}: " in str(refused.value)
     with pytest.raises(CalibrationRefused):
         _ = calibration.settings

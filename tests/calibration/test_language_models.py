@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import devinterp
 from devinterp import CalibrationRefused, calibrate, sources
+from devinterp.calibration.subject import Subject
 from devinterp.tiny_model import tiny_model
 
 SMALL: dict[str, Any] = {"batch_size": 8, "num_chains": 2, "progress": False, "max_gradients": 6000}
@@ -32,6 +34,8 @@ def test_a_language_model_that_is_trained_on_the_spot() -> None:
     model, tokenizer = tiny_model(length=LENGTH)
     data = texts(tokenizer)
     calibration = calibrate(model, data, **SMALL)
+    assert calibration.recommendation is not None
+    assert calibration.recommendation.slope_se < 0.1  # from one run it is known to ± 3
     assert is_good(model, data, calibration.settings)
 
 
@@ -91,8 +95,13 @@ def test_smollm2_within_a_budget_that_allows_strong_localization_only() -> None:
 
 @pytest.mark.slow
 @pytest.mark.smollm2
-def test_smollm2_with_a_late_layer() -> None:
+def test_smollm2_with_a_late_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, data, settings = late_layer(limit=3000, length=24)
-    calibration = calibrate(model, data, **settings)
+    path = tmp_path / "calibration.zarr"
+    with pytest.raises(CalibrationRefused, match="between localization .* `max_slope=` allows more"):
+        calibrate(model, data, output_path=path, **settings)
+    monkeypatch.setattr(Subject, "run", None)  # going on takes no more gradients
+    calibration = calibrate(model, data, output_path=path, max_slope=0.75, **settings)
     assert "the same `param_masks`" in str(calibration)
+    assert "falls as localization to the power 0.6" in str(calibration)
     assert is_good(model, data, calibration.settings, param_masks=settings["param_masks"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -55,11 +56,14 @@ class Search:
         self, request: Request, measured: Sequence[Measured], n_betas: Sequence[float], runs: ShortRuns
     ) -> None:
         self._request, self._measured, self._n_betas, self._runs = request, measured, n_betas, runs
+        self._least_dominated = math.inf  # localization over n_beta, from which on it decides too much
         self.rows: dict[str, Row] = {}
 
     def run(self) -> Recommendation | None:
         """Return the setting that passes everything, None where there is none; `rows` says what became of each."""
         for posterior in posteriors(self._request, self._measured, self._n_betas):
+            if posterior.localization / posterior.n_beta >= self._least_dominated:
+                continue
             try:
                 recommendation = self._at(posterior)
             except BudgetSpentError as spent:
@@ -220,6 +224,8 @@ class Search:
         slope: Slope | None = None,
     ) -> None:
         """Write the row of a point anew."""
+        if failure is not None and failure.code == "prior_dominated":
+            self._least_dominated = min(self._least_dominated, planned.point.localization / planned.point.n_beta)
         num = self._runs.gradients_of(planned.point)
         row = row_of(planned, failure, judged, outcome=outcome, num_gradients=num)
         if slope is not None:
