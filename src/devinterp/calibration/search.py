@@ -136,12 +136,7 @@ class Search:
         """
         half = self._compared_with(tried.planned.point.at_half_the_step(), law)
         if not _is_usable(half):
-            worst = half.failure or Failure("step_halving", "reject", "")
-            self._note(
-                tried.planned,
-                replace(worst, code="step_halving", message=f"at half the step: {worst.message}"),
-                tried.judged,
-            )
+            self._note_because_of(half, tried, "at half the step", code="step_halving")
             return LENGTH
         tried, half, compared = self._compare(tried, half)
         if not compared.is_precise or not compared.agrees:
@@ -159,10 +154,8 @@ class Search:
         point = tried.planned.point
         strong = self._compared_with(point.at_stronger_localization(), law)
         if not _is_usable(strong):
-            worst = strong.failure or Failure("prior_dominated", "reject", "")
-            message = f"at {STRONGER:g} times the localization: {worst.code}: {worst.message}"
-            self._note(tried.planned, replace(worst, message=message), tried.judged)
-            return worst.cure
+            self._note_because_of(strong, tried, f"at {STRONGER:g} times the localization")
+            return strong.outcome
         slope = worst_slope([tried.judged, half.judged], strong.judged)
         while not slope.is_precise:
             longer = self._runs.judge_longer(strong.planned, strong.judged)
@@ -213,6 +206,14 @@ class Search:
         """Write the row of a run that another is compared with: warnings do not matter there."""
         failure = None if _is_usable(compared) else compared.failure
         self._note(compared.planned, failure, compared.judged, outcome=COMPARED)
+
+    def _note_because_of(self, compared: _Tried, tried: _Tried, where: str, *, code: str = "") -> None:
+        """Write the row of a point that fails because what it is compared with is not usable."""
+        assert compared.failure is not None  # or its coefficients could be compared
+        why = replace(
+            compared.failure, code=code or compared.failure.code, message=f"{where}: {compared.failure.message}"
+        )
+        self._note(tried.planned, why, tried.judged)
 
     def _note(
         self,
