@@ -186,6 +186,20 @@ def test_how_much_localization_decides_is_known(stored: tuple[Path, Calibration]
     assert recommendation.slope_se < 0.1
 
 
+@pytest.mark.parametrize(
+    ("slope", "error", "is_said", "is_much"),
+    [(0.05, 0.01, False, False), (0.2, 0.15, False, False), (0.2, 0.05, True, False), (0.6, 0.05, True, True)],
+)
+def test_a_recommendation_says_what_localization_decides(
+    stored: tuple[Path, Calibration], slope: float, error: float, is_said: bool, is_much: bool
+) -> None:
+    _, calibration = stored
+    assert calibration.recommendation is not None
+    text = str(replace(calibration, recommendation=replace(calibration.recommendation, slope=slope, slope_se=error)))
+    assert ("falls as localization to the power" in text) == is_said
+    assert ("Localization decides much of it" in text) == is_much
+
+
 def test_more_than_is_asked_for_is_refused_and_may_be_allowed_later(
     stored: tuple[Path, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import random
 import typing
 from collections.abc import Callable
 from dataclasses import is_dataclass
@@ -11,6 +12,10 @@ from typing import Any
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
+from beartype._check.code import codemain
+
+# Of a sequence one item is checked, drawn from Python's global generator: a checked run would change what a test draws from it.
+codemain.getrandbits = random.Random(0).getrandbits  # type: ignore[attr-defined]
 
 #: What jaxtyping's import hook puts around functions; `install` puts `check` there.
 _shape_check = jaxtyping.jaxtyped

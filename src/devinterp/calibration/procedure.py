@@ -89,10 +89,11 @@ def calibrate(
         Standard error of the coefficient that the recommended run is to have, as a share of it; in (0, 1).
     max_gradients : int, default: 50,000
         Gradients of minibatches that all of it may take; no run is begun that would take more.
-    max_slope : float, default: 0.25
+    max_slope : float, default: 0.75
         How much localization may decide, as the slope ``-d log llc / d log localization``: 0 where it has no part in the
-        coefficient, 1 where it decides it; above 0. `diagnose` warns above the default, and a setting whose run it rejects
-        is not recommended whatever this is. It changes no run: a calibration in a store goes on with another value.
+        coefficient, 1 where it decides it; above 0. Above 0.25, where `diagnose` warns, the recommendation says so; a setting
+        whose run is rejected is not recommended whatever this is. It changes no run: a calibration in a store goes on with
+        another value.
     param_masks, weight_restrictions : object, optional
         What is sampled, as for `devinterp.sample`; one setting is looked for that is good for all restrictions.
     loss_fn, loss_dims, loss_id, adapter, device : object, optional

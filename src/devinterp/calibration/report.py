@@ -79,11 +79,17 @@ def _end(
 
 def _slope(recommendation: Recommendation) -> Iterator[str]:
     """Say how much localization decides, where that is known and not little."""
-    slope, error = recommendation.slope, recommendation.slope_se
-    if slope > LIMITS["prior"].note and slope > 2 * error:
+    slope, error, limit = recommendation.slope, recommendation.slope_se, LIMITS["prior"]
+    if slope <= limit.note or slope <= 2 * error:
+        return
+    yield (
+        f"The coefficient falls as localization to the power {slope:.2f} ± {error:.1g} there: compare it "
+        "with others at the same localization only."
+    )
+    if slope > limit.warning:
         yield (
-            f"The coefficient falls as localization to the power {slope:.2f} ± {error:.1g} there: compare it "
-            "with others at the same localization only."
+            f"Localization decides much of it (0: nothing, 1: all; `diagnose` warns above {limit.warning:g}): the table says "
+            "why none weaker was taken."
         )
 
 

@@ -17,8 +17,8 @@ KERNELS = ("baoab", "sgld")
 N_BETAS = (10.0, 30.0, 100.0)
 #: Minibatches on which is measured at w0: pairs give the noise of gradients.
 NUM_MINIBATCHES = 16
-#: The slope in localization up to which a setting is recommended, where none is asked for: `diagnose` warns above it.
-MAX_SLOPE = LIMITS["prior"].warning
+#: The slope in localization up to which a setting is recommended, where none is asked for: `diagnose` rejects above it.
+MAX_SLOPE = LIMITS["prior"].reject
 #: Localization over the largest second derivative of n_beta L, where none is asked for.
 RELATIVE_LOCALIZATIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 

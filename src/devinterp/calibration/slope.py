@@ -49,7 +49,7 @@ class Slope:
             return None
         message = (
             f"{between} the coefficient falls as localization to the power {self.value:.2f} ± {self.error:.1g} "
-            f"(limit {most:g}): localization decides it more than the loss does; `max_slope=` allows more"
+            f"(limit {most:g}): localization decides too much of it; `max_slope=` allows more"
         )
         return self._failure("prior_dominated", message, self.value, most)
 

@@ -51,8 +51,7 @@ def create_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, gro
         The run's root.
     """
     specs = array_specs(layout)
-    for name in dict.fromkeys(parent for spec in specs for parent in _parents(spec.path)):
-        keys.update_attrs(store, _join(group, name), _group_attrs(name, layout))
+    _create_groups(store, specs, layout, group)
     create_arrays(store, specs, group)
     consolidate(
         store, group, attrs={"schema_version": schema.SCHEMA_VERSION, "coordinates": "draw_step num_moving", **attrs}
@@ -82,8 +81,7 @@ def grow_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.
     """
     root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
     specs = array_specs(layout)
-    for name in dict.fromkeys(parent for spec in specs for parent in _parents(spec.path)):
-        keys.update_attrs(store, name, _group_attrs(name, layout))
+    _create_groups(store, specs, layout)
     stored = {spec.path: root.get(spec.path) for spec in specs}
     create_arrays(store, [spec for spec in specs if stored[spec.path] is None])
     for spec in specs:
@@ -107,6 +105,12 @@ def _new_regions(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tu
                 slice(old, new),
                 *(slice(0, n) for n in after[axis + 1 :]),
             )
+
+
+def _create_groups(store: Store, specs: Iterable[ArraySpec], layout: RunLayout, group: str = "") -> None:
+    """Create the groups of some arrays where they are missing, and write their attributes."""
+    names = dict.fromkeys(parent for spec in specs for parent in _parents(spec.path))
+    keys.update_attrs_of(store, {_join(group, name): _group_attrs(name, layout) for name in names})
 
 
 def _group_attrs(path: str, layout: RunLayout) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.store import Store
+from zarr.api.asynchronous import open_array
+from zarr.core.array import AsyncArray
 
 from devinterp import schema
 from devinterp.errors import StoreError
@@ -71,14 +73,12 @@ def read_status(store: Store, group: str = "", *, chains: Collection[ChainKey] |
     StoreError
         If the run has no status, or one whose arrays do not fit each other.
     """
-    arrays, nodes = {}, {}
-    for name in _DEFAULTS:
-        path = f"{group}/{schema.STATUS}/{name}".strip("/")
-        try:
-            arrays[name] = zarr.open_array(store, path=path, mode="r", zarr_format=3)
-        except Exception as error:  # zarr raises errors of many kinds
-            raise StoreError(f"the store has no readable `{path}`: {error}") from error
-        nodes[name] = keys.get_json(store, keys.metadata_key(path)) or {}
+    paths = {name: f"{group}/{schema.STATUS}/{name}".strip("/") for name in _DEFAULTS}
+    found = keys.at_once(lambda path: _open(store, path), paths.values())
+    arrays = dict(zip(paths, found, strict=True))
+    read = keys.get_jsons(store, [keys.metadata_key(path) for path in paths.values()])
+    nodes = {name: node or {} for name, node in zip(paths, read, strict=True)}
+    for name, path in paths.items():
         if nodes[name]:  # the array's own metadata decide how it is read: consolidated ones may differ
             inspect_node(path, nodes[name])
     shapes = {name: array.shape for name, array in arrays.items()}
@@ -88,26 +88,53 @@ def read_status(store: Store, group: str = "", *, chains: Collection[ChainKey] |
         places = tuple(map(np.arange, shapes["state"]))
     else:
         places = tuple(np.unique(numbers) for numbers in zip(*chains, strict=True))
-    return Status(**{name: _read_cells(store, array, nodes[name], places) for name, array in arrays.items()})
+    bad_chunks = {name: _bad_chunks(store, array, nodes[name], places) for name, array in arrays.items()}
+    sound = [array for name, array in arrays.items() if not bad_chunks[name]]
+    values = {
+        array.basename: value
+        for array, value in zip(sound, keys.at_once(lambda array: _read(array, places), sound), strict=True)
+    }
+    cells = {}
+    for name, array in arrays.items():
+        cells[name] = np.full(array.shape, _DEFAULTS[name], dtype=object)
+        if values.get(name) is not None:
+            cells[name][np.ix_(*places)] = values[name].astype(object)
+        else:
+            _read_cells(zarr.Array(array), bad_chunks[name], places, out=cells[name])
+    return Status(**cells)
+
+
+async def _open(store: Store, path: str) -> AsyncArray[Any]:
+    try:
+        return await open_array(store=store, path=path, mode="r", zarr_format=3)
+    except Exception as error:  # zarr raises errors of many kinds
+        raise StoreError(f"the store has no readable `{path}`: {error}") from error
+
+
+async def _read(array: AsyncArray[Any], places: tuple[np.ndarray, ...]) -> np.ndarray | None:
+    """Return what is at some places of an array, None where that is damaged somewhere."""
+    with suppress(Exception):
+        return np.asarray(await array.get_orthogonal_selection(places))
+    return None
+
+
+def _bad_chunks(
+    store: Store, array: AsyncArray[Any], node: dict[str, Any], places: tuple[np.ndarray, ...]
+) -> Collection[str]:
+    """Return the keys of the chunks at some places that must not be decoded."""
+    chunks = {tuple(k // n for k, n in zip(key, array.chunks, strict=True)) for key in _cells(places)}
+    return bad_strings(store, array.path, node, chunks)
 
 
 def _read_cells(
-    store: Store, array: zarr.Array[Any], node: dict[str, Any], places: tuple[np.ndarray, ...]
-) -> np.ndarray:
-    """Return an array as objects, its default in cells of other places, and in those that cannot be read."""
-    chunks = {tuple(k // n for k, n in zip(key, array.chunks, strict=True)) for key in _cells(places)}
-    bad_chunks = bad_strings(store, array.path, node, chunks)
-    cells = np.full(array.shape, _DEFAULTS[array.basename], dtype=object)
-    if not bad_chunks:
-        with suppress(Exception):  # damaged somewhere: read cell by cell below
-            cells[np.ix_(*places)] = np.asarray(array.get_orthogonal_selection(places)).astype(object)
-            return cells
+    array: zarr.Array[Any], bad_chunks: Collection[str], places: tuple[np.ndarray, ...], *, out: np.ndarray
+) -> None:
+    """Read an array cell by cell, leaving out what cannot be read."""
     for key in _cells(places):
         chunk = tuple(k // n for k, n in zip(key, array.chunks, strict=True))
         if f"{array.path}/{array.metadata.encode_chunk_key(chunk)}" not in bad_chunks:
             with suppress(Exception):
-                cells[key] = np.asarray(array[key])[()]
-    return cells
+                out[key] = np.asarray(array[key])[()]
 
 
 def _cells(places: tuple[np.ndarray, ...]) -> Iterator[tuple[int, ...]]:

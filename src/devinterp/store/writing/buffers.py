@@ -17,7 +17,7 @@ Write: TypeAlias = tuple["zarr.Array[Any]", Any, np.ndarray]
 
 
 class ArrayCache:
-    """The arrays of a run by path, each looked up in the store once: a lookup takes as long as a small write.
+    """The arrays of a run by path: a lookup takes as long as a small write, so consolidated metadata are used for all at once.
 
     Parameters
     ----------
@@ -29,6 +29,9 @@ class ArrayCache:
         self.store = root.store
         self._root = root
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        if root.metadata.consolidated_metadata is not None:  # else every node of the store would be read
+            nodes = root.members(max_depth=None)
+            self._arrays |= {path: node for path, node in nodes if isinstance(node, zarr.Array)}
 
     def __getitem__(self, path: str) -> zarr.Array[Any]:
         if path not in self._arrays:
