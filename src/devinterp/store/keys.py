@@ -15,6 +15,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 #: Last part of the key that holds the metadata and attributes of a group or an array.
 METADATA = "zarr.json"
+_NEW_GROUP = {"zarr_format": 3, "node_type": "group"}
 #: Endings of the unfinished files that a killed writer leaves in a directory; nobody reads them.
 _LEFTOVERS = (".partial", ".tmp")
 
@@ -59,6 +60,12 @@ def _read_file(path: Path) -> bytes | None:
 def put(store: Store, key: str, value: bytes) -> None:
     """Set a key, replacing its value in one write."""
     sync(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
+
+
+def put_many(store: Store, values: Mapping[str, bytes]) -> None:
+    """Set several keys, at the same time."""
+    to_buffer = default_buffer_prototype().buffer.from_bytes
+    at_once(lambda key: store.set(key, to_buffer(values[key])), values)
 
 
 def put_new(store: Store, key: str, value: bytes) -> None:
@@ -116,6 +123,12 @@ def children(store: Store, group: str) -> list[str]:
     return sync(collect())
 
 
+def contents(store: Store) -> dict[str, bytes]:
+    """Return the bytes of every key."""
+    names = list_keys(store)
+    return {name: value for name, value in zip(names, get_many(store, names), strict=True) if value is not None}
+
+
 def sizes(store: Store) -> dict[str, int]:
     """Return the size in bytes of everything in a store, by key."""
 
@@ -170,6 +183,14 @@ def get_first_attrs(store: Store) -> dict[str, Any]:
     return attrs if isinstance(attrs, dict) else {}
 
 
+def make_groups(store: Store, paths: Sequence[str]) -> None:
+    """Make groups where there is no node; another process may make them at the same time."""
+    found = get_many(store, [metadata_key(path) for path in paths])
+    for path, content in zip(paths, found, strict=True):
+        if content is None:
+            put_new(store, metadata_key(path), json.dumps(_NEW_GROUP).encode())
+
+
 def update_attrs(store: Store, group: str, attrs: Mapping[str, Any]) -> None:
     """Change some attributes of a group or an array in one write, keeping the rest of its metadata; makes a new group."""
     update_attrs_of(store, {group: attrs})
@@ -180,11 +201,10 @@ def update_attrs_of(store: Store, attrs: Mapping[str, Mapping[str, Any]]) -> Non
     found = get_jsons(store, [metadata_key(path) for path in attrs])
     changed: dict[str, bytes] = {}
     for (path, new), metadata in zip(attrs.items(), found, strict=True):
-        node = metadata or {"zarr_format": 3, "node_type": "group"}
+        node = metadata or _NEW_GROUP
         node = {**node, "attributes": {**(node.get("attributes") or {}), **new}}
         changed[metadata_key(path)] = json.dumps(node).encode()
-    to_bytes = default_buffer_prototype().buffer.from_bytes
-    at_once(lambda key: store.set(key, to_bytes(changed[key])), changed)
+    put_many(store, changed)
 
 
 def remove_leftovers(store: Store) -> None:

@@ -25,6 +25,9 @@ _NAMES = {schema.TRACE, schema.OBSERVABLES, schema.METRICS, schema.STATUS, schem
 _NAMES |= {*_OUTSIDE_TREE, keys.METADATA}
 _NAMES |= {schema.RESTRICTION, schema.CHAIN, schema.DRAW, "draw_step", "num_moving"}
 
+#: Arrays of which more is known beforehand are written where they belong, chunk by chunk.
+_MOST_BYTES_COPIED = 2**22
+
 #: Of every array. Level 1: losses hardly compress (about 11 %), so a higher level only costs time.
 CODECS = (ZstdCodec(level=1), Crc32cCodec())
 
@@ -51,7 +54,8 @@ def create_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, gro
         The run's root.
     """
     specs = array_specs(layout)
-    _create_groups(store, specs, layout, group)
+    keys.make_groups(store, list(dict.fromkeys(["", *_parents(f"{group}/")])))
+    keys.update_attrs_of(store, _attrs_of_groups(specs, layout, group))
     create_arrays(store, specs, group)
     consolidate(
         store, group, attrs={"schema_version": schema.SCHEMA_VERSION, "coordinates": "draw_step num_moving", **attrs}
@@ -81,7 +85,7 @@ def grow_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any]) -> zarr.
     """
     root = zarr.open_group(store, mode="r+", zarr_format=3, use_consolidated=False)
     specs = array_specs(layout)
-    _create_groups(store, specs, layout)
+    keys.update_attrs_of(store, _attrs_of_groups(specs, layout))
     stored = {spec.path: root.get(spec.path) for spec in specs}
     create_arrays(store, [spec for spec in specs if stored[spec.path] is None])
     for spec in specs:
@@ -107,10 +111,10 @@ def _new_regions(before: tuple[int, ...], after: tuple[int, ...]) -> Iterator[tu
             )
 
 
-def _create_groups(store: Store, specs: Iterable[ArraySpec], layout: RunLayout, group: str = "") -> None:
-    """Create the groups of some arrays where they are missing, and write their attributes."""
+def _attrs_of_groups(specs: Iterable[ArraySpec], layout: RunLayout, group: str = "") -> dict[str, dict[str, Any]]:
+    """Return the attributes of the groups that some arrays are in, by their path."""
     names = dict.fromkeys(parent for spec in specs for parent in _parents(spec.path))
-    keys.update_attrs_of(store, {_join(group, name): _group_attrs(name, layout) for name in names})
+    return {_join(group, name): _group_attrs(name, layout) for name in names}
 
 
 def _group_attrs(path: str, layout: RunLayout) -> dict[str, Any]:
@@ -128,26 +132,52 @@ def _group_attrs(path: str, layout: RunLayout) -> dict[str, Any]:
 
 
 def create_arrays(store: Store, specs: Iterable[ArraySpec], group: str = "") -> None:
-    """Create arrays, zstd-compressed and with a checksum in every chunk, and write the data of those whose specs have them."""
+    """Create arrays, zstd-compressed and with a checksum in every chunk, and write the data of those whose specs have them.
 
-    async def create(spec: ArraySpec) -> None:
-        array = await zarr.api.asynchronous.create_array(
-            store,
-            name=_join(group, spec.path),
-            shape=spec.shape,
-            chunks=tuple(max(1, n) for n in spec.chunks),
-            dtype=spec.dtype,
-            fill_value=spec.fill_value,
-            dimension_names=spec.dims,
-            attributes=dict(spec.attrs),
-            compressors=CODECS,
-            zarr_format=3,
-            overwrite=True,
-        )
-        if spec.data is not None:
-            await array.setitem(..., np.asarray(spec.data))
+    Small arrays are made in memory and then copied, key by key: zarr asks a store several questions for each new array, each of
+    which takes as long as writing it.
+    """
+    small: list[ArraySpec] = []
+    others: list[ArraySpec] = []
+    for spec in specs:
+        is_small = spec.data is None or np.asarray(spec.data).nbytes <= _MOST_BYTES_COPIED
+        (small if is_small and not isinstance(store, MemoryStore) else others).append(spec)
+    keys.at_once(lambda spec: _create_array(store, spec, _join(group, spec.path)), others)
+    in_memory = MemoryStore()
+    keys.at_once(lambda spec: _create_array(in_memory, spec, spec.path), small)
+    _remove_arrays(store, small, group)
+    paths = tuple(f"{spec.path}/" for spec in small)  # and not their groups, which have attributes in the store
+    made = {_join(group, key): value for key, value in keys.contents(in_memory).items() if key.startswith(paths)}
+    for is_metadata in (True, False):  # some stores take no chunk of an array that they do not know
+        keys.put_many(store, {key: value for key, value in made.items() if key.endswith(keys.METADATA) == is_metadata})
 
-    keys.at_once(create, specs)
+
+async def _create_array(store: Store, spec: ArraySpec, path: str) -> None:
+    array = await zarr.api.asynchronous.create_array(
+        store,
+        name=path,
+        shape=spec.shape,
+        chunks=tuple(max(1, n) for n in spec.chunks),
+        dtype=spec.dtype,
+        fill_value=spec.fill_value,
+        dimension_names=spec.dims,
+        attributes=dict(spec.attrs),
+        compressors=CODECS,
+        zarr_format=3,
+        overwrite=True,
+    )
+    if spec.data is not None:
+        await array.setitem(..., np.asarray(spec.data))
+
+
+def _remove_arrays(store: Store, specs: Sequence[ArraySpec], group: str) -> None:
+    """Remove what is left of some arrays where their creation was cut off."""
+    for parent in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs):
+        there = set(keys.children(store, _join(group, parent)))
+        for spec in specs:
+            folder, _, name = spec.path.rpartition("/")
+            if folder == parent and name in there:
+                keys.delete_below(store, f"{_join(group, spec.path)}/")
 
 
 def stored_size(values: np.ndarray, dtype: Any) -> int:
