@@ -15,7 +15,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 #: Last part of the key that holds the metadata and attributes of a group or an array.
 METADATA = "zarr.json"
-_NEW_GROUP = {"zarr_format": 3, "node_type": "group"}
+_NEW_GROUP: dict[str, Any] = {"zarr_format": 3, "node_type": "group"}
 #: Endings of the unfinished files that a killed writer leaves in a directory; nobody reads them.
 _LEFTOVERS = (".partial", ".tmp")
 
