@@ -1,7 +1,7 @@
 # Needs Python >= 3.11, git and make; everything else is installed into $(VENV).
 #   make quickstart   learning coefficients of parts of a real language model, from nothing; SEED=1 for other chains
-#   make test         every check, from nothing, but for those that take minutes each
-#   make test-all     these too
+#   make test         every check, from nothing, but for the heavy ones; CI=1 for these, too, as CI runs it
+#   make test-all     those too that take minutes each
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -25,6 +25,7 @@ SEED ?= 0
 # Processes that run the tests; each keeps torch to one thread (tests/conftest.py).
 PYTEST_WORKERS ?= 2
 FAST := not slow and not gpu and not benchmark
+CHECKED := $(FAST)$(if $(CI),, and not heavy)
 
 .DEFAULT_GOAL := help
 .PHONY: help venv install install-dev quickstart browser lint test test-all test-wheels test-lowest test-newest wheels bench bench-peers docs site format clean
@@ -77,7 +78,7 @@ lint: install-dev
 
 # pytest is last: its summary line ends the output and its exit code decides.
 test: lint browser
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "$(FAST)" $(ARGS)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "$(CHECKED)" $(ARGS)
 
 # The slow ones too: every variant of every model type, runs killed twenty times, ten thousand damaged stores. An hour. What is
 # measured against the clock is `make bench`, the accuracy suite `make bench ARGS=plugins/devinterp-bench/tests`.

@@ -343,6 +343,7 @@ def test_top_k_with_more_candidates_than_a_group():
     np.testing.assert_allclose(result[:, :, 1], flat[..., :5], atol=1e-6)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "chunks", [{"sequence": 1}, {"sequence": 3}, {"sequence": 7, "draw": 9}, {"chain": 3, "sequence": 32}]
 )

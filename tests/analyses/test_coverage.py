@@ -123,6 +123,7 @@ def test_sequence_and_averaged_bif(replicas, options):
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("estimator", "errors"),
     [
@@ -171,6 +172,7 @@ def _check_cells(measured: list[tuple[coverage.Cell, dict[str, coverage.Estimate
             assert lowest - noise[0] <= one <= 0.98 + noise[1], f"{name} {one:.1%}: {cell}"
 
 
+@pytest.mark.heavy
 def test_a_part_of_the_grid():
     """Shared and own minibatches, padded and unpadded; twenty epochs in 20 draws, one in 100."""
     few = coverage.cells(batch_sizes=(4,), draws=(20,), epochs=(20,))

@@ -65,6 +65,7 @@ def test_what_runs_have_in_common_cancels() -> None:
     assert (apart["llc_difference_se"] > 0.4 * apart["separate_se"]).all()
 
 
+@pytest.mark.heavy
 def test_its_intervals_hold() -> None:
     """The 95 % interval holds the true difference as often as it should, to 3 standard errors."""
     inside = []

@@ -117,6 +117,7 @@ def test_initial_loss_is_paired_where_it_can_be():
         compute_susceptibilities(tree, "train", initial_loss="paired")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("transform", [{}, {"z_score": True}, {"z_score": True, "centre_rows": True}])

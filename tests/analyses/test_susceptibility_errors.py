@@ -81,6 +81,7 @@ def _check(coverage: np.ndarray) -> None:
     assert coverage.min() > 0.90 - 3 * np.sqrt(0.9 * 0.1 / REPLICAS)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "transforms",
     [
@@ -100,6 +101,7 @@ def test_transformed_susceptibilities(transforms):
     _check(_coverage(6, truth, **dict.fromkeys(transforms, True)))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("num_chains", [4, pytest.param(8, marks=pytest.mark.slow)])
 def test_an_error_of_the_initial_loss_that_all_chains_share(num_chains):
     """It is as large as the rise; with 8 chains the spread of chains alone holds the truth of one token in 63 % of the runs."""

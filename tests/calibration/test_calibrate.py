@@ -122,6 +122,7 @@ def _never(*args: Any, **options: Any) -> None:
     raise AssertionError("nothing is to be sampled")
 
 
+@pytest.mark.heavy
 def test_an_interrupted_one_goes_on(
     stored: tuple[Path, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "study.zarr"
 
 
+@pytest.mark.heavy
 def test_a_run_of_a_plan_is_made_again(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "again.zarr"
     assert cli.run(["replay", str(store), "--run", "checkpoint=2,seed=2", "-o", str(copy)]) == 0

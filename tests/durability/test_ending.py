@@ -115,6 +115,7 @@ def test_a_dead_owner_here_is_replaced_at_once(tmp_path: Path, left: Any) -> Non
     assert lock.holder(store) is None
 
 
+@pytest.mark.heavy
 def test_of_several_that_race_one_wins(tmp_path: Path) -> None:
     path, signs = tmp_path / "store", tmp_path / "signs"
     store = LocalStore(path)
@@ -177,6 +178,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thread, "BACKOFF", (0.01, 0.01, 0.01))
 
 
+@pytest.mark.heavy
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, after = 10**9, []
     monkeypatch.setattr(Flaky, "room", before)

@@ -143,6 +143,7 @@ def opened(store: MemoryStore, numbers: dict[str, np.ndarray]) -> list[str]:
     return wrong
 
 
+@pytest.mark.heavy
 def test_mutated_stores(sound: dict[str, bytes], numbers: dict[str, np.ndarray]) -> None:
     fuzz(sound, numbers, count=150, seed=1)
 

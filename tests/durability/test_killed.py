@@ -35,6 +35,7 @@ def kill_repeatedly(path: Path, settings: dict[str, Any], *, kills: int, longest
     return {**json.loads(found.stdout.splitlines()[-1]), "errors": found.stderr}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("kernel", "chains", "kills"),
     [

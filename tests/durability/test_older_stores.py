@@ -125,6 +125,7 @@ def test_it_goes_on_from_its_checkpoint(name: str, path: Path) -> None:
     assert not (path / "lock").exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("more", MORE)
 def test_it_can_be_added_to(name: str, path: Path, more: str) -> None:
     stored = devinterp.open(path).load()

@@ -75,6 +75,7 @@ def as_plan(folder: Path) -> bytes:
     return run("-c", code).stdout
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("written", [as_script, pytest.param(as_plan, marks=pytest.mark.slow)])
 def test_cached_functions_of_scripts_and_plans_run_in_another_process(written, tmp_path: Path):
     packed = written(tmp_path)

@@ -54,6 +54,7 @@ def test_crashes_at_many_steps(tmp_path: Path, kernel: str, chains: str) -> None
     assert not (path / "lock").exists()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("record", [pytest.param("sequence", marks=pytest.mark.slow), "moments"])
 def test_what_is_gathered_on_the_way(tmp_path: Path, record: str) -> None:
     settings = {"record": record, "num_draws": 8}
@@ -61,6 +62,7 @@ def test_what_is_gathered_on_the_way(tmp_path: Path, record: str) -> None:
     same_numbers(run(**settings), devinterp.open(tmp_path / "run.zarr").load())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("keep_state", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_more_draws_for_running_moments(tmp_path: Path, keep_state: bool) -> None:
     settings = {"record": "moments", "keep_state": keep_state}
@@ -88,11 +90,13 @@ def dropping(after: int) -> Dropping:
     return model
 
 
+@pytest.mark.heavy
 def test_a_model_in_train_mode(tmp_path: Path) -> None:
     assert interrupted_often(tmp_path / "run.zarr", dropping) >= 2
     same_numbers(run(None, dropping(-1)), devinterp.open(tmp_path / "run.zarr").load())
 
 
+@pytest.mark.heavy
 def test_half_precision_with_float32_masters(tmp_path: Path) -> None:
     def half(after: int) -> nn.Module:
         return counting(after, crash).to(torch.bfloat16)
@@ -101,6 +105,7 @@ def test_half_precision_with_float32_masters(tmp_path: Path) -> None:
     same_numbers(run(None, half(-1)), devinterp.open(tmp_path / "run.zarr").load())
 
 
+@pytest.mark.heavy
 def test_states_are_used(tmp_path: Path) -> None:
     """No more steps are taken again than lie between two states."""
     model = counting(40, crash)
@@ -117,6 +122,7 @@ def test_states_are_used(tmp_path: Path) -> None:
     assert again.taken == 4 * 43 - saved
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("record", ["token", pytest.param("moments", marks=pytest.mark.slow)])
 def test_restrictions_side_by_side(tmp_path: Path, record: str) -> None:
     """Their chains have one state together."""

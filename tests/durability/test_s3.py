@@ -27,6 +27,7 @@ def bucket() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "s3://runs/run.zarr", options
 
 
+@pytest.mark.heavy
 def test_a_run_in_a_bucket(bucket: tuple[str, dict[str, Any]]) -> None:
     url, options = bucket
     with pytest.raises(Ended):
@@ -40,6 +41,7 @@ def test_a_run_in_a_bucket(bucket: tuple[str, dict[str, Any]]) -> None:
         run(url, num_draws=9, storage_options=options)
 
 
+@pytest.mark.heavy
 def test_files_are_read_in_one_request_unless_told_otherwise() -> None:
     url, options = "s3://runs/run.zarr", {"key": "testing", "secret": "testing", "endpoint_url": "http://127.0.0.1:9"}
     assert resolve(url, storage_options=options).fs.max_concurrency == 1

@@ -34,6 +34,7 @@ def test_two_workers(tmp_path: Path, chains: str) -> None:
     assert not (tmp_path / "run.zarr" / "lock").exists()
 
 
+@pytest.mark.heavy
 def test_in_memory_and_with_what_a_notebook_defines() -> None:
     scale = 2.0
     loss = lambda model, batch: scale * model(batch)[:, :-1].square().mean(-1)  # noqa: E731
@@ -41,6 +42,7 @@ def test_in_memory_and_with_what_a_notebook_defines() -> None:
     same_numbers(run(loss_fn=loss, workers=2, **small), run(loss_fn=loss, **small))
 
 
+@pytest.mark.heavy
 def test_a_killed_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[int] = []
     spawn = workers._Worker
@@ -104,6 +106,7 @@ def test_a_driver_killed_twenty_times_with_two_workers(tmp_path: Path, kernel: s
     same_numbers(devinterp.open(tmp_path / "run.zarr").load(), run(**settings))
 
 
+@pytest.mark.heavy
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore:.*:RuntimeWarning")
 def test_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed")
@@ -123,6 +126,7 @@ def test_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     same_numbers(tree.load(), run(**settings))
 
 
+@pytest.mark.heavy
 def test_what_a_worker_cannot_import_ends_the_run_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that cannot read its job was started anew for ever."""
     module = types.ModuleType("known_here_only")
@@ -168,6 +172,7 @@ def test_prefixes_do_not_depend_on_earlier_chains(tmp_path: Path) -> None:
     same_numbers(run(tmp_path / "run.zarr", deep(), **settings).load(), whole)
 
 
+@pytest.mark.heavy
 def test_what_a_worker_chose_is_in_the_provenance(tmp_path: Path) -> None:
     settings = {"weight_restrictions": {"head": {"head.bias": None}, "full": None}}
     here = run(tmp_path / "here.zarr", **settings)

@@ -27,10 +27,12 @@ class TestWithGamma(KernelTests):
     bias = 0.025
 
 
+@pytest.mark.heavy
 class TestWithGammaAsPublished(TestWithGamma):
     options: ClassVar = {"gamma": True, "bias_correction": True}
 
 
+@pytest.mark.heavy
 class TestWithGammaWithoutMemory(KernelTests):
     """Exact in the limit of small steps."""
 

@@ -155,6 +155,7 @@ def thermostat(num_weights, *, lr, diffusion, heat=0.0, steps=3000, chains=64, s
     return stacked.mean(1), stacked.std(1) / chains**0.5
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("diffusion", [0.1, 0.3, 0.5, 0.8])
 @pytest.mark.parametrize("lr", [0.004, 0.02])
 def test_the_thermostat_holds_the_temperature_at_any_step(lr, diffusion):
@@ -206,6 +207,7 @@ def test_the_identity_behind_the_thermostat_holds_for_any_loss():
     assert 5 * float(difference.std()) / chains**0.5 < 0.01 * lr * float(sums[0].mean())
 
 
+@pytest.mark.heavy
 def test_friction_settles_where_it_is_needed_wherever_it_starts():
     cold, _ = thermostat(200, lr=0.02, diffusion=0.2, start=0.01)
     hot, _ = thermostat(200, lr=0.02, diffusion=0.2, start=0.9)

@@ -65,6 +65,7 @@ def test_all_components_in_five_seconds_and_200_megabytes(weights):
     assert megabytes < 200
 
 
+@pytest.mark.heavy
 def test_heads_have_the_layout_of_the_configuration(model):
     masks = create_param_masks(model, "l29h8")
     prefix = "model.layers.29.self_attn"

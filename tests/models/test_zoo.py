@@ -278,15 +278,18 @@ def test_the_table_of_variants_is_that_of_the_configurations():
     assert zoo.variants() == {model_type: zoo.find_variants(model_type) for model_type in zoo.model_types()}
 
 
-SLOW = ("biased", "tied")
-CASES = [
-    pytest.param(model_type, variant, marks=pytest.mark.slow if variant in SLOW else (), id=f"{model_type}-{variant}")
-    for model_type in zoo.model_types()
-    for variant in zoo.variants().get(model_type, ("plain",))
-]
+#: How variants beside the first of each type are marked.
+MARKS = {"biased": pytest.mark.slow, "tied": pytest.mark.slow}
 
 
-@pytest.mark.parametrize(("model_type", "variant"), CASES)
+def cases():
+    for model_type in zoo.model_types():
+        for number, variant in enumerate(zoo.variants().get(model_type, ("plain",))):
+            marks = MARKS.get(variant, pytest.mark.heavy) if number else ()
+            yield pytest.param(model_type, variant, marks=marks, id=f"{model_type}-{variant}")
+
+
+@pytest.mark.parametrize(("model_type", "variant"), list(cases()))
 def test_masks_are_what_gradients_say(model_type, variant, record_property):
     model = prepared(model_type, variant)
     special = zoo.EXCEPTIONS.get(model_type, {})

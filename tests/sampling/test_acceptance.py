@@ -101,6 +101,7 @@ def test_it_falls_with_the_step_and_is_near_one_for_small_ones():
     assert means[0] > 0.999 > means[1] > means[2]
 
 
+@pytest.mark.heavy
 def test_on_a_quadratic_it_has_its_exact_mean():
     """For a Gaussian of d equal coordinates log acceptance is (lr a)^2 / 32 a (w² - w'²): its mean by direct integration."""
     lr, a, d, chains = 0.5, 2.0, 10, 400

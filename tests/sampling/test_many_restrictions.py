@@ -138,6 +138,7 @@ def test_more_draws_chains_and_restrictions(tmp_path):
     compare(run(deep(), **{**OPTIONS, "chains": "sequential"}, num_draws=5, num_chains=3), tree)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("record", ["token", "moments"])
 def test_more_draws_from_kept_state_are_those_of_a_longer_run(record, tmp_path):
     path, options = tmp_path / "run.zarr", {**OPTIONS, "record": record, "paired": False}
@@ -146,6 +147,7 @@ def test_more_draws_from_kept_state_are_those_of_a_longer_run(record, tmp_path):
     same_numbers(longer, run(deep(), **options, num_draws=6))
 
 
+@pytest.mark.heavy
 def test_workers_change_nothing(tmp_path):
     found = run(deep(), **OPTIONS, workers=2, output_path=tmp_path / "run.zarr")
     same_numbers(found, run(deep(), **OPTIONS))

@@ -108,6 +108,7 @@ def test_padding_on_the_left_is_as_on_the_right(kind, way):
     assert "positions" not in json.loads(right.attrs["provenance"])["paths"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", [gpt2, llama])
 def test_padding_on_the_left_is_as_no_padding(kind, way):

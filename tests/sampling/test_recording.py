@@ -100,6 +100,7 @@ def test_what_was_not_recorded_is_refused(trees: dict[str, xr.DataTree]) -> None
         compute_llc(trees["moments"], burnin=10)
 
 
+@pytest.mark.heavy
 def test_moments_need_a_hundredth_of_the_space(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(23, 4), nn.Linear(4, 23)).eval()

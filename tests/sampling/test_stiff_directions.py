@@ -78,6 +78,7 @@ def test_they_are_eigenvectors_and_each_has_the_temperature_of_its_law(kernel: s
     assert_is(result, factor(lr * (N_BETA * stiffness + GAMMA)))
 
 
+@pytest.mark.heavy
 def test_minibatch_noise_heats_directions_by_what_it_is_in_them() -> None:
     noise = 0.5 * torch.randn(2000, 6, generator=torch.Generator().manual_seed(0))
     noise -= noise.mean(0)
@@ -88,6 +89,7 @@ def test_minibatch_noise_heats_directions_by_what_it_is_in_them() -> None:
     assert_is(temperature(tree), (1 + added) / (1 - lr * (N_BETA * stiffness + GAMMA) / 4), errors=5.0)
 
 
+@pytest.mark.heavy
 def test_of_a_degenerate_loss_it_is_one() -> None:
     def quartic(model: nn.Module, batch: Any) -> Tensor:
         return ((model() + 0.1) ** 4).sum() + 0 * batch[0][:, 0]
@@ -156,6 +158,7 @@ def test_alike_restrictions_side_by_side_are_as_one_after_the_other() -> None:
         np.testing.assert_allclose(together[f"metrics/{name}"], apart[f"metrics/{name}"], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.heavy
 def test_a_stiff_direction_that_is_too_hot_is_found_among_many_flat_ones() -> None:
     def stiff(model: nn.Module, batch: Any) -> Tensor:
         return 0.5 * 100 * model().mean() ** 2 * 400 + 0 * batch[0]
@@ -176,6 +179,7 @@ def test_a_stiff_direction_that_is_too_hot_is_found_among_many_flat_ones() -> No
     assert not [message for message in diagnose(cool)["message"].to_numpy() if "second derivative 100" in message]
 
 
+@pytest.mark.heavy
 def test_it_does_not_depend_on_how_chains_run(tmp_path: Path) -> None:
     options: dict[str, Any] = {"curvature_directions": 2, "num_burnin_steps": 3, "observables": {"watched": ids()}}
     masks = {"mix": {"mix.weight": torch.ones(6, 6, dtype=torch.bool)}}
@@ -198,6 +202,7 @@ def _without_directions(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.drop_vars([str(name) for name in dataset.variables if str(name).startswith("direction")])
 
 
+@pytest.mark.heavy
 def test_crashes_at_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TimeBudget, "is_due", lambda self, *, last: True)
     settings: dict[str, Any] = {"num_draws": 8, "curvature_directions": 1}

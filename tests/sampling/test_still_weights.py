@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import xarray as xr
 from hypothesis import HealthCheck, example, given, settings
@@ -64,6 +65,7 @@ ACCUMULATED = {
 }  # fmt: skip
 
 
+@pytest.mark.heavy
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @example(side="right", seed=3, paired=False, run=ACCUMULATED)
 @given(side=st.sampled_from([None, "right", "left", "inside"]), seed=st.integers(0, 99), paired=st.booleans(), run=runs)

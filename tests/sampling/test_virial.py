@@ -162,6 +162,7 @@ def test_the_temperature_of_each_parameter() -> None:
     assert abs(expected[0] - expected[1]) > 5 * float(error.max())
 
 
+@pytest.mark.heavy
 def test_restrictions_have_their_own() -> None:
     masks = {"whole": None, "part": {"second": torch.tensor([False, True, True, False])}}
     tree = sampled(weight_restrictions=masks)
@@ -263,6 +264,7 @@ def test_it_is_what_it_says_at_every_draw() -> None:
     assert (whole > 0).all()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("watched", [False, True])
 def test_it_does_not_depend_on_how_chains_run(watched: bool, tmp_path: Path) -> None:
     observables = {"watched": ids()} if watched else None

@@ -62,6 +62,7 @@ def tree(problem: Regression) -> xr.DataTree:
     return problem.sample()
 
 
+@pytest.mark.heavy
 def test_the_kernel_is_the_exact_one_within_its_error(problem, tree):
     kernel = loss_kernel(tree)
     rows = tree["observables/rows"].sequence_id.values[np.arange(ROWS)]

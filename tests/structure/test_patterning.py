@@ -77,6 +77,7 @@ def tree() -> Any:
     return run()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("noise_level", [pytest.param(1.0, marks=pytest.mark.slow), 0.5])
 def test_derivatives_are_those_of_the_posterior(tree: Any, noise_level: float) -> None:
     tree = tree if noise_level == 1 else run(noise_level=noise_level)
@@ -103,6 +104,7 @@ def test_the_wanted_change_is_predicted_confirmed_and_true(tree: Any) -> None:
     np.testing.assert_allclose(true, [0.01, -0.01], atol=0.004)
 
 
+@pytest.mark.heavy
 def test_a_run_with_these_weights_changes_as_predicted(tree: Any) -> None:
     weights = tree.slt.patterning({"near": 0.01, "far": -0.01}, candidates="train")["weight"].to_numpy()
     again = run(weights, init_seed=1)

@@ -203,6 +203,7 @@ def test_one_model_is_in_memory_and_the_next() -> None:
     assert most == 2
 
 
+@pytest.mark.heavy
 def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "study"
     load = Loads({64: KeyboardInterrupt()})
@@ -279,6 +280,7 @@ def test_a_run_that_diverges_is_recorded(tmp_path: Path, stored: bool) -> None:
     assert llc.attrs["runs_left_out"] == ["n_beta=1e+30"]
 
 
+@pytest.mark.heavy
 def test_runs_in_other_processes(tmp_path: Path) -> None:
     weights = {step: checkpoint(step).state_dict() for step in STEPS}
     tree = make_study(weights, tmp_path / "study", architecture=make(), workers=2)

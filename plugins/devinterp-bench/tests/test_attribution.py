@@ -89,6 +89,7 @@ def exact_influence(model: nn.Module, candidates: Rows, queries: Rows) -> np.nda
     return (of_queries @ torch.linalg.solve(hessian, of_candidates.T)).numpy()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("method", "least"),
     [(bif_scores, 0.9), pytest.param(ekfac_scores, 0.9, marks=pytest.mark.slow), (trak_scores, 0.6)],
@@ -111,6 +112,7 @@ def test_likeness_is_the_cosine_of_what_the_last_layer_reads():
     np.testing.assert_allclose(feature_similarity(TINY, model, candidates, queries), expected, rtol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("score", [trak_scores, ekfac_scores, feature_similarity])
 def test_text_has_a_score_for_each_sequence(score):
     shape = replace(SHAPES[-1], data=lambda: texts(12, 5, length=8))
@@ -192,6 +194,7 @@ def test_the_last_layer_is_sampled_alone_where_there_is_another():
     assert {shape.name: len(methods(shape)) for shape in SHAPES}["MLP, digits"] == 7
 
 
+@pytest.mark.heavy
 def test_the_command_makes_the_bank_and_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(table, "SHAPES", (TINY, DEEP))
     out, page, store = tmp_path / "scores.json", tmp_path / "scores.md", tmp_path / "bank.zarr"

@@ -178,6 +178,7 @@ def test_a_chain_whose_losses_are_too_large_to_be_stored_has_diverged():
     assert np.isnan(measured.estimate)
 
 
+@pytest.mark.heavy
 def test_coverage_counts_intervals():
     problem = NoisyProblem("d=2", lambda: Linear(torch.ones(1, 2)), 2, 1, num_samples=64, batch_size=16)
     assert set(LRS) == {"sgld", "baoab"}

@@ -194,6 +194,7 @@ def test_the_step_size_correction_is_exact_on_quadratics(kernel):
     assert kernel != "sgld" or biased / exact > 1.12
 
 
+@pytest.mark.heavy
 def test_the_localization_correction_leaves_the_square_of_the_bias():
     problem = linear_regression(4, 2.0)
     tight = Problem(**{**vars(problem), "localization": 300.0})

@@ -54,6 +54,7 @@ def test_bad_settings_are_not(code: str, kernel: str, relative: float, changes: 
     assert code in bad.codes, bad.codes
 
 
+@pytest.mark.heavy
 def test_random_settings() -> None:
     summary = summarise_verdicts(list(trials(10, seed=4, max_steps=200)))
     print("\n" + verdict_tables(summary))
@@ -94,6 +95,7 @@ def test_what_is_counted() -> None:
     assert "| reject | 0 | 0 | 1 | 1 |" in verdict_tables(summary)
 
 
+@pytest.mark.heavy
 def test_the_command(tmp_path, capsys) -> None:
     output, table = tmp_path / "verdicts.json", tmp_path / "table.md"
     assert devinterp(["bench", "verdicts", "--seeds", "1", "-o", str(output), "--table", str(table)]) == 0

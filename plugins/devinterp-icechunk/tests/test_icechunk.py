@@ -95,6 +95,7 @@ def test_extended(tmp_path: Path) -> None:
     same(run(IcechunkRun(tmp_path / "run")), run(tmp_path / "plain.zarr"))
 
 
+@pytest.mark.heavy
 def test_two_workers(tmp_path: Path) -> None:
     same(run(IcechunkRun(tmp_path / "run"), workers=2), run(tmp_path / "plain.zarr"))
 
