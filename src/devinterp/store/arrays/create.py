@@ -26,7 +26,7 @@ _NAMES |= {*_OUTSIDE_TREE, keys.METADATA}
 _NAMES |= {schema.RESTRICTION, schema.CHAIN, schema.DRAW, "draw_step", "num_moving"}
 
 #: Arrays of which more is known beforehand are written where they belong, chunk by chunk.
-_MOST_BYTES_COPIED = 2**22
+_MOST_BYTES_COPIED = 2**18
 
 #: Of every array. Level 1: losses hardly compress (about 11 %), so a higher level only costs time.
 CODECS = (ZstdCodec(level=1), Crc32cCodec())
@@ -172,12 +172,12 @@ async def _create_array(store: Store, spec: ArraySpec, path: str) -> None:
 
 def _remove_arrays(store: Store, specs: Sequence[ArraySpec], group: str) -> None:
     """Remove what is left of some arrays where their creation was cut off."""
-    for parent in dict.fromkeys(spec.path.rpartition("/")[0] for spec in specs):
-        there = set(keys.children(store, _join(group, parent)))
-        for spec in specs:
-            folder, _, name = spec.path.rpartition("/")
-            if folder == parent and name in there:
-                keys.delete_below(store, f"{_join(group, spec.path)}/")
+    split = {spec.path: spec.path.rpartition("/") for spec in specs}
+    parents = {parent for parent, _, _ in split.values()}
+    there = {parent: set(keys.children(store, _join(group, parent))) for parent in parents}
+    for path, (parent, _, name) in split.items():
+        if name in there[parent]:
+            keys.delete_below(store, f"{_join(group, path)}/")
 
 
 def stored_size(values: np.ndarray, dtype: Any) -> int:
