@@ -51,6 +51,7 @@ def test_every_page_is_on_the_site(site: Path) -> None:
     assert "docs/" not in {part.split('"')[0][:5] for part in readme.split('href="')[1:]}
 
 
+@pytest.mark.heavy
 def test_the_reference_has_all_that_is_public(site: Path) -> None:
     pages = {path.stem for path in (site / "reference" / "generated").glob("*.html")}
     names = {f"devinterp.{name}" for name in devinterp.__all__ if name not in ("__version__", "hookimpl")}

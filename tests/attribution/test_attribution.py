@@ -79,6 +79,7 @@ def test_errors_hold_where_scores_are_partly_right() -> None:
     assert np.mean(abs(means - means.mean()) < 1.96 * errors) >= 0.86  # 95 % less three errors of sixty trials
 
 
+@pytest.mark.heavy
 def test_random_scores_have_none_and_errors_hold() -> None:
     """Of scores that say nothing the interval covers 0; it is wider than needed rather than too narrow."""
     covered = []

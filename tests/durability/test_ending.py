@@ -34,7 +34,9 @@ def states(path: Path) -> list[str]:
     return [str(state) for state in np.asarray(devinterp.open(path)["status/state"]).ravel()]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.heavy)]
+)
 def test_a_signal_saves_and_ends(tmp_path: Path, number: int, code: int) -> None:
     path = tmp_path / "run.zarr"
     found = subprocess.run(

@@ -19,7 +19,9 @@ MODES = ["sequential", "vectorized"]
 
 
 @pytest.mark.parametrize("chains", MODES)
-@pytest.mark.parametrize("keep_state", [False, True], ids=["replayed", "from the kept state"])
+@pytest.mark.parametrize(
+    "keep_state", [pytest.param(False, marks=pytest.mark.heavy), True], ids=["replayed", "from the kept state"]
+)
 @pytest.mark.parametrize("kernel", [pytest.param("sgld", marks=pytest.mark.slow), "rmsprop_sgld"])
 def test_more_draws(tmp_path: Path, kernel: str, keep_state: bool, chains: str) -> None:
     path, settings = tmp_path / "run.zarr", {"sampling_method": kernel, "chains": chains, "keep_state": keep_state}

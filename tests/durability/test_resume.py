@@ -37,7 +37,7 @@ def interrupted_often(path: Path, model: Any, **settings: Any) -> int:
             after += 3
 
 
-@pytest.mark.parametrize("chains", ["sequential", "vectorized"])
+@pytest.mark.parametrize("chains", [pytest.param("sequential", marks=pytest.mark.heavy), "vectorized"])
 @pytest.mark.parametrize(
     "kernel",
     [

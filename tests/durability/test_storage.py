@@ -18,7 +18,12 @@ from support.small_runs import Ended, counting, crash, run
 
 
 @pytest.fixture(
-    params=["memory object", pytest.param("directory object", marks=pytest.mark.slow), "memory url", "file url"]
+    params=[
+        "memory object",
+        pytest.param("directory object", marks=pytest.mark.slow),
+        pytest.param("memory url", marks=pytest.mark.heavy),
+        pytest.param("file url", marks=pytest.mark.heavy),
+    ]
 )
 def where(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
     return {

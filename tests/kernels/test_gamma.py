@@ -78,6 +78,7 @@ def extrapolated(*, gamma):
     return 2 * fine - coarse, np.hypot(2 * fine_error, coarse_error)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("gamma", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_without_memory_the_limit_of_small_steps_is_known(gamma):
     found, error = extrapolated(gamma=gamma)

@@ -90,6 +90,7 @@ def test_the_sessions_are_true(site: Path, tmp_path: Path) -> None:
     run(site, sys.executable, "-c", code, tmp_path / "sessions.txt", folder=tmp_path)
 
 
+@pytest.mark.heavy
 def test_the_commands_are_true(site: Path, tmp_path: Path) -> None:
     tree = synthetic_tree(num_draws=20)
     with warnings.catch_warnings():
@@ -123,6 +124,7 @@ def test_the_commands_are_true(site: Path, tmp_path: Path) -> None:
         assert word in printed["devinterp plugins"]
 
 
+@pytest.mark.heavy
 def test_the_conformance_suite_of_the_page_passes(site: Path, tmp_path: Path) -> None:
     for name, suite, hook in (("extras", "AnalysisTests", "analyses"), ("biases", "RecorderTests", "recorders")):
         [source] = [source for _, title, source in BLOCKS if suite in source and not title]

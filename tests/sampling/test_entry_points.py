@@ -303,6 +303,7 @@ def test_the_byte_tokenizer_loses_nothing():
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
+@pytest.mark.heavy
 def test_quickstart(tmp_path, monkeypatch, capsys):
     original, threads = quick_run.tiny_model, torch.get_num_threads()
     monkeypatch.setattr(quick_run, "tiny_model", lambda **given: original(**given, num_steps=3))

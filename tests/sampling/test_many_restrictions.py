@@ -29,6 +29,7 @@ def test_each_is_as_it_is_alone(kernel):
     assert paths_of(other)["prefix/l2h0"] == "2 layers reused"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "changes",
     [

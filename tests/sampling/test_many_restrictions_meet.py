@@ -124,9 +124,15 @@ def test_embeddings_with_sparse_gradients():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"bounding_box_size": 0.03}, {"llc_weight_decay": 2.0}, {"init_noise": 0.02, "num_steps_bw_draws": 2}],
+    "changes",
+    [
+        {},
+        pytest.param({"bounding_box_size": 0.03}, marks=pytest.mark.heavy),
+        pytest.param({"llc_weight_decay": 2.0}, marks=pytest.mark.heavy),
+        pytest.param({"init_noise": 0.02, "num_steps_bw_draws": 2}, marks=pytest.mark.heavy),
+    ],
     ids=lambda changes: "-".join(changes) or "plain",
-)  # fmt: skip
+)
 def test_the_virial_is_that_of_each_restriction_and_chain(changes):
     one, other = both(**changes)
     names = ["virial", "virial_gradient", "virial_square", "draw_square", "parameter_virial"]
@@ -155,6 +161,7 @@ def test_gradients_of_each_restriction_and_chain_are_clipped_alone(kernel, match
     assert not np.array_equal(one["trace/loss"], free["trace/loss"])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("record", ["token", "moments"])
 def test_more_draws_from_kept_state_with_all_of_these(record, tmp_path):
     data = {"input_ids": ids(), "labels": labels()}

@@ -38,7 +38,7 @@ def shown(printed: str, name: str) -> list[float]:
         {"gradient_accumulation_steps": 3, "batch_size": 2},
         {"init_noise": 0.3},
         {"match_sampling_input_ids_across_chains": False},
-        {"workers": 2},
+        pytest.param({"workers": 2}, marks=pytest.mark.heavy),
     ],
     ids=str,
 )

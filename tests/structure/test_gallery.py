@@ -40,6 +40,7 @@ def test_scripts_are_short_and_in_the_gallery(script: Path):
     assert f"images/gallery/{script.stem.removeprefix('gallery_')}.png" in page
 
 
+@pytest.mark.heavy
 def test_the_path_turns_where_copying_is_learnt(run):
     names = run("essential_dynamics")
     result = names["result"]

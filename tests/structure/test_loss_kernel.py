@@ -73,6 +73,7 @@ def test_the_kernel_is_the_exact_one_within_its_error(problem, tree):
     assert np.corrcoef(kernel["kernel"].to_numpy().ravel(), exact.ravel())[0, 1] > 0.98
 
 
+@pytest.mark.heavy
 def test_group_means_are_exact_within_their_errors_and_kinds_have_nothing_in_common(problem, tree):
     rows = tree["observables/rows"].sequence_id.values
     kinds = np.array(["even", "odd"])[problem.kind[rows]]

@@ -92,6 +92,7 @@ def test_derivatives_are_those_of_the_posterior(tree: Any, noise_level: float) -
     assert ratio == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.heavy
 def test_the_wanted_change_is_predicted_confirmed_and_true(tree: Any) -> None:
     result = tree.slt.patterning({"near": 0.01, "far": -0.01}, candidates="train")
     np.testing.assert_allclose(result["predicted_change"], [0.01, -0.01], rtol=1e-9)

@@ -187,6 +187,7 @@ def test_a_function_may_load_every_checkpoint_into_one_module_and_draw_random_nu
         same_numbers(part(tree, f"checkpoint={step}"), run(load_apart(step), num_draws=3))
 
 
+@pytest.mark.heavy
 def test_one_model_is_in_memory_and_the_next() -> None:
     alive: list[weakref.ref[nn.Module]] = []
     most = 0

@@ -241,12 +241,12 @@ def test_corrections_need_localization():
     ("kernel", "name"),
     [
         ("sgld", "linear regression, d=4, condition 5"),
-        ("sgld", "2-2-6 rank 1"),
+        pytest.param("sgld", "2-2-6 rank 1", marks=pytest.mark.heavy),
         pytest.param("rmsprop_sgld", "2-2-6 rank 1", marks=pytest.mark.slow),
         pytest.param("sghmc", "2-2-6 rank 1", marks=pytest.mark.slow),
         pytest.param("sgnht", "linear regression, d=4, condition 5", marks=pytest.mark.slow),
         pytest.param("baoab", "linear regression, d=24, condition 10", marks=pytest.mark.slow),
-        ("baoab", "6-gon of 6 features"),
+        pytest.param("baoab", "6-gon of 6 features", marks=pytest.mark.heavy),
     ],
 )
 def test_quick_estimates(kernel, name):

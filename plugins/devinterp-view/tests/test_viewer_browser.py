@@ -16,6 +16,7 @@ from support.study_trees import study_tree
 from support.viewers import served
 from support.written_trees import write
 
+pytestmark = pytest.mark.heavy
 WORDS = ["in", "def", "\n", " coef", "ficient", " über", " 語", " x"]
 
 
