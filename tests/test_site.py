@@ -15,7 +15,10 @@ import devinterp
 from devinterp import plugins
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="Sphinx is not installed")
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(importlib.util.find_spec("sphinx") is None, reason="Sphinx is not installed"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "html"
 
 
-@pytest.mark.heavy
 def test_every_page_is_on_the_site(site: Path) -> None:
     sources = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.ipynb")]
     pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in sources}
@@ -51,7 +53,6 @@ def test_every_page_is_on_the_site(site: Path) -> None:
     assert "docs/" not in {part.split('"')[0][:5] for part in readme.split('href="')[1:]}
 
 
-@pytest.mark.heavy
 def test_the_reference_has_all_that_is_public(site: Path) -> None:
     pages = {path.stem for path in (site / "reference" / "generated").glob("*.html")}
     names = {f"devinterp.{name}" for name in devinterp.__all__ if name not in ("__version__", "hookimpl")}

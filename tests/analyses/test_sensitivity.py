@@ -39,7 +39,7 @@ def power(exponent: int) -> Any:
 
 DATA = (torch.zeros(2, 4),)
 #: Powers of the loss and localizations that are not left to the slow tests.
-FAST = {(2, 1.0), (4, GAMMA), (6, 25.0)}
+MARKS = {(4, GAMMA): (), (2, 1.0): pytest.mark.heavy, (6, 25.0): pytest.mark.heavy}
 
 
 def sampled(loss: Any, data: Any = DATA, observables: Any = None, **changes: Any) -> xr.DataTree:
@@ -103,7 +103,7 @@ def assert_slopes(result: xr.Dataset, expected: tuple[float, float], prefix: str
 @pytest.mark.parametrize(
     ("exponent", "gamma"),
     [
-        pytest.param(exponent, gamma, marks=() if (exponent, gamma) in FAST else pytest.mark.slow)
+        pytest.param(exponent, gamma, marks=MARKS.get((exponent, gamma), pytest.mark.slow))
         for exponent in (2, 4, 6)
         for gamma in (1.0, GAMMA, 25.0)
     ],

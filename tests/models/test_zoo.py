@@ -278,6 +278,22 @@ def test_the_table_of_variants_is_that_of_the_configurations():
     assert zoo.variants() == {model_type: zoo.find_variants(model_type) for model_type in zoo.model_types()}
 
 
+#: One of each family that is used most; the others are heavy, as further variants are, only because they are many.
+FAMILIES = {
+    "bert",
+    "bloom",
+    "codegen",
+    "cohere2",
+    "deepseek_v3",
+    "falcon",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_bigcode",
+}
+FAMILIES |= {"gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "jamba", "llama", "llama4_text", "mamba2", "mistral"}
+FAMILIES |= {"mixtral", "mpt", "nemotron", "olmo2", "olmoe", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3"}
+FAMILIES |= {"qwen3_next", "roberta", "smollm3", "stablelm", "starcoder2", "xglm", "xlnet"}
 #: How variants beside the first of each type are marked.
 MARKS = {"biased": pytest.mark.slow, "tied": pytest.mark.slow}
 
@@ -285,7 +301,8 @@ MARKS = {"biased": pytest.mark.slow, "tied": pytest.mark.slow}
 def cases():
     for model_type in zoo.model_types():
         for number, variant in enumerate(zoo.variants().get(model_type, ("plain",))):
-            marks = MARKS.get(variant, pytest.mark.heavy) if number else ()
+            is_light = number == 0 and model_type in FAMILIES
+            marks = () if is_light else MARKS.get(variant, pytest.mark.heavy)
             yield pytest.param(model_type, variant, marks=marks, id=f"{model_type}-{variant}")
 
 

@@ -34,6 +34,7 @@ def _separate(tree: xr.DataTree) -> xr.DataTree:
     return xr.DataTree.from_dict({node.relative_to(tree): node.to_dataset() for node in tree.subtree})
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("as_object", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_in_a_store(tmp_path: Path, as_object: bool, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.zarr"

@@ -68,7 +68,7 @@ def test_every_kernel_of_this_package_is_tried():
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("matched", [True, False])
+@pytest.mark.parametrize("matched", [True, pytest.param(False, marks=pytest.mark.heavy)])
 def test_chain_by_chain(kernel, matched):
     one, other = both(sampling_method=kernel, match_sampling_input_ids_across_chains=matched)
     same = np.array_equal(one["trace/sequence_id"][0], one["trace/sequence_id"][1])

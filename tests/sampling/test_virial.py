@@ -194,6 +194,7 @@ def law_in_a_box(curvature: float, lr: float, size: float, num: int = 401) -> tu
     return float(weights @ (centres * (1 - u) ** 2 * curvature * centres)), float(weights @ ((1 - u) * (1 - 5 * u)))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("size", [0.2, pytest.param(0.4, marks=pytest.mark.slow)])
 def test_in_a_box(size: float) -> None:
     class Zero(Coordinates):

@@ -12,6 +12,7 @@ import devinterp
 from devinterp.errors import InvalidInputError
 from devinterp_structure import loss_kernel
 
+pytestmark = pytest.mark.heavy
 N_BETA, LOCALIZATION, ROWS = 40.0, 2.0, 40
 
 
@@ -62,7 +63,6 @@ def tree(problem: Regression) -> xr.DataTree:
     return problem.sample()
 
 
-@pytest.mark.heavy
 def test_the_kernel_is_the_exact_one_within_its_error(problem, tree):
     kernel = loss_kernel(tree)
     rows = tree["observables/rows"].sequence_id.values[np.arange(ROWS)]
@@ -73,7 +73,6 @@ def test_the_kernel_is_the_exact_one_within_its_error(problem, tree):
     assert np.corrcoef(kernel["kernel"].to_numpy().ravel(), exact.ravel())[0, 1] > 0.98
 
 
-@pytest.mark.heavy
 def test_group_means_are_exact_within_their_errors_and_kinds_have_nothing_in_common(problem, tree):
     rows = tree["observables/rows"].sequence_id.values
     kinds = np.array(["even", "odd"])[problem.kind[rows]]

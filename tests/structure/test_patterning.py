@@ -120,6 +120,7 @@ def test_a_run_with_these_weights_changes_as_predicted(tree: Any) -> None:
     assert (abs(np.array(measured) - exact) < 4 * np.array(error)).all(), (measured, exact, error)
 
 
+@pytest.mark.heavy
 def test_the_response_to_weights_of_another_origin(tree: Any) -> None:
     result = patterning(tree, {"near": 0.01}, candidates="train")
     weights = np.ones(NUM_SAMPLES)
@@ -170,6 +171,7 @@ def test_small_profiles_are_no_duplicates_of_each_other() -> None:
     assert (np.delete(result, 30) == -1).all()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
