@@ -83,6 +83,7 @@ def test_another_observable(tmp_path: Path) -> None:
     same_numbers(run(path, observables=both).load(), run(observables=both))
 
 
+@pytest.mark.heavy
 def test_all_at_once_and_interrupted(tmp_path: Path) -> None:
     path = tmp_path / "run.zarr"
     run(path, num_chains=1, num_draws=2, weight_restrictions={"full": None})

@@ -204,6 +204,7 @@ class PinnedAtHalfTheStep(sgnht.SGNHT):
         step.state["friction"][0].add_(self.lr / (2 - before) - self.lr / 2)
 
 
+@pytest.mark.heavy
 def test_the_suite_catches_a_thermostat_that_is_five_per_cent_too_cold():
     def build(target, *, lr, diffusion=0.1):
         """Take `lr` and `diffusion`."""

@@ -124,6 +124,7 @@ class TestSGNHT(KernelTests):
     kernel = SGNHT
 
 
+@pytest.mark.heavy
 class TestSGNHTOfLargeFriction(TestSGNHT):
     """Held at ``lr / 2``, the mean square velocity of the paper, it would be 25 % too cold."""
 
@@ -165,6 +166,7 @@ def test_the_thermostat_holds_the_temperature_at_any_step(lr, diffusion):
     assert float(mean[1]) == pytest.approx(lr / (2 - float(mean[2])), rel=2e-3)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("lr", "heat"),
     [pytest.param(0.04, 0.0, marks=pytest.mark.slow), (0.04, 1.0), pytest.param(0.1, 0.0, marks=pytest.mark.slow)],

@@ -129,6 +129,7 @@ def test_the_plan_is_kept_with_the_run(tmp_path):
 OPTIONS = {"weight_restrictions": HEADS, "observables": {"code": ids("code")}, "chains": "vectorized"}
 
 
+@pytest.mark.heavy
 def test_more_draws_chains_and_restrictions(tmp_path):
     """What is added runs beside what is new, and the rest goes on as it began."""
     path = tmp_path / "run.zarr"

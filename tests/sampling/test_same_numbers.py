@@ -66,6 +66,7 @@ def wide() -> nn.Module:
         return Wide().eval()
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("build", "record"), [(make, "token"), (wide, "moments")])
 def test_idle_and_loaded(build, record, tmp_path):
     def run(name: str) -> xr.DataTree:

@@ -110,6 +110,7 @@ def test_of_a_degenerate_loss_it_is_one() -> None:
     assert_is(temperature(tree), 1.0)
 
 
+@pytest.mark.heavy
 def test_negative_and_missing_curvature() -> None:
     tree = sampled(curvature_directions=6, lr=1e-3, num_draws=4)
     stiffness = tree["metrics/direction_curvature"].to_numpy()[0]

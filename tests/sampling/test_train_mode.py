@@ -169,6 +169,7 @@ def test_nothing_is_said_where_every_fast_path_is_taken(caplog):
     assert not caplog.records
 
 
+@pytest.mark.heavy
 def test_workers_say_it_too(caplog, tmp_path):
     with caplog.at_level(logging.WARNING, logger="devinterp"):
         run(torch_dropping(), param_masks=LAST, workers=1, output_path=tmp_path / "run.zarr")

@@ -127,6 +127,7 @@ def test_the_null_has_the_moments_of_the_matrix_and_does_not_depend_on_chunks() 
     np.testing.assert_allclose(lazy["response"], null["response"], atol=1e-3)
 
 
+@pytest.mark.heavy
 def test_agreement_is_that_of_scikit_learn_and_its_error_is_that_of_texts() -> None:
     rng = np.random.default_rng(0)
     errors, scores = [], []

@@ -59,6 +59,7 @@ def test_planted_modes_are_found_at_several_ratios_of_signal_to_noise(size: floa
     assert abs(correlation) > np.sqrt(size**2 / (size**2 + 0.25)) - 0.02
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("num_chains", "noise_rank"), [(4, 0), (4, 15), (8, 15)])
 def test_where_there_is_only_noise_nothing_is_found(num_chains: int, noise_rank: int) -> None:
     """Also where noise has few effective draws, so that the first component explains a large part of the variance."""
@@ -77,6 +78,7 @@ def test_where_there_is_only_noise_nothing_is_found(num_chains: int, noise_rank:
     assert result["explained_variance_ratio"][0] > 1 / 8  # which by itself would look like something
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("sizes", "num_chains"), [((1.0, 0.6), 4), ((3.0, 1.5), 4), ((3.0, 1.5), 8)])
 def test_the_stated_interval_covers(sizes: tuple[float, float], num_chains: int) -> None:
     quantile = stats.t.ppf(0.975, num_chains - 1)

@@ -354,6 +354,7 @@ def test_the_command_line_reads_it(tmp_path: Path, capsys: pytest.CaptureFixture
     same_numbers(make_study(models(), path, repair=True).load(), make_study(models()))
 
 
+@pytest.mark.heavy
 def test_xarray_alone_opens_it(tmp_path: Path) -> None:
     make_study(models(), tmp_path / "study", null=True)
     tree = xr.open_datatree(tmp_path / "study", engine="zarr")

@@ -179,6 +179,7 @@ def test_a_kernel_whose_chains_diverged_has_no_median():
     assert len([table.rich() for table in report.tables]) == 2
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kernel", ["sgld", pytest.param("sghmc", marks=pytest.mark.slow)])
 def test_the_step_size_correction_is_exact_on_quadratics(kernel):
     """At a step whose bias is 25 %, and with a localization that matters, nothing of it is left."""

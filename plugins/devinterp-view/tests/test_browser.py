@@ -17,6 +17,7 @@ from support.browser import emulate, requests_of, start_browser, violations
 from support.hostile_texts import CORPUS, Hostile, hostile_tree
 from support.report_page import Page, floats, integers
 
+pytestmark = pytest.mark.heavy
 LENGTHS = (14, 14, 11)
 WORDS = ["in", "def", "\n", " coef", "ficient", " über", " 語", " x"]
 

@@ -67,6 +67,7 @@ def test_texts_of_tokens_cannot_be_markup(tree):
     assert "&lt;script&gt;alert" in html
 
 
+@pytest.mark.heavy
 def test_pages_of_a_study_have_them_too(tree):
     study = xr.DataTree(children={"one": tree.copy(), "two": tree.copy()})
     page = Page(render(study, sampling_task="train"))

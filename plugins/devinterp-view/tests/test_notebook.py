@@ -86,6 +86,7 @@ def test_what_cannot_be_answered_is_said(widget, token):
     assert "must be below" in reply["error"] or "three whole numbers" in reply["error"]
 
 
+@pytest.mark.heavy
 def test_it_tells_how_far_it_is_and_first_the_answer_without_errors(tree, monkeypatch):
     lazy = view(tree.chunk(), sampling_task="train")
     messages = []
@@ -102,6 +103,7 @@ def test_it_tells_how_far_it_is_and_first_the_answer_without_errors(tree, monkey
     assert lazy._jobs == {}
 
 
+@pytest.mark.heavy
 def test_what_nobody_waits_for_ends(tree, monkeypatch):
     lazy = view(tree.chunk(), sampling_task="train")
     messages, at_work = [], threading.Event()
@@ -240,6 +242,7 @@ def open_notebook(browser, path):
     in_page(browser)
 
 
+@pytest.mark.heavy
 def test_in_a_live_notebook_the_kernel_is_asked(browser, tmp_path, widget, sent):
     open_notebook(browser, notebook(tmp_path, widget, has_kernel=True))
     browser.find_elements("css selector", ".t")[5].click()
@@ -283,6 +286,7 @@ def test_in_a_live_notebook_the_kernel_is_asked(browser, tmp_path, widget, sent)
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.heavy
 def test_in_a_live_notebook_a_question_can_be_taken_back(browser, tmp_path, widget):
     open_notebook(browser, notebook(tmp_path, widget, has_kernel=True))
     browser.switch_to.default_content()
@@ -301,6 +305,7 @@ def test_in_a_live_notebook_a_question_can_be_taken_back(browser, tmp_path, widg
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_in_an_exported_notebook_what_fits_is_there(browser, tmp_path, widget):
     open_notebook(browser, notebook(tmp_path, widget, has_kernel=False))
@@ -312,6 +317,7 @@ def test_in_an_exported_notebook_what_fits_is_there(browser, tmp_path, widget):
     browser.execute_script("window.clean()")
 
 
+@pytest.mark.heavy
 @pytest.mark.slow
 def test_nothing_of_a_store_reaches_the_notebook(browser, tmp_path):
     hostile = view(hostile_tree(), tokenizer=Hostile())
