@@ -126,6 +126,7 @@ test-lowest: install-dev
 	rm -rf $(ENDS)/lowest && mkdir -p $(ENDS)
 	$(BIN)/python tests/support/lowest_versions.py . > $(ENDS)/lowest.txt
 	$(PYTHON) -m venv $(ENDS)/lowest
+	$(ENDS)/lowest/bin/python -m pip install -qq --upgrade pip  # an old one tries every version where no set of them fits
 	$(ENDS)/lowest/bin/python -m pip install -qq -c $(ENDS)/lowest.txt -e . $(CORE_TOOLS)
 	DEVINTERP_TYPECHECK=0 $(ENDS)/lowest/bin/python -m pytest -m "$(FAST)" $(ARGS) $(CORE_TESTS)
 
@@ -133,6 +134,7 @@ test-newest: install-dev
 	rm -rf $(ENDS)/newest && mkdir -p $(ENDS)
 	grep '^torch==' constraints.txt > $(ENDS)/torch.txt
 	$(PYTHON) -m venv $(ENDS)/newest
+	$(ENDS)/newest/bin/python -m pip install -qq --upgrade pip
 	$(ENDS)/newest/bin/python -m pip install -qq --upgrade -c $(ENDS)/torch.txt -e . $(CORE_TOOLS)
 	DEVINTERP_TYPECHECK=0 $(ENDS)/newest/bin/python -m pytest -m "$(FAST)" $(ARGS) $(CORE_TESTS)
 

@@ -83,6 +83,7 @@ def test_the_modules_are_the_entry_points() -> None:
 
 
 def test_the_sessions_are_true(site: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")  # a picture is drawn
     sessions = "\n".join(source for _, _, source in BLOCKS if source.startswith(">>>"))
     assert sessions.count(">>>") > 10
     (tmp_path / "sessions.txt").write_text(sessions)
