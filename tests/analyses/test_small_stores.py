@@ -9,6 +9,7 @@ import xarray as xr
 
 import devinterp
 from devinterp.testing import synthetic_tree
+from support.small_models import same_numbers
 
 CALLS = {
     "llc": lambda tree: tree.slt.llc(),
@@ -19,9 +20,12 @@ CALLS = {
 }
 
 
+def _tree(result: xr.Dataset | xr.DataTree) -> xr.DataTree:
+    return result if isinstance(result, xr.DataTree) else xr.DataTree(result)
+
+
 def _is_lazy(result: xr.Dataset | xr.DataTree) -> bool:
-    nodes = result.subtree if isinstance(result, xr.DataTree) else [result]
-    return any(variable.chunks is not None for node in nodes for variable in node.data_vars.values())
+    return any(variable.chunks is not None for node in _tree(result).subtree for variable in node.data_vars.values())
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -35,7 +39,7 @@ def test_the_second_call_reads_nothing(name, tmp_path):
     assert _is_lazy(lazy)
     assert ".compute()" in repr(devinterp.open(path, eager_bytes=0).slt)
     assert ".compute()" not in repr(tree.slt)
-    xr.testing.assert_allclose(lazy.compute(), first, atol=1e-6)
+    same_numbers(_tree(lazy.compute()), _tree(first), atol=1e-6)
     shutil.rmtree(path)
     xr.testing.assert_identical(CALLS[name](tree), first)
 
@@ -46,4 +50,6 @@ def test_what_is_not_required_is_not_read(tmp_path):
     tree = devinterp.open(path)
     tree.slt.bif()
     shutil.rmtree(path / "trace/loss/c")
-    assert tree["trace/loss"].isnull().all()
+    assert (
+        not tree["trace/loss"].fillna(0).any()
+    )  # what is missing is NaN, or 0 with an xarray that writes no fill value

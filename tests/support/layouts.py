@@ -88,6 +88,9 @@ class FullStore(WrapperStore):
         super().__init__(store)
         self.capacity, self.written, self.writes = capacity, 0, 0
 
+    def with_read_only(self, read_only=False):  # which wrapped stores of zarr 3.1.3 do not have
+        return type(self)(self._store.with_read_only(read_only))
+
     async def set(self, key, value, *args, **kwargs):
         if "/c/" in key:
             self.writes += 1

@@ -132,18 +132,20 @@ def run(model: nn.Module | None = None, dataset: Any = None, observables: Any = 
     return sample(model, ids() if dataset is None else dataset, observables, **{**SHORT, **changes})
 
 
-def same_numbers(a: xr.DataTree, b: xr.DataTree, *, rtol: float = 0) -> None:
-    """Assert that two runs hold the same arrays, whatever they say about themselves."""
+def same_numbers(a: xr.DataTree, b: xr.DataTree, *, rtol: float = 0, atol: float = 0) -> None:
+    """Assert that two trees hold the same arrays, whatever they say about themselves."""
     assert {node.path for node in a.subtree} == {node.path for node in b.subtree}
     for node in a.subtree:
         ours, theirs = node.to_dataset(inherit=False), b[node.path].to_dataset(inherit=False)
         assert set(ours.variables) == set(theirs.variables), node.path
         for name in ours.variables:
             assert ours[name].dims == theirs[name].dims, f"{node.path}/{name}"
-            if ours[name].dtype.kind in "OUT" or not rtol:
+            if ours[name].dtype.kind in "OUT" or not (rtol or atol):
                 np.testing.assert_array_equal(ours[name], theirs[name], err_msg=f"{node.path}/{name}")
             else:
-                np.testing.assert_allclose(ours[name], theirs[name], rtol=rtol, err_msg=f"{node.path}/{name}")
+                np.testing.assert_allclose(
+                    ours[name], theirs[name], rtol=rtol, atol=atol, err_msg=f"{node.path}/{name}"
+                )
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
