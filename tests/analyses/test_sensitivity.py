@@ -137,6 +137,7 @@ def test_the_noise_of_minibatches_is_left_out() -> None:
     assert N_BETA * float(noisy.var()) / moments(2, N_BETA, GAMMA)[0] > 1.5  # else nothing was left out
 
 
+@pytest.mark.heavy
 def test_of_few_minibatches_the_error_says_how_little_is_known() -> None:
     rows = torch.randn(32, 4, generator=torch.Generator().manual_seed(1))
     rows -= rows.mean(0)
@@ -146,6 +147,7 @@ def test_of_few_minibatches_the_error_says_how_little_is_known() -> None:
     assert abs(float(result["s_beta"]) - slopes(2)[1]) < 4 * float(result["s_beta_se"])
 
 
+@pytest.mark.heavy
 def test_noise_of_another_level() -> None:
     # Sampled is the density exp(-U / level^2).
     level = 1.5

@@ -54,7 +54,7 @@ def test_replaying_evaluates_no_draw_again(tmp_path: Path) -> None:
     assert len(evaluated) - anew >= 5 * 4  # five draws of four chains
 
 
-@pytest.mark.parametrize("matched", [True, False])
+@pytest.mark.parametrize("matched", [True, pytest.param(False, marks=pytest.mark.heavy)])
 def test_more_chains(tmp_path: Path, matched: bool) -> None:
     path, settings = tmp_path / "run.zarr", {"match_sampling_input_ids_across_chains": matched}
     run(path, **settings)
@@ -76,6 +76,7 @@ def test_more_restrictions(tmp_path: Path, init_noise: float | None) -> None:
     untouched(before, chunks(path))
 
 
+@pytest.mark.heavy
 def test_another_observable(tmp_path: Path) -> None:
     path = tmp_path / "run.zarr"
     run(path)

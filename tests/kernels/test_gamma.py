@@ -96,6 +96,7 @@ def test_most_of_the_bias_is_removed_at_small_steps(alpha, removes):
     assert abs(corrected - 1) < (1 - removes) * (without - 1)
 
 
+@pytest.mark.heavy
 def test_at_usual_steps_the_bias_that_remains_is_that_of_the_step():
     """SGLD with the same typical step is off by 1 / (1 - 0.1 / 4)."""
     corrected, error = llc(alpha=0.99, gamma=True, scaled_step=0.1, steps=2000)

@@ -14,13 +14,8 @@ from devinterp.sampling.estimate import DryRun
 from devinterp.slt.sampling import sample
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
-        pytest.param(each, marks=pytest.mark.heavy) if each != "moments" else each
-        for each in ("token", "sequence", "moments")
-    ],
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("record", ["token", pytest.param("sequence", marks=pytest.mark.slow), "moments"])
 def test_bytes_within_two_percent(tmp_path: Path, record: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(211, 8), nn.Linear(8, 211)).eval()

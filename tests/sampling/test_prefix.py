@@ -364,6 +364,7 @@ def test_a_budget_for_some_data_keeps_that(monkeypatch):
     same_numbers(tree, expected, rtol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("matched", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_restrictions_of_one_run_do_not_disturb_each_other(matched, monkeypatch):
     names = (LAST, "layers.1.mix.bias", "head.weight", "embed.weight")

@@ -142,6 +142,7 @@ def test_without_localization_on_a_degenerate_loss() -> None:
     np.testing.assert_allclose(result["degeneracy"], 2.0, rtol=1e-5)
 
 
+@pytest.mark.heavy
 def test_minibatch_noise_heats() -> None:
     rows, size, lr = torch.randn(512, 6, generator=torch.Generator().manual_seed(0)), 2, 1e-2
     rows -= rows.mean(0)
@@ -152,6 +153,7 @@ def test_minibatch_noise_heats() -> None:
     assert_is(temperature(tree), float(expected.mean()))
 
 
+@pytest.mark.heavy
 def test_the_temperature_of_each_parameter() -> None:
     result = temperature(sampled(lr=1e-2))
     factors = 1 / (1 - 1e-2 * curvature() / 4)

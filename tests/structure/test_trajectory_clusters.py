@@ -48,6 +48,7 @@ def test_with_little_noise_the_number_is_found():
     assert np.isnan(found["stability"])
 
 
+@pytest.mark.heavy
 def test_noise_has_no_stable_clusters():
     """A table of noise alone: the mean over 10 tables is near 0, where planted shapes have 1."""
     stabilities = []

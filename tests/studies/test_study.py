@@ -64,7 +64,7 @@ def alone(step: float, **changes: Any) -> xr.DataTree:
     return run(checkpoint(step), **{"num_draws": 3, **changes})
 
 
-@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("stored", [pytest.param(False, marks=pytest.mark.heavy), True])
 def test_each_run_is_the_run_by_itself(tmp_path: Path, stored: bool) -> None:
     before, given = torch.get_rng_state(), models()
     snapshots = {step: snapshot(model) for step, model in given.items()}
@@ -222,6 +222,7 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     assert load.asked == []  # nothing is loaded where nothing is missing
 
 
+@pytest.mark.heavy
 def test_it_grows(tmp_path: Path) -> None:
     path = tmp_path / "study"
     make_study(Loads(), path, over={"checkpoint": [0, 64], "seed": [1]})

@@ -131,6 +131,7 @@ def bigram_problem() -> LanguageProblem:
     )  # fmt: skip
 
 
+@pytest.mark.heavy
 def test_language_models_are_compared_with_their_own_reference(tmp_path, monkeypatch):
     monkeypatch.setattr(language_models, "PROBLEMS", (bigram_problem(),))
     table = tmp_path / "table.md"

@@ -349,6 +349,7 @@ def test_the_command_refuses_what_is_not_there(capsys):
     assert "`sampling_method` (='nothing') is not installed" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_the_command_takes_options_of_one_kernel(tmp_path, capsys):
     output = tmp_path / "measurements.json"
     command = [

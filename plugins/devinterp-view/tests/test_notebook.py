@@ -139,6 +139,7 @@ def test_what_other_threads_compute_meanwhile_is_left_alone(tree):
     assert scheduler_here() is None
 
 
+@pytest.mark.heavy
 def test_it_tells_how_far_it_is_while_a_cell_computes(tree, monkeypatch):
     lazy = view(tree.chunk(), sampling_task="train")
     messages, begun, answered = [], threading.Event(), threading.Event()
