@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.util
 import inspect
+import linecache
 import os
 import sys
 import weakref
@@ -91,7 +92,11 @@ def test_what_is_gone_is_not_kept(losses: tuple[Path, ModuleType]) -> None:
     assert gone() is None
 
 
-def test_of_a_function_without_a_file_the_code_counts() -> None:
+@pytest.mark.parametrize("is_command", [False, True])
+def test_of_a_function_without_a_file_the_code_counts(is_command: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if is_command:  # what Python 3.13 does in `python -c`
+        monkeypatch.setitem(linecache.cache, "<string>", (1, None, ["\n"], "<string>"))
+
     def of(scale: int) -> Callable[..., object]:
         names: dict[str, Callable[..., object]] = {}
         exec(f"def loss(model, batch): return {scale} * model(batch)", names)

@@ -7,7 +7,7 @@ import inspect
 import textwrap
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -253,13 +253,12 @@ def _stamp(value: FunctionType | type) -> tuple[str, int, int] | None:
 
 
 def _read_source(value: FunctionType | type) -> str:
-    try:
-        return textwrap.dedent(inspect.getsource(value))
-    except (OSError, TypeError):  # typed in at a prompt, or compiled
-        code = getattr(value, "__code__", None)
-        return (
-            "" if code is None else f"{code.co_code.hex()}{[c for c in code.co_consts if not isinstance(c, CodeType)]}"
-        )
+    code = getattr(value, "__code__", None)
+    # From Python 3.13 on, whatever was compiled from a string seems to have the source of the command `python -c`.
+    if code is None or code.co_filename != "<string>":
+        with suppress(OSError, TypeError):  # typed in at a prompt, or compiled
+            return textwrap.dedent(inspect.getsource(value))
+    return "" if code is None else f"{code.co_code.hex()}{[c for c in code.co_consts if not isinstance(c, CodeType)]}"
 
 
 def update_with_tensor(digest: Any, name: str, tensor: Tensor) -> None:
