@@ -280,20 +280,11 @@ def test_the_table_of_variants_is_that_of_the_configurations():
 
 #: One of each family that is used most; the others are heavy, as further variants are, only because they are many.
 FAMILIES = {
-    "bert",
-    "bloom",
-    "codegen",
-    "cohere2",
-    "deepseek_v3",
-    "falcon",
-    "gemma2",
-    "gemma3_text",
-    "gpt2",
-    "gpt_bigcode",
-}
-FAMILIES |= {"gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "jamba", "llama", "llama4_text", "mamba2", "mistral"}
-FAMILIES |= {"mixtral", "mpt", "nemotron", "olmo2", "olmoe", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3"}
-FAMILIES |= {"qwen3_next", "roberta", "smollm3", "stablelm", "starcoder2", "xglm", "xlnet"}
+    "bert", "bloom", "codegen", "cohere2", "deepseek_v3", "falcon", "gemma2", "gemma3_text", "gpt2", "gpt_bigcode",
+    "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "jamba", "llama", "llama4_text", "mamba2", "mistral", "mixtral",
+    "mpt", "nemotron", "olmo2", "olmoe", "opt", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_next", "roberta",
+    "smollm3", "stablelm", "starcoder2", "xglm", "xlnet",
+}  # fmt: skip
 #: How variants beside the first of each type are marked.
 MARKS = {"biased": pytest.mark.slow, "tied": pytest.mark.slow}
 

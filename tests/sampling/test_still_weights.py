@@ -66,7 +66,7 @@ ACCUMULATED = {
 
 
 @pytest.mark.heavy
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @example(side="right", seed=3, paired=False, run=ACCUMULATED)
 @given(side=st.sampled_from([None, "right", "left", "inside"]), seed=st.integers(0, 99), paired=st.booleans(), run=runs)
 def test_every_coefficient_is_zero_within_its_error(side, seed, paired, run):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,8 @@ from zarr.storage import FsspecStore, LocalStore
 
 #: Last part of the key that holds the metadata and attributes of a group or an array.
 METADATA = "zarr.json"
-_NEW_GROUP: dict[str, Any] = {"zarr_format": 3, "node_type": "group"}
+#: Metadata of a group without attributes.
+NEW_GROUP: dict[str, Any] = {"zarr_format": 3, "node_type": "group"}
 #: Endings of the unfinished files that a killed writer leaves in a directory; nobody reads them.
 _LEFTOVERS = (".partial", ".tmp")
 
@@ -183,12 +184,12 @@ def get_first_attrs(store: Store) -> dict[str, Any]:
     return attrs if isinstance(attrs, dict) else {}
 
 
-def make_groups(store: Store, paths: Sequence[str]) -> None:
+def make_groups(store: Store, paths: Collection[str]) -> None:
     """Make groups where there is no node; another process may make them at the same time."""
     found = get_many(store, [metadata_key(path) for path in paths])
     for path, content in zip(paths, found, strict=True):
         if content is None:
-            put_new(store, metadata_key(path), json.dumps(_NEW_GROUP).encode())
+            put_new(store, metadata_key(path), json.dumps(NEW_GROUP).encode())
 
 
 def update_attrs(store: Store, group: str, attrs: Mapping[str, Any]) -> None:
@@ -201,7 +202,7 @@ def update_attrs_of(store: Store, attrs: Mapping[str, Mapping[str, Any]]) -> Non
     found = get_jsons(store, [metadata_key(path) for path in attrs])
     changed: dict[str, bytes] = {}
     for (path, new), metadata in zip(attrs.items(), found, strict=True):
-        node = metadata or _NEW_GROUP
+        node = metadata or NEW_GROUP
         node = {**node, "attributes": {**(node.get("attributes") or {}), **new}}
         changed[metadata_key(path)] = json.dumps(node).encode()
     put_many(store, changed)

@@ -162,7 +162,7 @@ class Lock:
 
     def _entry(self) -> bytes:
         attributes = self.owner.record(self._progress())
-        return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}).encode()
+        return json.dumps({**keys.NEW_GROUP, "attributes": attributes}).encode()
 
 
 def holder(store: Store) -> Owner | None:

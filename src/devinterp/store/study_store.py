@@ -75,7 +75,7 @@ class StudyStore:
     def write_table(self, table: StudyTable) -> None:
         """Set which runs belong to the study. What the root says of their metadata goes, because it is complete no more."""
         attributes = {**keys.get_attrs(self.store, ""), schema.STUDY: json.dumps(table.to_json())}
-        root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+        root = {**keys.NEW_GROUP, "attributes": attributes}
         keys.put_json(self.store, keys.METADATA, root)
 
     def attrs(self, run: str) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class StudyStore:
         keys.put_json(
             self.store,
             keys.metadata_key(f"{FAILED}/{run}"),
-            {"zarr_format": 3, "node_type": "group", "attributes": dict(record)},
+            {**keys.NEW_GROUP, "attributes": dict(record)},
         )
 
     def clear_failure(self, run: str) -> None:
@@ -117,7 +117,7 @@ class StudyStore:
         keys.put_json(
             self.store,
             keys.METADATA,
-            {"zarr_format": 3, "node_type": "group", "attributes": attributes, "consolidated_metadata": consolidated},
+            {**keys.NEW_GROUP, "attributes": attributes, "consolidated_metadata": consolidated},
         )
 
     def _nodes(self, table: StudyTable) -> Iterator[tuple[str, Any]]:

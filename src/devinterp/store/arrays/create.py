@@ -54,7 +54,7 @@ def create_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, gro
         The run's root.
     """
     specs = array_specs(layout)
-    keys.make_groups(store, list(dict.fromkeys(["", *_parents(f"{group}/")])))
+    keys.make_groups(store, {"", *_parents(group), group})
     keys.update_attrs_of(store, _attrs_of_groups(specs, layout, group))
     create_arrays(store, specs, group)
     consolidate(
@@ -143,6 +143,11 @@ def create_arrays(store: Store, specs: Iterable[ArraySpec], group: str = "") -> 
         is_small = spec.data is None or np.asarray(spec.data).nbytes <= _MOST_BYTES_COPIED
         (small if is_small and not isinstance(store, MemoryStore) else others).append(spec)
     keys.at_once(lambda spec: _create_array(store, spec, _join(group, spec.path)), others)
+    if small:
+        _create_by_copying(store, small, group)
+
+
+def _create_by_copying(store: Store, small: Sequence[ArraySpec], group: str) -> None:
     in_memory = MemoryStore()
     keys.at_once(lambda spec: _create_array(in_memory, spec, spec.path), small)
     _remove_arrays(store, small, group)
@@ -198,7 +203,7 @@ def consolidate(
     Call it whenever arrays, groups or their attributes change. The lock and checkpoints are left out, and so is the null run
     but for `with_null`: one of fewer draws than the run would not fit below it in a tree.
     """
-    root = keys.get_json(store, keys.metadata_key(group)) or {"zarr_format": 3, "node_type": "group"}
+    root = keys.get_json(store, keys.metadata_key(group)) or keys.NEW_GROUP
     root = {**root, "attributes": {**root.get("attributes", {}), **(attrs or {})}}
     if store.supports_consolidated_metadata:
         outside = _OUTSIDE_TREE if with_null else (*_OUTSIDE_TREE, schema.NULL)

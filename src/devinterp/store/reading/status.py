@@ -89,16 +89,12 @@ def read_status(store: Store, group: str = "", *, chains: Collection[ChainKey] |
     else:
         places = tuple(np.unique(numbers) for numbers in zip(*chains, strict=True))
     bad_chunks = {name: _bad_chunks(store, array, nodes[name], places) for name, array in arrays.items()}
-    sound = [array for name, array in arrays.items() if not bad_chunks[name]]
-    values = {
-        array.basename: value
-        for array, value in zip(sound, keys.at_once(lambda array: _read(array, places), sound), strict=True)
-    }
+    values = keys.at_once(lambda name: _read(arrays[name], bad_chunks[name], places), arrays)
     cells = {}
-    for name, array in arrays.items():
+    for (name, array), value in zip(arrays.items(), values, strict=True):
         cells[name] = np.full(array.shape, _DEFAULTS[name], dtype=object)
-        if values.get(name) is not None:
-            cells[name][np.ix_(*places)] = values[name].astype(object)
+        if value is not None:
+            cells[name][np.ix_(*places)] = value.astype(object)
         else:
             _read_cells(zarr.Array(array), bad_chunks[name], places, out=cells[name])
     return Status(**cells)
@@ -111,10 +107,13 @@ async def _open(store: Store, path: str) -> AsyncArray[Any]:
         raise StoreError(f"the store has no readable `{path}`: {error}") from error
 
 
-async def _read(array: AsyncArray[Any], places: tuple[np.ndarray, ...]) -> np.ndarray | None:
+async def _read(
+    array: AsyncArray[Any], bad_chunks: Collection[str], places: tuple[np.ndarray, ...]
+) -> np.ndarray | None:
     """Return what is at some places of an array, None where that is damaged somewhere."""
-    with suppress(Exception):
-        return np.asarray(await array.get_orthogonal_selection(places))
+    if not bad_chunks:
+        with suppress(Exception):
+            return np.asarray(await array.get_orthogonal_selection(places))
     return None
 
 
