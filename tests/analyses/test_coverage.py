@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.signal import lfilter
 
 from devinterp.analyses.bif import compute_bif
-from devinterp.analyses.common.mean_error import half_width
+from devinterp.analyses.common.mean_error import common_share, half_width
 from devinterp.analyses.common.prewhitening import draw_correlation, kept_power
 from devinterp.analyses.common.uncertainty import confidence_interval
 from devinterp.analyses.llc import compute_llc, token_llc
@@ -231,6 +232,22 @@ def test_a_slow_signal_under_white_noise(num_chains):
         cell = coverage.Cell(num_chains, shared, 4, 100, 1, False, autocorrelation=0.97)
         held = coverage.fixed_data_estimates(rng, cell, 1000, linear=True, white=10.0).coverage
         assert 0.90 <= held <= 0.98
+
+
+@pytest.mark.parametrize(("num_chains", "share"), [(2, 0.0), (2, 0.5), (4, 0.2), (4, 0.5), (16, 0.2), (16, 0.9)])
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_the_share_of_the_error_that_chains_have_in_common(num_chains, share, correlation):
+    """Autoregressive chains with white noise in common: the variance of a mean is (own·tau/chains + common) / draws."""
+    rng = np.random.default_rng(num_chains)
+    innovations = rng.standard_normal((300, num_chains, 600)) * np.sqrt(1 - correlation**2)
+    own = lfilter([1.0], [1.0, -correlation], innovations)[..., 200:]
+    common = rng.standard_normal((300, 1, 400))
+    found = common_share(np.sqrt(1 - share) * own + np.sqrt(share) * common)
+    expected = share / (share + (1 - share) * (1 + correlation) / (1 - correlation) / num_chains)
+    assert abs(found.mean() - expected) < 4 * found.std() / np.sqrt(300) + 0.03 * expected + 0.01
+    assert ((found >= 0) & (found <= 1)).all()
+    if share == 0:
+        assert (found == 0).mean() > 0.95
 
 
 def test_weights_that_the_same_minibatches_drive():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,19 @@ import devinterp
 from devinterp.errors import InvalidInputError, StoreError
 from devinterp.testing import synthetic_tree
 from support.layouts import layout, make
+from support.small_models import run
 
 
 @pytest.fixture
 def path(tmp_path):
     make(LocalStore(tmp_path / "run.zarr"))
     return tmp_path / "run.zarr"
+
+
+@pytest.fixture
+def sampled(tmp_path):
+    run(output_path=tmp_path / "sampled.zarr", num_chains=2)
+    return tmp_path / "sampled.zarr"
 
 
 def edit(path, **attrs):
@@ -45,6 +53,48 @@ def test_an_empty_directory_and_a_file(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(StoreError, match=r"notes\.txt is a file; a store is a directory"):
         devinterp.open(tmp_path / "notes.txt")
+
+
+PARTS = [{}, {"chain": 1}, {"step": slice(1, 5, 2)}, {"step": [3, 0]}, {"chain": -1, "step": slice(None, None, -1)}]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=str)
+def test_a_small_run_is_what_xarray_reads(sampled, part):
+    for chunks in ("stored", None):
+        ours, theirs = devinterp.open(sampled, chunks=chunks), xr.open_datatree(sampled, engine="zarr", chunks=None)
+        assert [node.path for node in ours.subtree] == [node.path for node in theirs.subtree]
+        for one, other in zip(ours.subtree, theirs.subtree, strict=True):
+            one, other = (each.to_dataset(inherit=False).isel(part, missing_dims="ignore") for each in (one, other))
+            xr.testing.assert_identical(one, other)
+            for name, variable in one.variables.items():
+                assert variable.dtype == other[name].dtype
+                assert str(variable.encoding) == str(other[name].encoding)
+
+
+def test_chunks_that_are_not_there_have_the_fill_value(sampled):
+    shutil.rmtree(sampled / "trace/loss/c/0/1")
+    tree = devinterp.open(sampled)
+    assert tree["trace/loss"].isel(chain=1).isnull().all()
+    assert not devinterp.open(sampled)["trace/loss"].isel(chain=0).isnull().any()
+
+
+def test_only_chunks_that_are_asked_for_are_read(sampled):
+    for file in (sampled / "trace/loss/c/0/1").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    assert devinterp.open(sampled)["trace/loss"].isel(chain=0).notnull().all()
+    with pytest.raises(StoreError, match="trace/loss/c/0/1.* is damaged"):
+        devinterp.open(sampled)["trace/loss"].load()
+
+
+def test_what_is_changed_in_a_tree_is_not_changed_in_its_copies(sampled):
+    tree = devinterp.open(sampled)
+    copy = pickle.loads(pickle.dumps(tree.copy()))
+    before = copy["trace/loss"].copy(deep=True)
+    tree["trace/loss"][:] = 0.0
+    assert (tree["trace/loss"] == 0).all()
+    xr.testing.assert_identical(copy["trace/loss"], before)
+    xr.testing.assert_identical(devinterp.open(sampled)["trace/loss"], before)
 
 
 @pytest.mark.usefixtures("unchecked")

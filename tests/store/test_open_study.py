@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from xarray.core import indexing
 from zarr.storage import LocalStore
 
 import devinterp
@@ -37,6 +41,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def path(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "study.zarr"))
+
+
+def is_in_memory(variable: xr.Variable) -> bool:
+    data = variable._data
+    if isinstance(data, indexing.MemoryCachedArray):
+        return isinstance(data.array, indexing.NumpyIndexingAdapter)
+    return isinstance(data, np.ndarray)
 
 
 def test_it_is_what_xarray_reads(made: Path) -> None:
@@ -71,8 +82,43 @@ def test_parts_of_arrays(made: Path) -> None:
 def test_of_larger_arrays_only_what_is_asked_for_is_read(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from devinterp.store.reading import stored_array
 
-    monkeypatch.setattr(stored_array, "_MOST_BYTES", 0)
+    monkeypatch.setattr(stored_array, "MAX_WHOLE_BYTES", 0)
     test_parts_of_arrays(made)
+
+
+ANALYSES: dict[str, Callable[[xr.DataTree], Any]] = {
+    "llc": lambda tree: tree.slt.llc(),
+    "diagnose": lambda tree: tree.slt.diagnose(),
+    "sensitivity": lambda tree: tree.slt.sensitivity(),
+    "bif": lambda tree: tree.slt.bif(),
+    "to_arviz": lambda tree: tree.slt.to_arviz(),
+}
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+@pytest.mark.parametrize("are_large", [False, True])
+@pytest.mark.parametrize("of_study", [False, True])
+def test_how_often_an_analysis_reads_an_array(
+    made: Path, monkeypatch: pytest.MonkeyPatch, name: str, are_large: bool, of_study: bool
+) -> None:
+    from devinterp import runs
+    from devinterp.store.reading.stored_array import StoredArray
+
+    tree = devinterp.open(made if of_study else made / "checkpoint=8,num_draws=5,seed=2")
+    if are_large:
+        monkeypatch.setattr(runs, "EAGER_BYTES", 0)
+    read: Counter[tuple[str, str]] = Counter()
+    reads = StoredArray._chunks_of
+
+    def counted(self: StoredArray, key: tuple[Any, ...]) -> np.ndarray:
+        read[self._path, str(key)] += 1
+        return reads(self, key)
+
+    monkeypatch.setattr(StoredArray, "_chunks_of", counted)
+    ANALYSES[name](tree)
+    assert read
+    most = 1 if name == "llc" else 2  # two, where parts of it are selected before anything is read
+    assert max(read.values()) <= most, read
 
 
 def test_large_runs_have_chunks(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +136,11 @@ def test_what_is_read_of_large_studies_is_not_kept(made: Path, monkeypatch: pyte
     expected = devinterp.open(made).slt.llc()
     monkeypatch.setattr(runs, "EAGER_BYTES", 0)
     xr.testing.assert_identical(tree.slt.llc(), expected)
-    assert not any(isinstance(run["trace"].variables["loss"]._data, np.ndarray) for run in tree.children.values())
+    assert not any(is_in_memory(run["trace"].variables["loss"]) for run in tree.children.values())
+    small = devinterp.open(made)
+    monkeypatch.setattr(runs, "EAGER_BYTES", 2**28)
+    small.slt.llc()
+    assert all(is_in_memory(run["trace"].variables["loss"]) for run in small.children.values())
 
 
 def test_a_damaged_chunk_is_named(path: Path) -> None:

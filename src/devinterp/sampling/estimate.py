@@ -148,9 +148,9 @@ def _bytes_of_chain(array: ArraySpec, values: np.ndarray, num_rows: int | None) 
         Steps or draws of the array; None where it has none, and the trial's values are as large as the run's.
     """
     if num_rows is None:
-        return stored_size(values, values.dtype)
+        return stored_size(values, array)
     half = values.shape[2] // 2
-    few, many = (stored_size(values[:, :, :n].astype(array.dtype), array.dtype) for n in (half, 2 * half))
+    few, many = (stored_size(values[:, :, :n].astype(array.dtype), array) for n in (half, 2 * half))
     slope = max(0.0, (many - few) / half)  # bytes of a row; what is beyond that belongs to a chunk, however long
     return int(num_rows * slope + (few - half * slope) * math.ceil(num_rows / array.chunks[2]))
 

@@ -66,8 +66,8 @@ def apply(
 
 
 def is_lazy(variable: xr.DataArray | xr.Variable) -> bool:
-    """Say whether an array is computed only later; what is stored, and not in Dask arrays, is read."""
-    return not isinstance(variable.data, np.ndarray)
+    """Say whether an array is computed only later; what is stored, and not in Dask arrays, is read when it is used."""
+    return variable.chunks is not None
 
 
 def _in_order(variable: Any, dims: tuple[Any, ...]) -> np.ndarray:

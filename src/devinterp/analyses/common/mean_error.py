@@ -32,7 +32,7 @@ import numpy as np
 import xarray as xr
 
 from devinterp.analyses.common.arrays import apply, is_lazy
-from devinterp.analyses.common.convergence import MIN_DRAWS, Series, in_blocks
+from devinterp.analyses.common.convergence import MIN_DRAWS, Series, ess, in_blocks
 from devinterp.analyses.common.prewhitening import draw_correlation, kept_power
 from devinterp.analyses.common.uncertainty import student_quantile
 from devinterp.schema import CHAIN, DRAW
@@ -151,7 +151,7 @@ def mean_variance(series: np.ndarray, *, shared: bool, data_share: np.ndarray | 
     power = (waves.mean(-2) ** 2)[..., : plan.num_common]
     explained = ((own_waves**2).sum(-2) / (num_chains * (num_chains - 1)))[..., : plan.num_common]
     slow = (power - explained).mean(-1)  # long-run variance of what all chains have in common
-    white = 0.0 if data_share is None else _common_variance(centred)
+    white = 0.0 if data_share is None else _own_and_common_variance(centred)[1]
     kept = 0.0 if data_share is None else white * data_share
     return np.asarray(own / (num_chains * num_draws) + kept + np.maximum(slow - white, 0) / num_draws)
 
@@ -190,12 +190,39 @@ def _falls(power: np.ndarray, plan: Contrasts) -> np.ndarray:
     return np.asarray(power[..., :low].mean(-1) > _SLOW * power[..., low : 3 * low].mean(-1))
 
 
-def _common_variance(centred: np.ndarray) -> np.ndarray:
-    """Return the variance, from draw to draw, of what all chains have in common (a two-way analysis of variance)."""
+def common_share(series: np.ndarray) -> np.ndarray:
+    """Return which share of the variance of the mean of series is noise of minibatches that all chains have in common.
+
+    Parameters
+    ----------
+    series : numpy.ndarray
+        ``(..., chain, draw)``, of two or more chains that see the same minibatches.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(...)``, from 0 to 1; 0 where chains are no more alike than by chance.
+    """
+    num_chains, num_draws = series.shape[-2:]
+    if num_draws < _LEAST:
+        return np.zeros(series.shape[:-2])
+    centred = series - series.mean(-1, keepdims=True, dtype=np.float64)
+    own, common = _own_and_common_variance(centred)
+    effective = ess(series - centred.mean(-2, keepdims=True))
+    # Slow chains are alike by chance: they have few effective draws to tell them apart.
+    chance = 3 * own / num_chains * np.sqrt(2 * num_chains / effective)
+    # What minibatches add is new at each step, and is averaged over draws; the rest over effective draws.
+    of_all, of_own = common / num_draws, own / effective
+    return np.where(common > chance, of_all / np.where(of_all + of_own > 0, of_all + of_own, 1), 0.0)
+
+
+def _own_and_common_variance(centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the variance from draw to draw of a chain's own, and of what all have in common (two-way analysis of variance)."""
     num_chains, num_draws = centred.shape[-2:]
     common = centred.mean(-2, keepdims=True)
     own = ((centred - common) ** 2).sum((-1, -2)) / ((num_chains - 1) * (num_draws - 1))
-    return np.asarray(np.maximum((common[..., 0, :] ** 2).sum(-1) / (num_draws - 1) - own / num_chains, 0))
+    together = (common[..., 0, :] ** 2).sum(-1) / (num_draws - 1)
+    return own, np.asarray(np.maximum(together - own / num_chains, 0))
 
 
 @lru_cache(maxsize=16)

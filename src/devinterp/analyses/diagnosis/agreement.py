@@ -12,6 +12,7 @@ from devinterp import schema
 from devinterp.analyses.common.convergence import in_blocks
 from devinterp.analyses.common.convergence import rhat as rhat_of
 from devinterp.analyses.common.limits import LIMITS
+from devinterp.analyses.common.mean_error import common_share
 from devinterp.analyses.common.run_data import draws_after, losses
 from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.errors import MissingDataError
@@ -50,7 +51,10 @@ def spread(evidence: Evidence) -> Iterator[Finding]:
 
 
 def shared_noise(evidence: Evidence) -> Iterator[Finding]:
-    """Yield a finding where chains that see the same minibatches have more in common than their number averages out."""
+    """Yield a finding where the noise of minibatches that chains share is much of the error of a mean loss.
+
+    ``llc_se`` counts that noise; effective draws and ``llc_mcse`` count chains as independent.
+    """
     if not evidence.is_shared or evidence.num_chains < 2:
         return
     series = evidence.series[0]
@@ -63,26 +67,15 @@ def shared_noise(evidence: Evidence) -> Iterator[Finding]:
             "sample with `paired=True`, or use `llc_se`",
         )
     for one in (each for each in evidence.series if each.is_paired):
-        common = xr.DataArray(_common_share(one.rise.to_numpy(), one.convergence["ess"].to_numpy()), dims=one.mean.dims)
-        message = f"chains have {{value}} of the variance of {one.name} in common (limit {{limit}})"
-        advice = "own minibatches for each chain: `match_sampling_input_ids_across_chains=False`"
+        common = xr.DataArray(common_share(one.rise.to_numpy()), dims=one.mean.dims)
+        message = (
+            f"{{value}} of the squared error of {one.name} is noise that all chains have in common (limit {{limit}}): "
+            "more chains do not make it smaller, and `llc_mcse` leaves it out"
+        )
+        advice = (
+            "use `llc_se`; more draws, or own minibatches of each chain: `match_sampling_input_ids_across_chains=False`"
+        )
         yield from evidence.flag(common, LIMITS["common"], "shared_noise", message, advice, observable=one.observable)
-
-
-def _common_share(series: np.ndarray, ess: np.ndarray) -> np.ndarray:
-    """Return the share of the variance from draw to draw that all chains have in common, beyond chance, ``(restriction)``."""
-    num_chains, num_draws = series.shape[-2:]
-    if num_draws < 2:
-        return np.zeros(series.shape[:-2])
-    centred = series - series.mean(-1, keepdims=True)
-    common = centred.mean(-2, keepdims=True)
-    own = ((centred - common) ** 2).sum((-1, -2)) / ((num_chains - 1) * (num_draws - 1))
-    together = (common[..., 0, :] ** 2).sum(-1) / (num_draws - 1)
-    # Slow chains are alike by chance: they have few effective draws to tell them apart.
-    chance = 3 * own / num_chains * np.sqrt(2 * num_chains / ess)
-    excess = np.maximum(together - own / num_chains, 0)
-    total = np.where(excess + own > 0, excess + own, 1)
-    return np.where(excess > chance, excess / total, 0.0)
 
 
 def tokens(evidence: Evidence) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from zarr.storage import LocalStore, MemoryStore
 from devinterp import schema
 from devinterp.store import keys
 from devinterp.store.arrays.layout import RunLayout
-from devinterp.store.arrays.specs import ArraySpec, array_specs
+from devinterp.store.arrays.specs import MAX_WHOLE_BYTES, ArraySpec, array_specs
 from devinterp.store.lock import LOCK
 from devinterp.store.writing.checkpoints import RESUME
 
@@ -28,8 +28,11 @@ _NAMES |= {schema.RESTRICTION, schema.CHAIN, schema.DRAW, "draw_step", "num_movi
 #: Arrays of which more is known beforehand are written where they belong, chunk by chunk.
 _MOST_BYTES_COPIED = 2**18
 
-#: Of every array. Level 1: losses hardly compress (about 11 %), so a higher level only costs time.
-CODECS = (ZstdCodec(level=1), Crc32cCodec())
+#: Losses hardly compress (about 11 %), so a higher level only costs time.
+_LEVEL = 1
+#: This level leaves them as they are. Unpacking takes ten times as long as reading, which is felt where arrays are read as a
+#: whole and saves little there.
+_LEVEL_OF_SMALL_LOSSES = -1
 
 
 def create_run(store: Store, layout: RunLayout, attrs: Mapping[str, Any], *, group: str = "") -> zarr.Group:
@@ -131,6 +134,12 @@ def _group_attrs(path: str, layout: RunLayout) -> dict[str, Any]:
     return {}
 
 
+def codecs(spec: ArraySpec) -> tuple[ZstdCodec, Crc32cCodec]:
+    """Return how the chunks of an array are written: zstd-compressed, with a checksum."""
+    is_small = np.dtype(spec.dtype).kind == "f" and spec.num_bytes <= MAX_WHOLE_BYTES
+    return ZstdCodec(level=_LEVEL_OF_SMALL_LOSSES if is_small else _LEVEL), Crc32cCodec()
+
+
 def create_arrays(store: Store, specs: Iterable[ArraySpec], group: str = "") -> None:
     """Create arrays, zstd-compressed and with a checksum in every chunk, and write the data of those whose specs have them.
 
@@ -167,7 +176,7 @@ async def _create_array(store: Store, spec: ArraySpec, path: str) -> None:
         fill_value=spec.fill_value,
         dimension_names=spec.dims,
         attributes=dict(spec.attrs),
-        compressors=CODECS,
+        compressors=codecs(spec),
         zarr_format=3,
         overwrite=True,
     )
@@ -185,11 +194,11 @@ def _remove_arrays(store: Store, specs: Sequence[ArraySpec], group: str) -> None
             keys.delete_below(store, f"{_join(group, path)}/")
 
 
-def stored_size(values: np.ndarray, dtype: Any) -> int:
-    """Return the bytes that values take as one chunk of a stored array."""
+def stored_size(values: np.ndarray, spec: ArraySpec) -> int:
+    """Return the bytes that values take as one chunk of an array."""
     store = MemoryStore()
     array = zarr.create_array(
-        store, name="array", shape=values.shape, chunks=values.shape, dtype=dtype, compressors=CODECS
+        store, name="array", shape=values.shape, chunks=values.shape, dtype=values.dtype, compressors=codecs(spec)
     )
     array[...] = values
     return sum(size for key, size in keys.sizes(store).items() if not key.endswith(keys.METADATA))

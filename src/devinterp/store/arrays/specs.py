@@ -17,6 +17,8 @@ from devinterp.store.arrays.layout import ObservableLayout, RecordingLayout, Run
 _MIB = 2**20
 #: A chunk of losses is between these sizes where the arrays are large enough. Measured: docs/performance.md.
 MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 4 * _MIB, 16 * _MIB
+#: Arrays up to this size are read as a whole, if they are read at all (`devinterp.store.reading.stored_array`).
+MAX_WHOLE_BYTES = 64 * _MIB
 #: A writer buffers the draws of one chunk for all sequences; this bounds its buffer for one observable of one chain.
 MAX_BUFFER_BYTES = 256 * _MIB
 
@@ -35,6 +37,11 @@ class ArraySpec:
     fill_value: Any
     data: Any = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Return its size in memory; that of strings is not known, and counts as that of their pointers."""
+        return math.prod(self.shape) * int(np.dtype(self.dtype).itemsize)
 
 
 def loss_chunks(num_rows: int, num_samples: int, sample_bytes: int) -> tuple[int, int]:

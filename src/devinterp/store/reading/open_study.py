@@ -9,16 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import xarray as xr
-from xarray.core import indexing
 from zarr.abc.store import Store
-from zarr.core.metadata import ArrayV3Metadata
 
 from devinterp import schema
 from devinterp.runs import EAGER_BYTES
 from devinterp.store import keys
-from devinterp.store.reading.stored_array import StoredArray, read_chunks
+from devinterp.store.reading.stored_array import StoredArray, fill_value, read_chunks, read_when_used
 from devinterp.store.reading.study_table import StudyTable
 from devinterp.store.reading.validate import inspect_run
 
@@ -136,15 +133,10 @@ def _opened(store: Store, name: str, node: Mapping[str, Any], own: Store) -> _Te
                 variable.load()  # once for all runs that share it
                 coordinates.append(full)
             else:
-                fill_values[full] = _fill_value(nodes[full], variable.dtype)
+                fill_values[full] = fill_value(nodes[full], variable.dtype)
     return _Template(
         groups, nodes, fill_values, tuple(coordinates), _values(store, name, coordinates, nodes) if nodes else ()
     )
-
-
-def _fill_value(node: Mapping[str, Any], dtype: np.dtype) -> Any:
-    metadata = ArrayV3Metadata.from_dict(dict(node))
-    return metadata.fill_value if dtype.kind in "iufb" else str(metadata.fill_value)
 
 
 def _values(
@@ -163,7 +155,7 @@ def _like(template: _Template, store: Store, name: str, attrs: Mapping[str, Any]
             array = StoredArray(
                 store, f"{name}/{full}", template.nodes[full], variable.dtype, template.fill_values[full]
             )
-            data[key] = indexing.LazilyIndexedArray(array)
+            data[key] = read_when_used(array)
         datasets[path] = dataset.copy(deep=False, data=data)
     datasets[""].attrs = {key: value for key, value in attrs.items() if key != _COORDINATES}
     return datasets

@@ -13,21 +13,26 @@ from typing import Any, final
 
 import google_crc32c
 import numpy as np
+import xarray as xr
 import zarr
 from numcodecs import Zstd
 from numcodecs.vlen import VLenUTF8
 from xarray.backends import BackendArray
 from xarray.core import indexing
 from zarr.abc.store import Store
+from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore
 
+from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.store import keys
+from devinterp.store.arrays.specs import MAX_WHOLE_BYTES
 
 #: Codecs of the arrays that this package writes, in the order in which they were applied.
 _KNOWN = (["bytes", "zstd", "crc32c"], ["vlen-utf8", "zstd", "crc32c"])
-#: Of larger arrays only the chunks that are asked for are read, through zarr.
-_MOST_BYTES = 64 * 2**20
+
+#: What xarray notes of variables whose values it decodes.
+_DECODED = {"_FillValue", "missing_value", "scale_factor", "add_offset"}
 
 
 @final
@@ -56,32 +61,75 @@ class StoredArray(BackendArray):
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
 
     def _read(self, key: tuple[Any, ...]) -> Any:
-        if is_plain(self._store, self._node) and math.prod(self.shape) * self.dtype.itemsize <= _MOST_BYTES:
-            values = self._whole()
+        # Of larger arrays only the chunks that are asked for are read, through zarr.
+        if is_plain(self._store, self._node) and math.prod(self.shape) * self.dtype.itemsize <= MAX_WHOLE_BYTES:
+            values = self._chunks_of(key)
             for axis in reversed(range(len(key))):  # from the last, so that numbers do not shift those before
                 values = values[(slice(None),) * axis + (key[axis],)]
             return values
         array: Any = zarr.open_array(self._store, path=self._path, mode="r", zarr_format=3)
         return array[key] if all(isinstance(each, int | slice) for each in key) else array.oindex[key]
 
-    def _whole(self) -> np.ndarray:
+    def _chunks_of(self, key: tuple[Any, ...]) -> np.ndarray:
+        """Return the whole array, of which only the chunks that are asked for have been read."""
         assert isinstance(self._store, LocalStore)
         chunks = tuple(self._node["chunk_grid"]["configuration"]["chunk_shape"])
-        grid = [range(-(-size // length)) for size, length in zip(self.shape, chunks, strict=True)]
-        values = np.full(self.shape, self._fill_value, dtype=self.dtype)
+        asked = (np.atleast_1d(np.arange(size)[each]) for size, each in zip(self.shape, key, strict=True))
+        grid = [np.unique(each // length).tolist() for each, length in zip(asked, chunks, strict=True)]
+        values = np.empty(self.shape, dtype=self.dtype)
         folder = f"{self._store.root}/{self._path}/c/"
         for place in product(*grid):
             name = "/".join(map(str, place))
+            target = values[tuple(slice(k * n, (k + 1) * n) for k, n in zip(place, chunks, strict=True))]
             try:
                 with open(folder + name, "rb", buffering=0) as file:  # noqa: PTH123  # paths as objects take as long as reading
                     content = file.read()
             except FileNotFoundError:
+                target[...] = self._fill_value
                 continue
-            target = values[tuple(slice(k * n, (k + 1) * n) for k, n in zip(place, chunks, strict=True))]
             decoded = decode(content, self._node, self.dtype, f"{self._path}/c/{name}").reshape(chunks)
             is_whole = target.shape == chunks
             target[...] = decoded if is_whole else decoded[tuple(slice(0, size) for size in target.shape)]
         return values
+
+
+def through_files(tree: xr.DataTree, store: Store) -> xr.DataTree:
+    """Return the tree of a small run, opened without Dask, whose arrays are read as files where they are such."""
+    root = keys.get_json(store, keys.METADATA) or {}
+    nodes = (root.get("consolidated_metadata") or {}).get("metadata", {})
+    groups = {}
+    for path, group in schema.groups_of(tree):
+        dataset = group.to_dataset(inherit=False)
+        data = {}
+        for name, variable in dataset.data_vars.items():
+            full = f"{path}/{name}".strip("/")
+            node = nodes.get(full)
+            if node is not None and _is_as_stored(variable, node) and is_plain(store, node):
+                array = StoredArray(store, full, node, variable.dtype, fill_value(node, variable.dtype))
+                data[name] = variable.variable._replace(data=read_when_used(array))
+        groups[f"/{path}"] = dataset.assign(data)
+    return xr.DataTree.from_dict(groups)
+
+
+def read_when_used(array: StoredArray) -> Any:
+    """Return what a variable holds until its values are used: they are read once then and kept, as xarray does it.
+
+    A copy of the variable keeps them by itself.
+    """
+    lazy: Any = indexing.LazilyIndexedArray(array)
+    return indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy))  # type: ignore[no-untyped-call]
+
+
+def _is_as_stored(variable: xr.DataArray, node: Mapping[str, Any]) -> bool:
+    """Say whether the values of an array are numbers that xarray takes as they stand, without decoding or masking any."""
+    is_number = variable.dtype.kind in "iufb" and node.get("data_type") == variable.dtype.name
+    return is_number and variable.shape == tuple(node["shape"]) and not _DECODED.intersection(variable.encoding)
+
+
+def fill_value(node: Mapping[str, Any], dtype: np.dtype) -> Any:
+    """Return the value of an array's chunks that are not stored."""
+    metadata = ArrayV3Metadata.from_dict(dict(node))
+    return metadata.fill_value if dtype.kind in "iufb" else str(metadata.fill_value)
 
 
 def is_plain(store: Store, node: Mapping[str, Any]) -> bool:
@@ -104,9 +152,10 @@ def decode(content: bytes, node: Mapping[str, Any], dtype: np.dtype, key: str) -
         If it is damaged; the message names it.
     """
     try:
-        if int.from_bytes(content[-4:], "little") != google_crc32c.value(content[:-4]):
+        packed = content[:-4]
+        if int.from_bytes(content[-4:], "little") != google_crc32c.value(packed):
             raise ValueError("its checksum does not fit")
-        plain = bytes(_zstd().decode(content[:-4]))
+        plain = bytes(_zstd().decode(packed))
         number = math.prod(node["chunk_grid"]["configuration"]["chunk_shape"])
         if node["codecs"][0]["name"] == "bytes":
             order: Any = "<" if node["codecs"][0].get("configuration", {}).get("endian", "little") == "little" else ">"
