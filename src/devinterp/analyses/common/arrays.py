@@ -67,7 +67,9 @@ def apply(
 
 def is_lazy(variable: xr.DataArray | xr.Variable) -> bool:
     """Say whether an array is computed only later; what is stored, and not in Dask arrays, is read when it is used."""
-    return variable.chunks is not None
+    # `chunks` asks a protocol, which takes longer than the arithmetic of a small array; `data` would read what is stored.
+    held = getattr(variable, "variable", variable)._data
+    return not isinstance(held, np.ndarray) and variable.chunks is not None
 
 
 def _in_order(variable: Any, dims: tuple[Any, ...]) -> np.ndarray:
