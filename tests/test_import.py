@@ -37,12 +37,6 @@ def test_importing_loads_nothing_heavy() -> None:
     assert run(code) == "[]"
 
 
-def test_importing_costs_at_most_0_3_s_more_than_xarray() -> None:
-    code = "import time, xarray; t = time.perf_counter(); import devinterp; print(time.perf_counter() - t)"
-    # The best of a few: other processes of this machine can only make it look slower.
-    assert min(float(run(code)) for _ in range(3)) <= 0.3
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stores") / "run.zarr"

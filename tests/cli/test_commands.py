@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,19 +43,15 @@ def test_help_lists_commands_and_analyses(run: Run) -> None:
     assert "Compute the local learning coefficient of a run" in out  # without its citation [1]_
 
 
-def test_help_stays_fast_and_light(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["llc", "--help"], ["plugins"]])
+def test_help_imports_nothing_heavy(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     monkeypatch.delenv("DEVINTERP_LOAD_PLUGINS")
     code = (
         "import sys, devinterp.cli; status = devinterp.cli.run(sys.argv[1:]);"
         "print([m for m in ('torch', 'transformers', 'zarr', 'matplotlib') if m in sys.modules]); sys.exit(status)"
     )
-    for arguments in (["--help"], ["llc", "--help"], ["plugins"]):
-        before = os.times()
-        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
-        after = os.times()
-        taken = after.children_user + after.children_system - before.children_user - before.children_system
-        assert done.stdout.splitlines()[-1] == "[]"
-        assert taken < 5  # of a processor: a guard against seconds of imports
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize(
