@@ -99,7 +99,7 @@ def susceptibilities() -> dict[str, float]:
     """Susceptibilities of two restrictions, 870 MB."""
     run = pool(2, train=(64, 129), pool=(1000, 129))
     task, losses = (run[f"observables/{name}/loss"].values for name in ("train", "pool"))
-    start = float(run["trace/init_loss"].mean())
+    start = float(run["observables/train/init_loss"].mean())  # of the task's own data, as in the paired coefficient
 
     def plain() -> np.ndarray:
         mean = task.mean((3, 4))
