@@ -36,3 +36,4 @@ def test_help_is_fast(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> 
     alone, taken = processor_time("import xarray"), processor_time(CLI, *arguments)
     print(f"\ndevinterp {' '.join(arguments)} {taken:.2f} s; import xarray {alone:.2f} s: {taken / alone:.1f} x")
     assert taken <= 4 * alone
+    assert taken < 5

@@ -134,7 +134,7 @@ def _group_attrs(path: str, layout: RunLayout) -> dict[str, Any]:
     return {}
 
 
-def codecs(spec: ArraySpec) -> tuple[ZstdCodec, Crc32cCodec]:
+def _codecs(spec: ArraySpec) -> tuple[ZstdCodec, Crc32cCodec]:
     """Return how the chunks of an array are written: zstd-compressed, with a checksum."""
     is_small = np.dtype(spec.dtype).kind == "f" and spec.num_bytes <= MAX_WHOLE_BYTES
     return ZstdCodec(level=_LEVEL_OF_SMALL_LOSSES if is_small else _LEVEL), Crc32cCodec()
@@ -176,7 +176,7 @@ async def _create_array(store: Store, spec: ArraySpec, path: str) -> None:
         fill_value=spec.fill_value,
         dimension_names=spec.dims,
         attributes=dict(spec.attrs),
-        compressors=codecs(spec),
+        compressors=_codecs(spec),
         zarr_format=3,
         overwrite=True,
     )
@@ -198,7 +198,7 @@ def stored_size(values: np.ndarray, spec: ArraySpec) -> int:
     """Return the bytes that values take as one chunk of an array."""
     store = MemoryStore()
     array = zarr.create_array(
-        store, name="array", shape=values.shape, chunks=values.shape, dtype=values.dtype, compressors=codecs(spec)
+        store, name="array", shape=values.shape, chunks=values.shape, dtype=values.dtype, compressors=_codecs(spec)
     )
     array[...] = values
     return sum(size for key, size in keys.sizes(store).items() if not key.endswith(keys.METADATA))

@@ -16,7 +16,7 @@ from devinterp.runs import EAGER_BYTES
 from devinterp.store import keys
 from devinterp.store.location import StoreLike, below, describe, resolve
 from devinterp.store.reading.open_study import open_runs
-from devinterp.store.reading.stored_array import through_files
+from devinterp.store.reading.stored_array import read_through_files
 from devinterp.store.reading.study_table import table_of
 from devinterp.store.reading.v2 import is_v2, open_v2
 from devinterp.store.reading.validate import inspect
@@ -78,7 +78,7 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
             if chunks == "stored" and _size(tree) > eager_bytes:
                 tree = xr.open_datatree(store, chunks=sizes, **options)  # type: ignore[arg-type]
             elif chunks in ("stored", None) and group is None:
-                tree = through_files(tree, store)
+                read_through_files(tree, store)
     except StoreError as error:
         raise StoreError(f"cannot open {describe(location)} as a store: {error}") from error
     except Exception as error:  # broken metadata give errors of many kinds

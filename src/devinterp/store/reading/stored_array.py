@@ -30,7 +30,6 @@ from devinterp.store.arrays.specs import MAX_WHOLE_BYTES
 
 #: Codecs of the arrays that this package writes, in the order in which they were applied.
 _KNOWN = (["bytes", "zstd", "crc32c"], ["vlen-utf8", "zstd", "crc32c"])
-
 #: What xarray notes of variables whose values it decodes.
 _DECODED = {"_FillValue", "missing_value", "scale_factor", "add_offset"}
 
@@ -93,22 +92,21 @@ class StoredArray(BackendArray):
         return values
 
 
-def through_files(tree: xr.DataTree, store: Store) -> xr.DataTree:
-    """Return the tree of a small run, opened without Dask, whose arrays are read as files where they are such."""
+def read_through_files(tree: xr.DataTree, store: Store) -> None:
+    """Let the tree of a small run, just opened without Dask, read its arrays as files where they are such."""
+    if not isinstance(store, LocalStore):
+        return
     root = keys.get_json(store, keys.METADATA) or {}
     nodes = (root.get("consolidated_metadata") or {}).get("metadata", {})
-    groups = {}
     for path, group in schema.groups_of(tree):
-        dataset = group.to_dataset(inherit=False)
-        data = {}
-        for name, variable in dataset.data_vars.items():
-            full = f"{path}/{name}".strip("/")
+        for name in group.data_vars:
+            full, variable = f"{path}/{name}".strip("/"), group.variables[name]
             node = nodes.get(full)
             if node is not None and _is_as_stored(variable, node) and is_plain(store, node):
-                array = StoredArray(store, full, node, variable.dtype, fill_value(node, variable.dtype))
-                data[name] = variable.variable._replace(data=read_when_used(array))
-        groups[f"/{path}"] = dataset.assign(data)
-    return xr.DataTree.from_dict(groups)
+                # In place: building a second tree takes as long as opening one.
+                variable.data = read_when_used(
+                    StoredArray(store, full, node, variable.dtype, fill_value(node, variable.dtype))
+                )
 
 
 def read_when_used(array: StoredArray) -> Any:
@@ -120,7 +118,7 @@ def read_when_used(array: StoredArray) -> Any:
     return indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy))  # type: ignore[no-untyped-call]
 
 
-def _is_as_stored(variable: xr.DataArray, node: Mapping[str, Any]) -> bool:
+def _is_as_stored(variable: xr.Variable, node: Mapping[str, Any]) -> bool:
     """Say whether the values of an array are numbers that xarray takes as they stand, without decoding or masking any."""
     is_number = variable.dtype.kind in "iufb" and node.get("data_type") == variable.dtype.name
     return is_number and variable.shape == tuple(node["shape"]) and not _DECODED.intersection(variable.encoding)
