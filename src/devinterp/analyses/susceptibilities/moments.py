@@ -14,8 +14,8 @@ from devinterp.analyses.common.run_data import losses
 from devinterp.analyses.susceptibilities.task import TaskSeries
 from devinterp.schema import CHAIN, OBSERVABLES, POSITION, RESTRICTION, SEQUENCE
 
-#: Tokens that are processed at a time: their traces stay in the processor's cache.
-_COLUMNS = 256
+#: Draws and tokens that are processed at a time: in double precision they stay in the processor's cache.
+_DRAWS, _COLUMNS = 32, 4096
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,27 @@ def _means(losses: Any, rise: Any) -> np.ndarray:
     means = np.zeros((num_restrictions, num_chains, 2, *tokens))
     for r in range(num_restrictions):
         for c in range(num_chains):
-            target, first = means[r, c].reshape(2, -1), pieces[0][r, c, 0].reshape(-1)
+            target = means[r, c].reshape(2, -1)
             for piece, values in zip(pieces, rises, strict=True):
-                flat, centred = piece[r, c].reshape(len(values[r, c]), -1), values[r, c] - mean_rise[r, c]
+                centred = values[r, c] - mean_rise[r, c]
                 weights = np.stack([np.ones_like(centred), centred]) / num_draws
-                for start in range(0, flat.shape[1], _COLUMNS):
-                    part = slice(start, start + _COLUMNS)
-                    # In double precision, a few tokens at a time: a susceptibility is a small difference of these means.
-                    target[:, part] += weights @ (flat[:, part] - first[part]).astype(np.float64)
-            target[0] += first
+                _add_products(target, weights, piece[r, c].reshape(len(centred), -1))
             target[1] += mean_rise[r, c] * target[0]
     return means
+
+
+def _add_products(target: np.ndarray, weights: np.ndarray, losses: np.ndarray) -> None:
+    """Add to `target` ``(2, tokens)`` the products of `weights` ``(2, draws)`` with the losses ``(draws, tokens)``.
+
+    In double precision: a susceptibility is a small difference of such means.
+    """
+    doubles = np.empty((min(_DRAWS, len(losses)), min(_COLUMNS, losses.shape[1])))
+    for column in range(0, losses.shape[1], _COLUMNS):
+        part = slice(column, column + _COLUMNS)
+        for draw in range(0, len(losses), _DRAWS):
+            block = losses[draw : draw + _DRAWS, part]
+            copied = doubles[: block.shape[0], : block.shape[1]]
+            np.copyto(copied, block)
+            # Vector by vector: libraries multiply a matrix of two rows more slowly, and with several threads far more so.
+            for each, weight in zip(target, weights[:, draw : draw + _DRAWS], strict=True):
+                each[part] += weight @ copied
