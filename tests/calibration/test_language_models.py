@@ -36,7 +36,8 @@ def test_a_language_model_that_is_trained_on_the_spot() -> None:
     calibration = calibrate(model, data, **SMALL)
     assert calibration.recommendation is not None
     assert calibration.recommendation.slope_se < 0.1  # from one run it is known to ± 3
-    assert verdict(model, data, calibration.settings) in ("ok", "note")
+    assert not calibration.settings["match_sampling_input_ids_across_chains"]  # they are a third of the error
+    assert verdict(model, data, calibration.settings) == "ok"
 
 
 @pytest.mark.slow

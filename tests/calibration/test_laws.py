@@ -125,9 +125,14 @@ def test_what_cannot_be_asked_for(changes: dict[str, object], message: str) -> N
 
 
 def judged(
-    llc: float, se: float, *failures: Failure, autocorrelation: float = 5.0, restriction: str = "full"
+    llc: float,
+    se: float,
+    *failures: Failure,
+    autocorrelation: float = 5.0,
+    restriction: str = "full",
+    common_share: float = 0.0,
 ) -> Judged:
-    figures = {restriction: Figures(llc, se, autocorrelation, 0.0, 0.1, 1.0)}
+    figures = {restriction: Figures(llc, se, autocorrelation, 0.0, 0.1, 1.0, common_share)}
     return Judged("", 50, 100, 100, 300, "ok", failures, figures)
 
 
@@ -166,3 +171,13 @@ def test_how_long_the_run_has_to_be() -> None:
     # However small the error, there are enough independent draws to know it.
     least = recommend(request(error=0.5), planned, [judged(2.0, 0.01)], SLOPE)
     assert least.num_draws * least.num_steps_bw_draws * 2 >= 250 * 5
+
+
+@pytest.mark.parametrize(("shares", "own"), [((0.05, 0.1), False), ((0.05, 0.2), True), ((math.nan, 0.1), False)])
+def test_chains_get_minibatches_of_their_own_where_shared_ones_are_much_of_the_error(
+    shares: tuple[float, ...], own: bool
+) -> None:
+    planned = Planned.of(Point("baoab", {}, 1e-3, 100.0, 10.0, 16), Law.of("baoab", {}), [MEASURED])
+    runs = [judged(2.0, 0.4, restriction=str(n), common_share=share) for n, share in enumerate(shares)]
+    settings = recommend(request(), planned, runs, SLOPE).settings
+    assert settings["match_sampling_input_ids_across_chains"] is not own

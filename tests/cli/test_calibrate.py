@@ -120,6 +120,7 @@ def recommended(tmp_path: Path, model: Path, rows: Path) -> Path:
         num_steps_bw_draws=2,
         predicted_error=0.05,
         predicted_gradients=22,
+        match_sampling_input_ids_across_chains=False,
     )
     store = CalibrationStore.at(path, {"point": []})
     store.write({"result": Calibration({}, {}, [], [], recommendation, 0).to_json()})
@@ -136,6 +137,7 @@ def test_a_run_goes_on_from_a_calibration(run: Run, recommended: Path, tmp_path:
     assert (settings["lr"], settings["n_beta"], settings["localization"]) == (1e-4, 20.0, 10.0)
     assert settings["num_draws"] == 5, "what is given replaces what is recommended"
     assert settings["num_steps_bw_draws"] == 2
+    assert settings["match_sampling_input_ids_across_chains"] is False
     assert devinterp.open(store)["trace/row_loss"].sizes["row"] == 6
 
 

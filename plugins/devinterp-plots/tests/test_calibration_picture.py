@@ -46,6 +46,7 @@ def test_every_setting_is_in_its_cell_with_what_failed():
         "n_beta": 30.0,
         "localization": 5.0,
         "predicted_error": 0.1,
+        "match_sampling_input_ids_across_chains": True,
     }
     recommendation = Recommendation(**{**dict.fromkeys(Recommendation.__dataclass_fields__, 16), **settings})
     figure = draw(made(ROWS, recommendation))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from devinterp.analyses.common.mean_error import mean_error
+from devinterp.analyses.common.mean_error import common_share, mean_error
 from devinterp.analyses.common.run_data import burnin_steps
 from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.analyses.diagnosis.judge import DIAGNOSE_REQUIRES, diagnose
@@ -78,6 +78,8 @@ class Figures:
         Slope of its logarithm in that of localization, and its standard error; NaN where it is not known.
     temperature : float
         The configurational temperature.
+    common_share : float
+        Which share of the squared error is noise of minibatches that chains have in common; NaN of an earlier calibration.
     """
 
     llc: float
@@ -86,6 +88,7 @@ class Figures:
     s_gamma: float
     s_gamma_se: float
     temperature: float
+    common_share: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,7 @@ def _figures(evidence: Evidence) -> dict[str, Figures]:
     effective = ess.where(ess < slow, slow).where(slow.notnull(), ess)
     num = series.rise.sizes[CHAIN] * series.rise.sizes[DRAW]
     (slopes, slope_errors), temperatures = _slopes(evidence), evidence.temperature["temperature"].to_numpy()
+    common = np.max([common_share(each.rise.to_numpy()) for each in evidence.series], axis=0)
     return {
         name: Figures(
             llc=evidence.n_beta * float(series.mean[number]),
@@ -215,6 +219,7 @@ def _figures(evidence: Evidence) -> dict[str, Figures]:
             s_gamma=float(slopes[number]),
             s_gamma_se=float(slope_errors[number]),
             temperature=float(temperatures[number]),
+            common_share=float(common[number]),
         )
         for number, name in enumerate(evidence.names)
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from devinterp.analyses.common.limits import LIMITS
 from devinterp.calibration.grid import Planned
 from devinterp.calibration.judged import Figures, Judged
 from devinterp.calibration.recommendation import Recommendation
@@ -16,6 +17,9 @@ LEAST_EFFECTIVE, LEAST_DRAWS = 250, 50
 #: Burn-in in relaxation times of the flattest direction, between the three of a short run and five.
 BURNIN_RELAXATIONS = 4.0
 _LEAST_BURNIN = 20
+#: Where chains have more of the squared error in common, each is given minibatches of its own, which `diagnose` would advise.
+#: Half of its limit: a short run knows that share to within a third or so.
+MOST_IN_COMMON = LIMITS["common"].note / 2
 
 
 def recommend(request: Request, planned: Planned, judged: Sequence[Judged], slope: Slope) -> Recommendation:
@@ -55,6 +59,7 @@ def recommend(request: Request, planned: Planned, judged: Sequence[Judged], slop
         predicted_gradients=request.num_chains * restrictions * (burnin + draws * spacing),
         slope=slope.value,
         slope_se=slope.error,
+        match_sampling_input_ids_across_chains=not any(each.common_share > MOST_IN_COMMON for each in figures),
     )
 
 

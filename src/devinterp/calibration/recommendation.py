@@ -30,6 +30,8 @@ class Recommendation(Point):
     slope, slope_se : float
         ``-d log llc / d log localization`` where it is largest, and its standard error; NaN of an
         earlier calibration, which did not measure it.
+    match_sampling_input_ids_across_chains : bool
+        As for `devinterp.sample`: False where minibatches that chains share would be much of the error.
     """
 
     num_chains: int
@@ -40,6 +42,7 @@ class Recommendation(Point):
     predicted_gradients: int
     slope: float = math.nan
     slope_se: float = math.nan
+    match_sampling_input_ids_across_chains: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -50,5 +53,6 @@ class Recommendation(Point):
             "num_burnin_steps": self.num_burnin_steps,
             "num_draws": self.num_draws,
             "num_steps_bw_draws": self.num_steps_bw_draws,
+            "match_sampling_input_ids_across_chains": self.match_sampling_input_ids_across_chains,
             "paired": True,
         }

@@ -74,7 +74,7 @@ def _figures_at(judged: Sequence[Judged], failure: Failure | None) -> Figures:
         for restriction, each in one.figures.items():
             if failure is None or (one.checkpoint == failure.checkpoint and failure.restriction in ("", restriction)):
                 return each
-    return Figures(*[math.nan] * 6)
+    return Figures(*[math.nan] * 7)
 
 
 def disagreement(compared: Comparison) -> Failure:

@@ -97,7 +97,7 @@ def sequence_trends(losses: Any, *, centring: Centring) -> np.ndarray:
 
 def _position_means(traces: Traces) -> np.ndarray:
     """Return the mean over positions, without those that are missing in every draw."""
-    means = traces.map(lambda losses: np.asarray(losses.mean(-1)))
+    means = traces.map(_mean)
     for r, s in np.argwhere(np.isnan(means).any(axis=(1, 2))):
         losses = traces.select(int(r), slice(s, s + 1))[:, :, 0]
         present = ~np.isnan(losses)
@@ -107,6 +107,13 @@ def _position_means(traces: Traces) -> np.ndarray:
             (count == count.max()) & (count > 0), count, np.nan
         )
     return means
+
+
+def _mean(losses: np.ndarray) -> np.ndarray:
+    """Return the mean over the last axis, which equal numbers give equal values wherever they lie in memory."""
+    # `einsum` takes half the time of `mean`; of thousands of positions it is less accurate, by 1e-7 of the mean.
+    precision = np.result_type(losses.dtype, np.float32)
+    return np.asarray(np.einsum("...p->...", losses, dtype=precision) / precision.type(losses.shape[-1]))
 
 
 def constant(losses: Any, *, centring: Centring, columns: np.ndarray, width: int, mean: bool) -> np.ndarray:

@@ -15,7 +15,7 @@ from devinterp.analyses.susceptibilities.task import TaskSeries
 from devinterp.schema import CHAIN, OBSERVABLES, POSITION, RESTRICTION, SEQUENCE
 
 #: Draws and tokens that are processed at a time: in double precision they stay in the processor's cache.
-_DRAWS, _COLUMNS = 32, 4096
+_DRAWS, _COLUMNS = 64, 4096
 
 
 @dataclass(frozen=True)
