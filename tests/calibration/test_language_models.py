@@ -33,7 +33,8 @@ def verdict(model: Any, data: torch.Tensor, settings: dict[str, Any], **others: 
 def test_a_language_model_that_is_trained_on_the_spot() -> None:
     model, tokenizer = tiny_model(length=LENGTH)
     data = texts(tokenizer)
-    calibration = calibrate(model, data, **SMALL)
+    # Minibatches of 8 give a note, for `llc_mean` only: its error is then 2.6 times that of `paired_llc_mean` (limit 2).
+    calibration = calibrate(model, data, **{**SMALL, "batch_size": 32})
     assert calibration.recommendation is not None
     assert calibration.recommendation.slope_se < 0.1  # from one run it is known to ± 3
     assert not calibration.settings["match_sampling_input_ids_across_chains"]  # they are a third of the error
