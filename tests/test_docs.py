@@ -152,6 +152,12 @@ def test_blocks_need_no_more_than_the_set_up_of_their_page(page):
         assert not lacking, f"{page.name}, line {block.line + 1}: {sorted(lacking)} are of other blocks"
 
 
+def test_no_file_hides_a_module_of_python():
+    """Who saves a block under its title and runs Python there imports it in place of the standard library's."""
+    titles = {Path(block.title).stem for page in PAGES for block in blocks(page) if block.title is not None}
+    assert not titles & sys.stdlib_module_names
+
+
 def alone() -> list[object]:
     """Return each page with the number of each of its Python blocks."""
     pages = [(page, number) for page in PAGES for number in range(len(python_blocks(page)))]
