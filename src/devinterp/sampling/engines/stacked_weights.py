@@ -87,15 +87,16 @@ class StackedWeights(SampledWeights):
         """
         for masks, parameter, value in zip(self._all_masks, self.parameters, self.values, strict=True):
             noise = torch.empty_like(value)
-            by_restriction = noise.view(*self._num, *value.shape[1:])
-            whole = torch.empty(parameter.shape, dtype=value.dtype, device=value.device)
-            for n, generator in enumerate(generators):
-                if masks[0].is_whole and len(masks) == 1:
-                    by_restriction[0, n].normal_(generator=generator)
-                    continue
-                whole.normal_(generator=generator)
-                for part, mask in zip(by_restriction[:, n].unbind(), masks, strict=True):
-                    part.copy_(mask.take(whole).view_as(part))
+            if len(masks) == 1 and masks[0].is_whole:
+                for of_chain, generator in zip(noise.unbind(), generators, strict=True):
+                    of_chain.normal_(generator=generator)
+            else:
+                by_restriction = noise.view(*self._num, *value.shape[1:])
+                whole = torch.empty(parameter.shape, dtype=value.dtype, device=value.device)
+                for n, generator in enumerate(generators):
+                    whole.normal_(generator=generator)
+                    for part, mask in zip(by_restriction[:, n].unbind(), masks, strict=True):
+                        part.copy_(mask.take(whole).view_as(part))
             yield noise if level == 1 else noise.mul_(level)
 
     def whole_parameters(self, values: Sequence[Tensor], indices: Sequence[Tensor | None]) -> dict[str, Tensor]:
