@@ -112,7 +112,8 @@ def calibrate(
     Returns
     -------
     Calibration
-        ``settings``, the arguments of `devinterp.sample` that are recommended; ``points``, every setting that was considered
+        ``settings``, the arguments of `devinterp.sample` that are recommended, with minibatches of their own for chains where
+        shared ones would be much of the error; ``points``, every setting that was considered
         and what became of it; ``tree``, the runs. Its text is a table of all that.
 
     Raises
