@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from devinterp.analyses.common.mean_error import common_share, mean_error
+from devinterp.analyses.common.mean_error import mean_error
 from devinterp.analyses.common.run_data import burnin_steps
 from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.analyses.diagnosis.judge import DIAGNOSE_REQUIRES, diagnose
@@ -210,7 +210,7 @@ def _figures(evidence: Evidence) -> dict[str, Figures]:
     effective = ess.where(ess < slow, slow).where(slow.notnull(), ess)
     num = series.rise.sizes[CHAIN] * series.rise.sizes[DRAW]
     (slopes, slope_errors), temperatures = _slopes(evidence), evidence.temperature["temperature"].to_numpy()
-    common = np.max([common_share(each.rise.to_numpy()) for each in evidence.series], axis=0)
+    common = np.max([each.common_share for each in evidence.series], axis=0)
     return {
         name: Figures(
             llc=evidence.n_beta * float(series.mean[number]),

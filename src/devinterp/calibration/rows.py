@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from devinterp.calibration.agreement import Comparison
@@ -74,7 +75,7 @@ def _figures_at(judged: Sequence[Judged], failure: Failure | None) -> Figures:
         for restriction, each in one.figures.items():
             if failure is None or (one.checkpoint == failure.checkpoint and failure.restriction in ("", restriction)):
                 return each
-    return Figures(*[math.nan] * 7)
+    return Figures(*[math.nan] * len(fields(Figures)))
 
 
 def disagreement(compared: Comparison) -> Failure:

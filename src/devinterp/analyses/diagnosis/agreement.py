@@ -12,7 +12,6 @@ from devinterp import schema
 from devinterp.analyses.common.convergence import in_blocks
 from devinterp.analyses.common.convergence import rhat as rhat_of
 from devinterp.analyses.common.limits import LIMITS
-from devinterp.analyses.common.mean_error import common_share
 from devinterp.analyses.common.run_data import draws_after, losses
 from devinterp.analyses.diagnosis.evidence import Evidence
 from devinterp.errors import MissingDataError
@@ -67,7 +66,6 @@ def shared_noise(evidence: Evidence) -> Iterator[Finding]:
             "sample with `paired=True`, or use `llc_se`",
         )
     for one in (each for each in evidence.series if each.is_paired):
-        common = xr.DataArray(common_share(one.rise.to_numpy()), dims=one.mean.dims)
         message = (
             f"{{value}} of the squared error of {one.name} is noise that all chains have in common (limit {{limit}}): "
             "more chains do not make it smaller, and `llc_mcse` leaves it out"
@@ -75,7 +73,9 @@ def shared_noise(evidence: Evidence) -> Iterator[Finding]:
         advice = (
             "use `llc_se`; more draws, or own minibatches of each chain: `match_sampling_input_ids_across_chains=False`"
         )
-        yield from evidence.flag(common, LIMITS["common"], "shared_noise", message, advice, observable=one.observable)
+        yield from evidence.flag(
+            one.common_share, LIMITS["common"], "shared_noise", message, advice, observable=one.observable
+        )
 
 
 def tokens(evidence: Evidence) -> Iterator[Finding]:

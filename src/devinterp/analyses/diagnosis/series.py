@@ -10,7 +10,7 @@ import xarray as xr
 
 from devinterp import schema
 from devinterp.analyses.common.convergence import ess, summary
-from devinterp.analyses.common.mean_error import mean_error
+from devinterp.analyses.common.mean_error import common_share, mean_error
 from devinterp.analyses.common.mean_losses import draw_means, share_minibatches, start_mean, trace_means, trace_start
 from devinterp.analyses.common.run_data import draws_after, labels, steps_after
 from devinterp.analyses.llc.errors import widened
@@ -53,6 +53,11 @@ class Series:
     def error(self) -> xr.DataArray:
         """Return the standard error of the mean, so that two of them are a 95 % interval, ``(restriction)``."""
         return widened(mean_error(self.rise, shared=self.is_shared))
+
+    @cached_property
+    def common_share(self) -> xr.DataArray:
+        """Return the share of the squared error that is noise of minibatches all chains have in common, ``(restriction)``."""
+        return xr.DataArray(common_share(self.rise.to_numpy()), dims=self.mean.dims)
 
     @cached_property
     def convergence(self) -> xr.Dataset:
