@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from devinterp import cli
 from devinterp.errors import StoreError
 from devinterp.store import lock
 from devinterp.store.integrity import Damage, check
+from support import small_models
 from support.small_models import same_numbers
 from support.small_runs import Ended, counting, crash, run
 
@@ -91,6 +93,25 @@ def test_each_damage_is_named_and_mended(path: Path, chunk: str, how: str) -> No
     DAMAGE[how](path / chunk)
     assert [(each.path, each.chain) for each in found(path)] == [(chunk.partition("/c/")[0], CHUNKS[chunk])]
     same_numbers(run(path, repair=True).load(), whole)
+    assert found(path) == []
+
+
+@pytest.mark.parametrize("name", ["row_id", "row_loss", "sequence_id"])
+def test_what_an_extended_run_holds_is_mended_as_it_was(tmp_path: Path, name: str) -> None:
+    """Its arrays have other chunks, and its rows another order, than those of a run that was as long from the start."""
+    path = tmp_path / "run.zarr"
+    sample_rows = partial(small_models.run, output_path=path, paired=True)
+    sample_rows(num_draws=2)
+    whole = sample_rows(num_draws=5).load()
+    for chunk in (path / "trace" / name / "c").rglob("*"):
+        if chunk.is_file():
+            flip(chunk)
+    mended = sample_rows(num_draws=5, repair=True).load()
+    order = {key: np.argsort(tree["trace/row_id"].values) for key, tree in (("before", whole), ("after", mended))}
+    for tree, how in ((whole, "before"), (mended, "after")):
+        for each in ("row_id", "row_loss"):
+            tree["trace"][each] = tree["trace"][each][order[how]]
+    same_numbers(mended, whole)
     assert found(path) == []
 
 

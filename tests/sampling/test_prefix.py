@@ -320,7 +320,6 @@ def counted(num_draws, restrictions=(LAST,), **changes):
     """Return the rows that each layer computed in a run over all rows, and its tree."""
     model = deep()
     seen = Counted(model)
-    # The pass that records losses at w0 runs every row once more, whatever is reused.
     settings = {**SHORT, "num_draws": num_draws, "progress": False, "paired": False, **changes}
     named = {name: {name: torch.ones_like(model.get_parameter(name), dtype=torch.bool)} for name in restrictions}
     tree = sample(model, ids(), {"code": ids("code")}, weight_restrictions=named, **settings)
@@ -335,6 +334,44 @@ def test_constant_layers_are_not_run_again():
     assert many[2] - few[2] == chains * 12 * 2 * SHORT["batch_size"]
     assert many[0] == few[0]
     assert many[1] == few[1]
+
+
+@pytest.mark.parametrize("restrictions", [(LAST,), (LAST, "layers.2.mix.bias")])
+def test_losses_at_w0_take_no_pass_of_their_own_through_them(restrictions):
+    """The pass that measures the loss of every row before the first step gives the activations that chains start from."""
+    (paired, with_rows), (plain, without) = (counted(12, restrictions, paired=paired) for paired in (True, False))
+    assert paired[:2] == plain[:2]
+    assert paired[2] - plain[2] == len(ids())
+    np.testing.assert_array_equal(with_rows["trace/loss"], without["trace/loss"])
+
+
+def test_each_row_runs_them_once():
+    rows, observable = len(ids()), SHORT["batch_size"]
+    computed, _ = counted(12, paired=True)
+    # Beside that two batches for the comparison with the whole model, and one or two rows each that try what the model takes.
+    tried = computed[0] - rows - observable - 2 * SHORT["batch_size"]
+    assert 0 <= tried < 4 * SHORT["batch_size"]
+
+
+class Neighbours(Deep):
+    """What a layer gives for a row depends in the last bits on the other rows of its batch, as products of matrices do."""
+
+    class Block(Layer):
+        def forward(self, hidden):
+            return super().forward(hidden) * (1 + 3e-7 * torch.sigmoid(hidden.sum()))
+
+
+@pytest.mark.parametrize("draws", [2, 7])
+def test_a_run_in_two_parts_meets_every_row_among_the_same_neighbours(tmp_path, draws):
+    def part(num_draws, **options):
+        settings = {**SHORT, "progress": False, "paired": True, "num_draws": num_draws, **options}
+        return sample(deep(Neighbours), ids(), {"code": ids("code")}, param_masks={LAST: None}, **settings).load()
+
+    part(draws, output_path=tmp_path / "run", keep_state=True)
+    parts, whole = part(9, output_path=tmp_path / "run"), part(9)
+    assert paths_of(whole)["prefix/custom"] == "2 layers reused"
+    for name in ("trace/loss", "observables/code/loss"):
+        np.testing.assert_array_equal(parts[name], whole[name])
 
 
 def test_each_chain_with_batches_of_its_own_runs_them_once():

@@ -17,6 +17,7 @@ import xarray as xr
 from devinterp import schema
 from devinterp.errors import DivergenceWarning, InvalidInputError
 from devinterp.sampling.chains.stiff_directions import with_stiff_directions
+from devinterp.sampling.engines.losses_at_w0 import LossesAtW0
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.execution import dask_cluster, job, local_processes
 from devinterp.sampling.execution.monitor import RunMonitor
@@ -83,20 +84,20 @@ def run(spec: RunSpec, options: RunOptions, tell_diverged: TellDiverged = warn_o
     """
     requested = RequestedRun(spec, fingerprint.fingerprints(spec), options.paired)
     with _store_of(options) as store:
-        layout = None
+        layout, shared = None, SharedPrefix()
         if store.is_empty():
             # Measured before the store is touched: a run that is refused leaves nothing behind.
             requested = replace(requested, spec=with_stiff_directions(spec))
-            layout = layout_of(requested.spec, paired=requested.measures_rows)
+            layout = layout_of(LossesAtW0(requested.spec, shared), paired=requested.measures_rows)
         else:
             store.inspect()
         if layout is not None or options.repair or not requested.is_finished(store):
             with store.lock() as lock:
-                spec = prepare_store(store, requested, layout, notes=options.notes or {}, repair=options.repair)
+                spec = prepare_store(store, requested, layout, shared, notes=options.notes or {}, repair=options.repair)
                 remaining = store.pending(spec.settings.num_steps)
                 if remaining:
                     with _kept_in_memory(store):
-                        _Sampling(spec, store, options, lock).run(remaining)
+                        _Sampling(spec, store, options, lock, shared).run(remaining)
         tell_diverged(store)
         return store.open_tree()
 
@@ -136,8 +137,10 @@ def _store_of(options: RunOptions) -> Iterator[RunStore]:
 class _Sampling:
     """Samples the chains of a run that are not at their end, while the store is locked."""
 
-    def __init__(self, spec: RunSpec, store: RunStore, options: RunOptions, lock: Lock | None) -> None:
-        self._spec, self._store, self._options, self._lock = spec, store, options, lock
+    def __init__(
+        self, spec: RunSpec, store: RunStore, options: RunOptions, lock: Lock | None, shared: SharedPrefix
+    ) -> None:
+        self._spec, self._store, self._options, self._lock, self._shared = spec, store, options, lock, shared
         self._checkpoints = CheckpointOptions(options.checkpoint_share, options.keep_state)
 
     def run(self, remaining: Mapping[ChainKey, int]) -> None:
@@ -171,10 +174,10 @@ class _Sampling:
         options, choices = self._options, dict[str, str]()
         if options.workers or options.client is not None:
             # Every plan is made here, so that it does not depend on the workers.
-            all_tasks = [task for tasks in self._tasks(remaining, bars, SharedPrefix()) for task in tasks]
+            all_tasks = [task for tasks in self._tasks(remaining, bars, self._shared) for task in tasks]
             return self._run_elsewhere(all_tasks, monitor, bars)
-        runner = TaskRunner(self._spec, self._store, self._checkpoints)
-        for tasks in self._tasks(remaining, bars, runner.shared):
+        runner = TaskRunner(self._spec, self._store, self._checkpoints, self._shared)
+        for tasks in self._tasks(remaining, bars, self._shared):
             choices |= runner.run(tasks, monitor)
         return choices
 

@@ -22,6 +22,7 @@ from devinterp.sampling.chains.row_losses import RowLosses, row_losses
 from devinterp.sampling.chains.stepper import Stepper
 from devinterp.sampling.chains.stiff_directions import NUM_GRADIENTS, with_stiff_directions
 from devinterp.sampling.engines.engine import Engine
+from devinterp.sampling.engines.losses_at_w0 import LossesAtW0
 from devinterp.sampling.engines.plan import ChainBatch, engines_of, plan
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.engines.stacked_weights import alike
@@ -186,19 +187,18 @@ def _ignore(_: Update) -> None:
 
 def _planned(spec: RunSpec, measures_rows: bool) -> RunLayout:
     """Return the layout of a run with stand-ins for the losses of its dataset, which take many evaluations."""
-    start = _no_initial_loss(spec)
-    at_w0 = {} if spec.settings.init_noise is None else {"w0_loss": start.mean[0], "w0_loss_se": start.se[0]}
+    at_w0, start = LossesAtW0(spec), _no_initial_loss(spec)
+    w0_loss = {} if spec.settings.init_noise is None else {"w0_loss": start.mean[0], "w0_loss_se": start.se[0]}
     rows = None
     if measures_rows:
-        ids = spec.schedule.step_rows()
-        few = row_losses(
-            spec, ids[: spec.settings.batch_size]
-        )  # repeated with fresh digits, so that repeats do not compress
+        ids = np.sort(spec.schedule.step_rows())
+        few = row_losses(at_w0, ids[: spec.settings.batch_size])
+        # Repeated with fresh digits, so that repeats do not compress.
         digits = np.random.default_rng(0).uniform(0.9, 1.1, (len(ids), *few.loss.shape[1:]))
         repeat = np.arange(len(ids)) % len(few.ids)
         loss = (few.loss[repeat] * digits).astype(few.loss.dtype)
         rows = RowLosses(ids, loss, None if few.count is None else few.count[repeat])
-    return planned_layout(spec, start, rows, at_w0)
+    return planned_layout(at_w0, start, rows, w0_loss)
 
 
 def _no_initial_loss(spec: RunSpec) -> InitialLoss:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, final
@@ -173,8 +174,22 @@ class RunSpec:
         return zip(batches, [*batches[1:], sequence_ids[:0]], strict=True)
 
     @torch.no_grad()
-    def evaluate(self, rows: Rows, sequence_ids: np.ndarray) -> tuple[Tensor, bool]:
+    def evaluate(
+        self,
+        rows: Rows,
+        sequence_ids: np.ndarray,
+        around: Callable[[np.ndarray], AbstractContextManager[None]] = lambda _: nullcontext(),
+    ) -> tuple[Tensor, bool]:
         """Return the losses of rows at the model's present weights, and whether a store can hold all unmasked ones.
+
+        Parameters
+        ----------
+        rows : Rows
+            The data.
+        sequence_ids : numpy.ndarray
+            Which of them, in the order in which they are cut into batches, ``(sequence,)``.
+        around : callable, optional
+            Returns for the rows of a batch the context in which it passes through the model.
 
         Returns
         -------
@@ -186,7 +201,8 @@ class RunSpec:
         parts, finite = [], True
         for ids, following in self.batches_in_turn(sequence_ids):
             batch, attention_mask, counted = rows.batch(ids)
-            losses = self.loss.losses(self.model, batch, attention_mask)
+            with around(ids):
+                losses = self.loss.losses(self.model, batch, attention_mask)
             rows.prefetch(following)
             parts.append(masked(losses, counted))
             finite &= bool(all_finite(losses, counted, self.settings.largest_loss))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from torch import Tensor
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.chains.stepper import put_at_start
+from devinterp.sampling.engines.losses_at_w0 import LossesAtW0
 from devinterp.sampling.engines.weights import borrowed
 from devinterp.sampling.spec import RunSpec
 
@@ -34,7 +38,7 @@ class InitialLoss:
     overall_se: np.ndarray
 
 
-def initial_loss(spec: RunSpec) -> InitialLoss:
+def initial_loss(at_w0: LossesAtW0) -> InitialLoss:
     """Return the loss where each chain starts, on the batches v2 uses for it.
 
     Chains that share their data (and start at the same weights) share one measurement.
@@ -44,26 +48,28 @@ def initial_loss(spec: RunSpec) -> InitialLoss:
     InvalidInputError
         If it is not finite.
     """
+    spec = at_w0.spec
     settings = spec.settings
     chains = range(settings.num_chains)
     if settings.init_noise is None:
-        return loss_at_w0(spec)
+        return loss_at_w0(at_w0)
     per_restriction = []
     for masks in spec.restrictions.values():
         with borrowed(spec.model, masks) as weights:
             rows = []
             for chain in chains:
                 put_at_start(weights, settings, [chain])
-                rows.append(_measure(spec, chain))
+                rows.append(_measure(spec, chain, partial(spec.evaluate, spec.rows)))
             per_restriction.append(_stack(rows))
     return _stack(per_restriction)
 
 
-def loss_at_w0(spec: RunSpec) -> InitialLoss:
+def loss_at_w0(at_w0: LossesAtW0) -> InitialLoss:
     """Return the loss at w0 on each chain's batches, without ``init_noise``, ``(chain, ...)``; raises as `initial_loss`."""
+    spec = at_w0.spec
     chains = range(spec.settings.num_chains)
     distinct = [0] if spec.settings.match_sampling_input_ids_across_chains else chains
-    measured = {chain: _measure(spec, chain) for chain in distinct}
+    measured = {chain: _measure(spec, chain, at_w0.of_dataset) for chain in distinct}
     return _stack([measured.get(chain, measured[0]) for chain in chains])
 
 
@@ -73,13 +79,13 @@ def _stack(parts: list[InitialLoss]) -> InitialLoss:
     )
 
 
-def _measure(spec: RunSpec, chain: int) -> InitialLoss:
+def _measure(spec: RunSpec, chain: int, losses_of: Callable[[np.ndarray], tuple[Tensor, bool]]) -> InitialLoss:
     batches = spec.schedule.initial_batches(chain)
     # A replayed epoch adds no information, so every distinct row is evaluated once and counted as often as it occurs.
     distinct, counts = np.unique(batches, axis=0, return_counts=True)
     moments = _Moments()
     for rows, count in zip(distinct, counts, strict=True):
-        losses, finite = spec.evaluate(spec.rows, rows)
+        losses, finite = losses_of(rows)
         if not finite:
             raise InvalidInputError(
                 f"the loss at the starting weights is not finite on rows {rows[:5].tolist()} ... of the dataset: check "

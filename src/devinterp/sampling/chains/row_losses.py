@@ -14,6 +14,7 @@ import numpy as np
 
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.chains.reductions import mean_of_rows
+from devinterp.sampling.engines.losses_at_w0 import LossesAtW0
 from devinterp.sampling.spec import RunSpec
 
 #: A forward pass costs about a third of a gradient.
@@ -54,29 +55,31 @@ def share_of_cost(spec: RunSpec) -> float:
     return _FORWARD * len(spec.schedule.step_rows()) / (gradients * settings.batch_size)
 
 
-def row_losses(spec: RunSpec, ids: np.ndarray) -> RowLosses:
-    """Return losses at w0 of rows of the sampling dataset, as much of them as the run stores of losses.
+def row_losses(at_w0: LossesAtW0, ids: np.ndarray) -> RowLosses:
+    """Return losses at w0 of rows of the sampling dataset, increasing, as much of them as the run stores of losses.
 
     Parameters
     ----------
-    spec : RunSpec
-        The run; its model must be at w0.
+    at_w0 : LossesAtW0
+        The run's losses.
     ids : numpy.ndarray
-        Rows, ``(row,)``.
+        Rows, ``(row,)``, in the order in which they are evaluated; see `Schedule.step_rows`.
 
     Raises
     ------
     InvalidInputError
         If a loss is not finite.
     """
-    losses, finite = spec.evaluate(spec.rows, ids)
+    settings = at_w0.spec.settings
+    losses, finite = at_w0.of_dataset(ids)
     if not finite:
         raise InvalidInputError(
             "the loss at the starting weights is not finite on some rows of the dataset: check the model and its dtype "
-            f"(float16 overflows), or the `loss_fn`; what is beyond {spec.settings.largest_loss:.3g} cannot be stored."
+            f"(float16 overflows), or the `loss_fn`; what is beyond {settings.largest_loss:.3g} cannot be stored."
         )
-    values = losses.float().cpu().numpy()
-    if spec.settings.record == "token":
+    order = np.argsort(ids)
+    ids, values = ids[order], losses.float().cpu().numpy()[order]
+    if settings.record == "token":
         return RowLosses(ids, values)
     unmasked = np.isfinite(values).reshape(len(values), -1).sum(1)
     return RowLosses(ids, mean_of_rows(values, 1).astype(np.float64), unmasked.astype(np.int32))

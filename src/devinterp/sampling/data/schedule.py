@@ -69,10 +69,14 @@ class Schedule:
         return np.unique(np.concatenate([self.epoch(stream)[:num] for stream in self._streams()]))
 
     def step_rows(self) -> np.ndarray:
-        """Return the rows that a step of any chain uses, each once, increasing."""
+        """Return the rows that a step of any chain uses, each once, in the order in which they are used first, ``(row,)``.
+
+        Where chains share their minibatches these stand behind each other.
+        """
         settings = self.settings
         num = settings.num_steps * settings.batches_per_step
-        return np.unique(np.concatenate([self.epoch(stream)[:num] for stream in self._streams()]))
+        used = np.concatenate([self.epoch(stream)[:num] for stream in sorted(self._streams())]).ravel()
+        return used[np.sort(np.unique(used, return_index=True)[1])]
 
     def _streams(self) -> set[int]:
         return {self._stream(chain) for chain in range(self.settings.num_chains)}

@@ -130,9 +130,12 @@ def _why_not_reused(engine: InPlaceEngine, cache: PrefixCache) -> str | None:
 
 
 def _sources(spec: RunSpec) -> list[tuple[str, Rows, np.ndarray, np.ndarray]]:
-    """Return of each data set its key, its rows and two batches; first those that are needed again at every draw."""
-    size = spec.settings.batch_size
+    """Return of each data set its key, its rows and two of its batches; first those that are needed again at every draw.
+
+    Batches are those of the run: activations may depend on a row's neighbours in the last bits, and what is kept of them here
+    is what a run keeps that does not come by this check.
+    """
     observables = [(observable_key(name), o.rows, o.sequence_id) for name, o in spec.observables.items()]
-    return [
-        (key, rows, ids[:size], ids[-size:]) for key, rows, ids in [*observables, (DATASET, spec.rows, spec.rows.ids)]
-    ]
+    every = [*observables, (DATASET, spec.rows, spec.schedule.step_rows())]
+    batches = [(key, rows, spec.batches_of(ids)) for key, rows, ids in every]
+    return [(key, rows, parts[0], parts[-1]) for key, rows, parts in batches]

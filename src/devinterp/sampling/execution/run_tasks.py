@@ -64,16 +64,15 @@ class TaskRunner:
         Where its draws go.
     checkpoints : CheckpointOptions
         How chains are saved; ignored where the store dies with the process.
-
-    Attributes
-    ----------
-    shared : SharedPrefix
-        What restrictions share in this process.
+    shared : SharedPrefix, optional
+        What restrictions share in this process; default: nothing yet.
     """
 
-    def __init__(self, spec: RunSpec, store: RunStore, checkpoints: CheckpointOptions) -> None:
+    def __init__(
+        self, spec: RunSpec, store: RunStore, checkpoints: CheckpointOptions, shared: SharedPrefix | None = None
+    ) -> None:
         self._spec, self._store, self._checkpoints = spec, store, checkpoints
-        self.shared = SharedPrefix()
+        self._shared = shared or SharedPrefix()
 
     def run(self, tasks: Sequence[Task], monitor: RunMonitor) -> dict[str, str]:
         """Run tasks one after the other into the store.
@@ -104,7 +103,7 @@ class TaskRunner:
         task_of = {task.batch: task for task in tasks}
         choices: dict[str, str] = {}
         with self._store.writer() as writer:
-            engines = engines_of(self._spec, list(task_of), self.shared)
+            engines = engines_of(self._spec, list(task_of), self._shared)
             with closing(engines):  # type: ignore[type-var]
                 for engine, batch in engines:
                     chosen = task_of[batch].choices

@@ -10,22 +10,25 @@ from devinterp import schema
 from devinterp.errors import InvalidInputError
 from devinterp.sampling.chains.initial_loss import InitialLoss, initial_loss, loss_at_w0
 from devinterp.sampling.chains.row_losses import RowLosses, row_losses
+from devinterp.sampling.engines.losses_at_w0 import LossesAtW0
 from devinterp.sampling.run_store.compare import Extension
 from devinterp.sampling.spec import RunRecorder, RunSpec
 from devinterp.store.arrays.layout import ObservableLayout, RecordingLayout, RowLayout, RunLayout, VirialLayout
 from devinterp.store.run_store import RunStore
 
+#: Names of the arrays that hold losses at w0 of single rows, in the same order of rows.
+ROW_ARRAYS = ("row_id", "row_loss", "row_count")
 _INITIAL = ("init_loss", "init_loss_se", "init_loss_mean", "init_loss_mean_se")
 _AT_W0 = tuple(name.replace("init_loss", "w0_loss") for name in _INITIAL)
 
 
-def layout_of(spec: RunSpec, *, paired: bool) -> RunLayout:
+def layout_of(at_w0: LossesAtW0, *, paired: bool) -> RunLayout:
     """Return the layout of a new store, measuring the losses at w0.
 
     Parameters
     ----------
-    spec : RunSpec
-        The run.
+    at_w0 : LossesAtW0
+        The run's losses.
     paired : bool
         Whether the losses at w0 of all rows that steps use are stored.
 
@@ -34,56 +37,66 @@ def layout_of(spec: RunSpec, *, paired: bool) -> RunLayout:
     InvalidInputError
         If a loss at w0 is not finite.
     """
-    rows = row_losses(spec, spec.schedule.step_rows()) if paired else None
-    return planned_layout(spec, initial_loss(spec), rows, _loss_at_w0(spec))
+    rows = row_losses(at_w0, at_w0.spec.schedule.step_rows()) if paired else None
+    return planned_layout(at_w0, initial_loss(at_w0), rows, _loss_at_w0(at_w0))
 
 
 def planned_layout(
-    spec: RunSpec, start: InitialLoss, rows: RowLosses | None, at_w0: dict[str, np.ndarray]
+    at_w0: LossesAtW0, start: InitialLoss, rows: RowLosses | None, w0_loss: dict[str, np.ndarray]
 ) -> RunLayout:
     """Return the layout of a new store, given the losses of its sampling dataset; those of observables are measured."""
-    return _layout(spec, start, {name: _measure(spec, name) for name in spec.observables}, rows, at_w0)
+    return _layout(at_w0.spec, start, {name: _measure(at_w0, name) for name in at_w0.spec.observables}, rows, w0_loss)
 
 
-def extended_layout(extension: Extension, store: RunStore) -> RunLayout:
-    """Return the layout of a store that is to hold more, measuring only what it lacks."""
+def extended_layout(extension: Extension, store: RunStore, at_w0: LossesAtW0) -> RunLayout:
+    """Return the layout of a store that is to hold more, measuring only what it lacks.
+
+    Parameters
+    ----------
+    extension : Extension
+        What it is to hold.
+    store : RunStore
+        The store.
+    at_w0 : LossesAtW0
+        Losses of the run that is extended.
+    """
     spec = extension.spec
     observables = {
-        name: _measure(spec, name) if name in extension.observables else _read_observable(store, name)
+        name: _measure(at_w0, name) if name in extension.observables else _read_observable(store, name)
         for name in spec.observables
     }
     starts_elsewhere = spec.settings.init_noise is not None
     if extension.chains or (starts_elsewhere and extension.restrictions):
-        start = initial_loss(spec)
+        start = initial_loss(at_w0)
     else:
         start = InitialLoss(*(_read(store, name) for name in _INITIAL))
-    at_w0 = {name: _read(store, name) for name in _AT_W0 if store.contains(f"{schema.TRACE}/{name}")}
-    if extension.chains or (extension.rows and not at_w0):
-        at_w0 = _loss_at_w0(spec)
-    return _layout(spec, start, observables, _rows(extension, store), at_w0)
+    w0_loss = {name: _read(store, name) for name in _AT_W0 if store.contains(f"{schema.TRACE}/{name}")}
+    if extension.chains or (extension.rows and not w0_loss):
+        w0_loss = _loss_at_w0(at_w0)
+    return _layout(spec, start, observables, _rows(extension, store, at_w0), w0_loss)
 
 
-def _rows(extension: Extension, store: RunStore) -> RowLosses | None:
+def _rows(extension: Extension, store: RunStore, at_w0: LossesAtW0) -> RowLosses | None:
     """Return the losses at w0 of all rows of a run, measuring those that the store lacks; None where it is to have none."""
     has_rows = store.contains(f"{schema.TRACE}/row_id")
     if not has_rows and not extension.rows:
         return None
     needed = extension.spec.schedule.step_rows()
     if not has_rows:
-        return row_losses(extension.spec, needed)
+        return row_losses(at_w0, needed)
     has_counts = store.contains(f"{schema.TRACE}/row_count")
     stored = RowLosses(
         _read(store, "row_id"), _read(store, "row_loss"), _read(store, "row_count") if has_counts else None
     )
-    new = np.setdiff1d(needed, stored.ids)
-    return stored.joined(row_losses(extension.spec, new)) if len(new) else stored
+    new = needed[~np.isin(needed, stored.ids)]
+    return stored.joined(row_losses(at_w0, new)) if len(new) else stored
 
 
-def _loss_at_w0(spec: RunSpec) -> dict[str, np.ndarray]:
+def _loss_at_w0(at_w0: LossesAtW0) -> dict[str, np.ndarray]:
     """Return the loss at w0 and its errors where chains start elsewhere, by the names of their variables."""
-    if spec.settings.init_noise is None:
+    if at_w0.spec.settings.init_noise is None:
         return {}
-    loss = loss_at_w0(spec)
+    loss = loss_at_w0(at_w0)
     return dict(zip(_AT_W0, (loss.mean, loss.se, loss.overall, loss.overall_se), strict=True))
 
 
@@ -96,7 +109,7 @@ def _layout(
     start: InitialLoss,
     observables: dict[str, ObservableLayout],
     rows: RowLosses | None,
-    at_w0: dict[str, np.ndarray],
+    w0_loss: dict[str, np.ndarray],
 ) -> RunLayout:
     settings = spec.settings
     return RunLayout(
@@ -115,7 +128,7 @@ def _layout(
         record=settings.record,
         loss_dtype=settings.loss_dtype,
         rows=None if rows is None else RowLayout(rows.ids, rows.loss, rows.count, spec.num_rows),
-        w0_loss=at_w0,
+        w0_loss=w0_loss,
         virial=_virial(spec) if spec.virial else None,
         recordings={name: _recording(recorder) for name, recorder in spec.recorders.items()},
     )
@@ -136,9 +149,9 @@ def _virial(spec: RunSpec) -> VirialLayout:
     return VirialLayout(sizes, in_box=spec.settings.bounding_box_size is not None, curvatures=curvatures)
 
 
-def _measure(spec: RunSpec, name: str) -> ObservableLayout:
-    observable = spec.observables[name]
-    losses, finite = spec.evaluate(observable.rows, observable.sequence_id)
+def _measure(at_w0: LossesAtW0, name: str) -> ObservableLayout:
+    spec, observable = at_w0.spec, at_w0.spec.observables[name]
+    losses, finite = at_w0.of_observable(name)
     if not finite:
         raise InvalidInputError(
             f"the loss of observable {name!r} at the starting weights is not finite, or beyond "

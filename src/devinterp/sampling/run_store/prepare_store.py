@@ -11,8 +11,10 @@ import numpy as np
 
 from devinterp import schema
 from devinterp.sampling.chains.stiff_directions import with_stiff_directions
+from devinterp.sampling.engines.losses_at_w0 import LossesAtW0
+from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.run_store import fingerprint
-from devinterp.sampling.run_store.array_layout import extended_layout, layout_of
+from devinterp.sampling.run_store.array_layout import ROW_ARRAYS, extended_layout, layout_of
 from devinterp.sampling.run_store.compare import Extension, RequestedRun
 from devinterp.sampling.spec import RunSpec
 from devinterp.store.arrays.layout import RunLayout
@@ -20,7 +22,13 @@ from devinterp.store.run_store import RunStore
 
 
 def prepare_store(
-    store: RunStore, requested: RequestedRun, layout: RunLayout | None, *, notes: Mapping[str, Any], repair: bool
+    store: RunStore,
+    requested: RequestedRun,
+    layout: RunLayout | None,
+    shared: SharedPrefix,
+    *,
+    notes: Mapping[str, Any],
+    repair: bool,
 ) -> RunSpec:
     """Make a store ready for a run, holding its lock.
 
@@ -32,6 +40,8 @@ def prepare_store(
         The run.
     layout : RunLayout or None
         What a new store is to hold, where it has been measured already.
+    shared : SharedPrefix
+        What restrictions of the run share.
     notes : mapping
         For the provenance.
     repair : bool
@@ -51,7 +61,9 @@ def prepare_store(
     spec = requested.spec
     provenance = {**fingerprint.provenance(spec, requested.fingerprints), "notes": dict(notes)}
     if store.is_empty():
-        store.create(layout or layout_of(spec, paired=requested.measures_rows), _attrs(spec, provenance))
+        store.create(
+            layout or layout_of(LossesAtW0(spec, shared), paired=requested.measures_rows), _attrs(spec, provenance)
+        )
         store.commit("run prepared")
         return spec
     extension = requested.compare(store)
@@ -62,14 +74,18 @@ def prepare_store(
         # What made the older part stays on record.
         kept = {key: value for key, value in before.items() if key not in ("fingerprints", "earlier", "notes")}
         provenance |= {"earlier": [*before.get("earlier", ()), kept], "notes": {**before.get("notes", {}), **notes}}
-        larger = extended_layout(extension, store)
+        larger = extended_layout(extension, store, LossesAtW0(spec, shared))
         _reopen(store, extension)
         store.grow(larger, _attrs(spec, provenance))
     if repair:
         damaged = store.discard_damaged()
         if damaged:
             paired = store.contains(f"{schema.TRACE}/row_id")
-            store.rewrite(layout_of(spec, paired=paired), damaged)
+            # Rows of a store that was extended are in another order than in a new one: together they are right.
+            rows = {f"{schema.TRACE}/{name}" for name in ROW_ARRAYS}
+            store.rewrite(
+                layout_of(LossesAtW0(spec, shared), paired=paired), damaged | rows if damaged & rows else damaged
+            )
     store.commit("run extended or repaired")
     return spec
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from zarr.abc.store import Store
 
 from devinterp.store import keys
-from devinterp.store.arrays.create import create_arrays
+from devinterp.store.arrays.create import consolidate, create_arrays
 from devinterp.store.arrays.layout import RunLayout
 from devinterp.store.arrays.specs import array_specs
 from devinterp.store.integrity.damage import Damage
@@ -46,3 +46,5 @@ def rewrite(store: Store, layout: RunLayout, paths: Iterable[str]) -> None:
     """Write the arrays at some paths again, whose data are known beforehand."""
     paths = set(paths)
     create_arrays(store, [spec for spec in array_specs(layout) if spec.path in paths and spec.data is not None])
+    # An array of a run that was extended has smaller chunks than the same data in a new one.
+    consolidate(store)
