@@ -37,6 +37,20 @@ def test_importing_loads_nothing_heavy() -> None:
     assert run(code) == "[]"
 
 
+def test_sampling_does_not_load_the_compiler() -> None:
+    """It takes longer to import than a short run takes; work is counted for several chains, through a mode of torch."""
+    code = """
+import sys, torch, devinterp
+model = torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 5))
+tree = devinterp.sample(
+    model, torch.randint(5, (8, 6)), num_chains=2, num_draws=2, batch_size=4, num_init_loss_batches=1,
+    lr=1e-3, n_beta=2.0, localization=1.0, progress=False,
+)
+print("a step of" in tree.attrs["provenance"], "torch._dynamo" in sys.modules)
+"""
+    assert run(code) == "True False"
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stores") / "run.zarr"

@@ -13,7 +13,7 @@ from torch import nn
 
 from devinterp import plugins, sample
 from devinterp.errors import InvalidInputError
-from devinterp.sampling.engines import vectorization
+from devinterp.sampling.engines import vectorization, vectorized
 from support import model_zoo as zoo
 from support.engines import OTHER, TOKENS, paths_of
 from support.small_models import VOCABULARY, TinyModel, ids, make, run, same_numbers, snapshot
@@ -159,6 +159,38 @@ def test_of_transformers_models(model_type, where):
     assert snapshot(model) == before
     compare(one, other)
     assert paths_of(one)["loss"] == "chunked"  # and side by side it is the plain one: two ways agree
+
+
+class Attending(TinyModel):
+    """Attends where sequences are longer than a few tokens."""
+
+    def forward(self, ids):
+        hidden = torch.tanh(self.mix(self.embed(ids)))
+        heads = hidden[:, None]
+        if ids.shape[1] > 5:
+            heads = nn.functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+        return self.head(heads[:, 0])
+
+
+@pytest.mark.parametrize(("kind", "entered"), [(TinyModel, 2), (Attending, 1 + DRAWS)])
+def test_attention_is_looked_for_where_a_model_attends(kind, entered, monkeypatch):
+    """Minibatches attend and a short observable does not: the first batch of each shape tells."""
+    calls = []
+
+    class Seen(vectorized.FoldedAttention):
+        def __enter__(self):
+            calls.append(torch.is_grad_enabled())
+            return super().__enter__()
+
+    monkeypatch.setattr(vectorized, "FoldedAttention", Seen)
+    short = ids("code")[:, :4]
+    both(make(kind), observables={"short": short})
+    of_run = len(calls) - calls.index(True)
+    model = make(kind)
+    calls.clear()
+    run(model, observables={"short": short}, num_chains=3, num_draws=2 * DRAWS, chains="vectorized")
+    longer = len(calls) - calls.index(True)
+    assert longer - of_run == (DRAWS if entered > 2 else 0)
 
 
 class Branching(TinyModel):

@@ -16,6 +16,9 @@ from devinterp import sample
 from devinterp.analyses.common.uncertainty import confidence_interval
 from devinterp.analyses.temperature import temperature
 from devinterp.errors import InvalidInputError, MissingDataError
+from devinterp.sampling.chains import virial as virials
+from devinterp.sampling.chains.virial import virial
+from devinterp.types import StepInputs, Target
 from support.layouts import IN_BOX, paths_of_schema
 from support.many_chains import many_chains
 from support.small_models import ids, make, run, same_numbers
@@ -265,6 +268,27 @@ def test_it_is_what_it_says_at_every_draw() -> None:
     parts = 20.0 * tree["metrics/virial_gradient"] + 5.0 * tree["metrics/virial_square"]
     np.testing.assert_allclose(whole, parts, rtol=1e-4, atol=1e-4)
     assert (whole > 0).all()
+
+
+@pytest.mark.parametrize("box", [None, 0.7])
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_small_parameters_together_are_what_they_are_one_by_one(
+    box: float | None, decay: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 4), (5,), (), (2, 3, 2)]
+    values, gradients = ([torch.randn(2, *shape, generator=generator) for shape in shapes] for _ in range(2))
+    initial = [torch.randn(1, *shape, generator=generator) for shape in shapes]
+    step, target = StepInputs(values, gradients, initial, {}, []), Target(3.0, 2.0, decay)
+    together = virial(step, target, box)
+    monkeypatch.setattr(virials, "_MAX_JOINED", 0)
+    one_by_one = virial(step, target, box)
+    for name in ("total", "gradient", "square", "volume"):
+        found, expected = getattr(together, name), getattr(one_by_one, name)
+        assert (found is None) == (expected is None) == (name == "volume" and box is None)
+        if found is not None:
+            assert found.shape == (2, len(shapes))
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.heavy

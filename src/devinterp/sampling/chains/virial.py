@@ -16,13 +16,16 @@ right onto a wall do not count.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from devinterp.types import StepInputs, Target
+
+#: Up to so many elements of a chain all parameters are taken together: calls cost more than their arithmetic then.
+_MAX_JOINED = 2**16
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,9 @@ def virial(step: StepInputs, target: Target, box: float | None) -> Virial:
     box : float or None
         Size of the bounding box.
     """
-    parts = zip(step.values, step.gradients, step.initial_weights, strict=True)
-    columns = zip(*(_products(*each, decays=bool(target.weight_decay), box=box) for each in parts), strict=True)
+    columns = zip(*_all_products(step, decays=bool(target.weight_decay), box=box), strict=True)
     # Of all parameters at once, because on small tensors the calls cost more than the arithmetic.
-    slope, square, *rest = (torch.stack(each, 1) for each in columns)
+    slope, square, *rest = (torch.cat(each, 1) for each in columns)
     along, pull = (slope, square) if box is None else (rest[0], rest[1])
     total = target.n_beta * along + target.localization * pull
     if target.weight_decay:
@@ -71,21 +73,49 @@ def virial(step: StepInputs, target: Target, box: float | None) -> Virial:
     return Virial(total, slope, square, None if box is None else rest[2])
 
 
+def _all_products(step: StepInputs, *, decays: bool, box: float | None) -> Iterator[list[Tensor]]:
+    """Yield `_products` of one parameter after the other, or of all together where they are small."""
+    lists = (step.values, step.gradients, step.initial_weights)
+    sizes = [value[0].numel() for value in step.values]
+    if sum(sizes) <= _MAX_JOINED and len({tensor.dtype for tensors in lists for tensor in tensors}) == 1:
+        value, gradient, initial = (
+            torch.cat([tensor.reshape(len(tensor), -1) for tensor in tensors], 1) for tensors in lists
+        )
+        yield _products(value, gradient, initial, sizes, decays=decays, box=box)
+        return
+    for parts in zip(*lists, sizes, strict=True):
+        value, gradient, initial = (tensor.reshape(len(tensor), -1) for tensor in parts[:3])
+        yield _products(value, gradient, initial, [parts[3]], decays=decays, box=box)
+
+
 def _products(
-    value: Tensor, gradient: Tensor, initial: Tensor, *, decays: bool, box: float | None
-) -> tuple[Tensor, ...]:
-    """Return for one parameter d.g and d.d; in a box field.g, field.d and the divergence; with decay field.w."""
+    value: Tensor, gradient: Tensor, initial: Tensor, sizes: Sequence[int], *, decays: bool, box: float | None
+) -> list[Tensor]:
+    """Return d.g and d.d; in a box field.g, field.d and the divergence; with decay field.w; ``(chain, parameter)`` each.
+
+    Parameters
+    ----------
+    value, gradient, initial : Tensor
+        ``(chain, element)``, the elements of some parameters behind each other.
+    sizes : sequence of int
+        How many each has.
+    decays, box
+        Whether there is weight decay, and a bounding box of this size.
+    """
     offset = value - initial
-    products = [_dot(offset, gradient), _dot(offset, offset)]
+    pairs = [(offset, gradient), (offset, offset)]
     field = offset
     if box is not None:
         inside = 1 - (offset / box).square_()
         field = offset * inside * inside
-        divergence = (inside * (5 * inside - 4)).reshape(len(offset), -1).sum(1)
-        products += [_dot(field, gradient), _dot(field, offset), divergence]
+        pairs += [(field, gradient), (field, offset), (inside, 5 * inside - 4)]
     if decays:
-        products.append(_dot(field, value))
-    return tuple(products)
+        pairs.append((field, value))
+    if len(sizes) == 1:
+        return [_dot(a, b).unsqueeze(1) for a, b in pairs]
+    elements = torch.cat([a * b for a, b in pairs])
+    sums = torch.stack([part.sum(1) for part in torch.split(elements, list(sizes), 1)], 1)
+    return list(sums.chunk(len(pairs)))
 
 
 @torch.no_grad()

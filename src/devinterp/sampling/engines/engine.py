@@ -88,7 +88,10 @@ class Engine(ABC):
         """Return the rows of each minibatch of a step: one array where all chains share them, else one for each chain."""
         num = self.spec.settings.batches_per_step
         shared = all(ids is sequence_ids[0] for ids in sequence_ids)
-        return list(zip(*(np.split(ids, num) for ids in (sequence_ids[:1] if shared else sequence_ids)), strict=True))
+        of_chains = sequence_ids[:1] if shared else sequence_ids
+        if num == 1:
+            return [tuple(of_chains)]
+        return list(zip(*(np.split(ids, num) for ids in of_chains), strict=True))
 
     @abstractmethod
     def evaluate(self, observable: str) -> tuple[Tensor, Tensor]:

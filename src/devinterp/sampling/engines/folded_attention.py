@@ -14,12 +14,23 @@ from torch.overrides import TorchFunctionMode
 
 @final
 class FoldedAttention(TorchFunctionMode):
-    """Inside, ``scaled_dot_product_attention`` under vmap calls the fused kernels once for all that is mapped."""
+    """Inside, ``scaled_dot_product_attention`` under vmap calls the fused kernels once for all that is mapped.
+
+    Attributes
+    ----------
+    num_calls : int
+        How often it was called.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_calls = 0
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is scaled_dot_product_attention:
+            self.num_calls += 1
             return _attention(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 

@@ -74,7 +74,6 @@ class StackedWeights(SampledWeights):
             value.grad = None
         return gradients
 
-    @torch.no_grad()
     def noise(self, generators: Sequence[torch.Generator], level: float) -> Iterator[Tensor]:
         """Yield normal noise for each parameter; the same number of a chain has the same noise under every restriction.
 
@@ -111,7 +110,9 @@ class StackedWeights(SampledWeights):
         """
         whole = {}
         for name, parameter, value, index in zip(self.names, self.parameters, values, indices, strict=True):
-            if index is None:
+            if index is None and value.shape == parameter.shape and value.dtype == parameter.dtype:
+                whole[name] = value
+            elif index is None:
                 whole[name] = value.to(parameter.dtype).view(parameter.shape)
             else:
                 flat = parameter.detach().flatten()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, final
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from devinterp.sampling.data.columns import map_tensors
+from devinterp.sampling.data.columns import leaves, map_tensors
 from devinterp.sampling.data.rows import Minibatch, Rows
 from devinterp.sampling.engines.engine import DATASET, Engine
 from devinterp.sampling.engines.evaluated_together import Piece, joined_minibatch, pieces_of
@@ -49,7 +49,8 @@ class VectorizedEngine(Engine):
             if self._chunked is None
             else HiddenModule(spec.model, self._chunked)
         )
-
+        #: Of batches by shape: whether the model attends.
+        self._attends: dict[tuple[object, ...], bool] = {}
         # By itself, `functional_call` would look for names of tied parameters at every call.
         tied = {name: id(p) for name, p in spec.model.named_parameters(remove_duplicate=False)}
         self._aliases = {
@@ -108,7 +109,7 @@ class VectorizedEngine(Engine):
         joined = None
         if len(known) == len(kept):
             joined = known[0] if len(known) == 1 else [torch.cat(each) for each in zip(*known, strict=True)]
-        return self._losses(batch, joined, along=None)
+        return self._losses(batch, joined, own_rows=False)
 
     def _run_step(self, parts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return what `_losses` does for a minibatch.
@@ -125,10 +126,10 @@ class VectorizedEngine(Engine):
         cut = partial(_per_chain, num=len(parts), times=len(self.weights.values[0]) // len(parts))
         masks = (None if mask is None else cut(mask) for mask in batch[1:])
         batch = Minibatch(map_tensors(batch.data, cut, _refuse), *masks)
-        return self._losses(batch, None if kept is None else [cut(tensor) for tensor in kept], along=0)
+        return self._losses(batch, None if kept is None else [cut(tensor) for tensor in kept], own_rows=True)
 
     def _losses(
-        self, batch: Minibatch, kept: list[Tensor] | None, *, along: int | None
+        self, batch: Minibatch, kept: list[Tensor] | None, *, own_rows: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the sum of the mean losses of all chains, their losses ``(chain, batch, *loss_dims)``, and which count.
 
@@ -136,10 +137,10 @@ class VectorizedEngine(Engine):
         ----------
         batch, kept
             Data, and what the constant layers gave for them, if that is known.
-        along : int or None
-            Dimension of the chains in these; None where chains share them.
+        own_rows : bool
+            Whether each chain has its own, along the first dimension, or all share them.
         """
-        outputs = self._vmapped(batch, kept, along=along)
+        outputs = self._vmapped(batch, kept, own_rows=own_rows)
         if self._chunked is None or isinstance(outputs, tuple):
             mean, losses = outputs
             return mean.sum(), losses, batch.counted
@@ -151,14 +152,16 @@ class VectorizedEngine(Engine):
         return total, losses, batch.counted
 
     def _vmapped(
-        self, batch: Minibatch, kept: list[Tensor] | None, *, along: int | None
+        self, batch: Minibatch, kept: list[Tensor] | None, *, own_rows: bool
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Call the module for all chains; what is None is not mapped, and data are mapped `along` a dimension or not."""
+        """Call the module for all chains; see `_losses`."""
+        indices = self.weights.indices
 
-        def one_chain(
-            values: list[Tensor], indices: list[Tensor | None], batch: Minibatch, kept: list[Tensor] | None
-        ) -> Tensor | tuple[Tensor, Tensor]:
-            parameters = self.weights.whole_parameters(values, indices)
+        def one_chain(batch: Minibatch, kept: list[Tensor] | None, *mapped: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+            each = iter(mapped)
+            values = [next(each) for _ in self.weights.values]
+            of_chain = [next(each) if _is_own(index) else index for index in indices]
+            parameters = self.weights.whole_parameters(values, of_chain)
             named = {alias: value for name, value in parameters.items() for alias in self._aliases[name]}
             with nullcontext() if kept is None or self.prefix is None else self.prefix.after(kept):
                 outputs: Tensor | tuple[Tensor, Tensor] = functional_call(
@@ -166,17 +169,32 @@ class VectorizedEngine(Engine):
                 )
             return outputs
 
-        indices = self.weights.indices
-        in_dims = (
-            0,
-            [None if index is None or index.ndim == 1 else 0 for index in indices],
-            None if along is None else Minibatch(*(None if part is None else along for part in batch)),  # type: ignore[arg-type]
-            None if kept is None else along,
-        )
-        run = vmap(one_chain, in_dims=in_dims, randomness="error")
-        with FoldedAttention():
-            outputs: Tensor | tuple[Tensor, Tensor] = run(self.weights.values, indices, batch, kept)
+        mapped = [*self.weights.values, *(index for index in indices if index is not None and _is_own(index))]
+        with self._attention_folded(batch, kept):
+            outputs: Tensor | tuple[Tensor, Tensor]
+            if own_rows:
+                of_batch = Minibatch(*(None if part is None else 0 for part in batch))  # type: ignore[arg-type]
+                in_dims = (of_batch, None if kept is None else 0, *[0] * len(mapped))
+                outputs = vmap(one_chain, in_dims=in_dims, randomness="error")(batch, kept, *mapped)
+            else:
+                # What is not mapped is no argument: vmap would take it apart, and put it together again, at every step.
+                outputs = vmap(partial(one_chain, batch, kept), randomness="error")(*mapped)
         return outputs
+
+    @contextmanager
+    def _attention_folded(self, batch: Minibatch, kept: list[Tensor] | None) -> Iterator[None]:
+        """Fold attention inside the block, unless the model was seen not to attend on such a batch.
+
+        Looking for it at every call takes a tenth of a small model's time.
+        """
+        shapes = [leaf.shape for _, leaf in leaves(batch.data) if isinstance(leaf, Tensor)]
+        like = (kept is None, torch.is_grad_enabled(), *shapes)
+        if not self._attends.get(like, True):
+            yield
+            return
+        with FoldedAttention() as folded:
+            yield
+        self._attends[like] = folded.num_calls > 0
 
     def remember(self, sequence_ids: Sequence[np.ndarray], *, anew: bool = False) -> None:
         """Compute what the constant layers give for the rows of a step, where that is not known.
@@ -218,6 +236,11 @@ class VectorizedEngine(Engine):
                 self.spec.loss.losses(self.spec.model, batch, attention_mask)
             kept = prefix.kept(key, index)
         return kept
+
+
+def _is_own(index: Tensor | None) -> bool:
+    """Return whether each chain has indices of its own; else all have the same, or every element is sampled."""
+    return index is not None and index.ndim == 2
 
 
 def _per_chain(data: Tensor, *, num: int, times: int) -> Tensor:

@@ -106,7 +106,6 @@ class SampledWeights(ABC):
                 buffer.copy_(before)
         self.store()
 
-    @torch.no_grad()
     def noise(self, generators: Sequence[torch.Generator], level: float) -> Iterator[Tensor]:
         """Yield normal noise for each parameter, ``(chain, *shape)``, from a generator for each chain.
 

@@ -64,17 +64,19 @@ def cost_on(device: torch.device) -> Cost:
 
 def counted(compute: Callable[[], T]) -> tuple[T, Work]:
     """Return what a function returns, and the work that it took; the same on any machine and under any load."""
-    with _Counter() as counter:
+    with _Counter() as counter:  # type: ignore[no-untyped-call]
         result = compute()
     return result, Work(counter.operations, counter.flops, counter.elements)
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations that torch dispatches."""
+class _Counting:
+    """What is done with each operation.
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.operations = self.flops = self.elements = 0
+    Apart from the mode, because torch wraps the method of a class of modes such that its first call imports the compiler, which
+    takes as long as a short run.
+    """
+
+    operations = flops = elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
@@ -85,3 +87,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif isinstance(output, Tensor) and not func.is_view:
             self.elements += output.numel()
         return output
+
+
+class _Counter(_Counting, TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that torch dispatches."""
