@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
 from itertools import product
 from typing import Any, final
 
-import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
-from numcodecs import Zstd
-from numcodecs.vlen import VLenUTF8
 from xarray.backends import BackendArray
 from xarray.core import indexing
 from zarr.abc.store import Store
@@ -24,12 +20,10 @@ from zarr.core.metadata import ArrayV3Metadata
 from zarr.storage import LocalStore
 
 from devinterp import schema
-from devinterp.errors import StoreError
 from devinterp.store import keys
+from devinterp.store.arrays.chunk_codec import decode, is_plain
 from devinterp.store.arrays.specs import MAX_WHOLE_BYTES
 
-#: Codecs of the arrays that this package writes, in the order in which they were applied.
-_KNOWN = (["bytes", "zstd", "crc32c"], ["vlen-utf8", "zstd", "crc32c"])
 #: What xarray notes of variables whose values it decodes.
 _DECODED = {"_FillValue", "missing_value", "scale_factor", "add_offset"}
 
@@ -128,46 +122,6 @@ def fill_value(node: Mapping[str, Any], dtype: np.dtype) -> Any:
     """Return the value of an array's chunks that are not stored."""
     metadata = ArrayV3Metadata.from_dict(dict(node))
     return metadata.fill_value if dtype.kind in "iufb" else str(metadata.fill_value)
-
-
-def is_plain(store: Store, node: Mapping[str, Any]) -> bool:
-    """Say whether chunks of an array are files that this module decodes."""
-    return (
-        isinstance(store, LocalStore)
-        and len(node["shape"]) > 0
-        and [codec["name"] for codec in node["codecs"]] in _KNOWN
-        and node["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
-        and node["chunk_grid"]["name"] == "regular"
-    )
-
-
-def decode(content: bytes, node: Mapping[str, Any], dtype: np.dtype, key: str) -> np.ndarray:
-    """Return the values of a chunk.
-
-    Raises
-    ------
-    StoreError
-        If it is damaged; the message names it.
-    """
-    try:
-        packed = content[:-4]
-        if int.from_bytes(content[-4:], "little") != google_crc32c.value(packed):
-            raise ValueError("its checksum does not fit")
-        plain = bytes(_zstd().decode(packed))
-        number = math.prod(node["chunk_grid"]["configuration"]["chunk_shape"])
-        if node["codecs"][0]["name"] == "bytes":
-            order: Any = "<" if node["codecs"][0].get("configuration", {}).get("endian", "little") == "little" else ">"
-            return np.frombuffer(plain, dtype=dtype.newbyteorder(order), count=number)
-        if int.from_bytes(plain[:4], "little") > number:  # the decoder allocates what these bytes ask for
-            raise ValueError("it claims more strings than it has room for")
-        return np.asarray(VLenUTF8().decode(plain)).astype(dtype)
-    except Exception as error:  # of many kinds
-        raise StoreError(f"chunk {key} is damaged: {error}") from error
-
-
-@lru_cache(maxsize=1)
-def _zstd() -> Zstd:
-    return Zstd()
 
 
 def chunk_keys(path: str, node: Mapping[str, Any]) -> list[str]:

@@ -12,8 +12,8 @@ from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.types import Draw
 
-#: An array, a region of it, and the values to write there.
-Write: TypeAlias = tuple["zarr.Array[Any]", Any, np.ndarray]
+#: Path of an array, where a region of it begins along its third dim, and the values to write there.
+Write: TypeAlias = tuple[str, int, np.ndarray]
 
 
 class ArrayCache:
@@ -54,14 +54,12 @@ class ChainBuffers:
     ----------
     arrays : ArrayCache
         The arrays of the run.
-    chain : tuple of int
-        Restriction and chain, each by its number.
     step : int
         Number of steps that the store has already.
     """
 
-    def __init__(self, arrays: ArrayCache, chain: tuple[int, int], step: int) -> None:
-        self._arrays, self._chain = arrays, chain
+    def __init__(self, arrays: ArrayCache, step: int) -> None:
+        self._arrays = arrays
         self._buffers: dict[str, _Buffer] = {}
         self.steps_done = step
 
@@ -81,7 +79,7 @@ class ChainBuffers:
             for name, values in draw.recordings.items():
                 yield from self._extend(f"{schema.RECORDINGS}/{name}", draw.index, values[None])
         for path, values in draw.summaries.items():
-            yield self._arrays[path], self._chain, values
+            yield path, 0, values
         self.steps_done += draw.num_steps
 
     def flush(self) -> Iterator[Write]:
@@ -91,15 +89,15 @@ class ChainBuffers:
 
     def _extend(self, path: str, first: int, rows: np.ndarray) -> Iterator[Write]:
         if path not in self._buffers:
-            self._buffers[path] = _Buffer(self._arrays[path], self._chain, first)
+            self._buffers[path] = _Buffer(path, self._arrays[path], first)
         yield from self._buffers[path].extend(rows)
 
 
 class _Buffer:
     """Rows of one array along its third dim (steps or draws) that belong to the chunk being filled."""
 
-    def __init__(self, array: zarr.Array[Any], chain: tuple[int, int], first: int) -> None:
-        self._array, self._chain = array, chain
+    def __init__(self, path: str, array: zarr.Array[Any], first: int) -> None:
+        self._path, self._array = path, array
         self._chunk_length = array.chunks[2]
         self._start, self._stop, self._flushed = first, first, first
         self._rows: np.ndarray | None = None
@@ -126,4 +124,4 @@ class _Buffer:
 
     def _write(self, rows: np.ndarray) -> Write:
         self._flushed = self._start + len(rows)
-        return self._array, (*self._chain, slice(self._start, self._flushed)), rows
+        return self._path, self._start, rows

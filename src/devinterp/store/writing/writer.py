@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import zarr
@@ -15,6 +14,7 @@ from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.store.writing.buffers import ArrayCache, ChainBuffers
 from devinterp.store.writing.checkpoints import CheckpointSlots
+from devinterp.store.writing.regions import RegionWriter
 from devinterp.store.writing.thread import WriterThread
 from devinterp.store.writing.transactions import commit
 from devinterp.types import ChainKey, Checkpoint, Draw
@@ -44,13 +44,14 @@ class TraceWriter:
     def __init__(self, root: zarr.Group, *, max_pending: int = 4) -> None:
         self._arrays = ArrayCache(root)
         self._num_steps = self._arrays[f"{schema.TRACE}/{schema.STEP}"].shape[0]
+        self._regions: dict[str, RegionWriter] = {}
         self._chains: dict[tuple[int, int], ChainBuffers] = {}
         self._thread = WriterThread(max_pending)
 
     def begin(self, chains: Sequence[ChainKey], *, step: int = 0) -> None:
         """Mark chains as running; their next draws begin at a step, before which the store has everything."""
         for key in chains:
-            self._chains[key] = ChainBuffers(self._arrays, key, step)
+            self._chains[key] = ChainBuffers(self._arrays, step)
         for cells in _blocks(chains):
             if step == 0:
                 self._set_status("steps_done", cells, np.int64(0))
@@ -72,8 +73,8 @@ class TraceWriter:
         if key not in self._chains:
             self.begin([key])
         chain = self._chains[key]
-        for array, selection, block in chain.append(draw):
-            self._thread.submit(partial(array.__setitem__, selection, block))
+        for path, start, values in chain.append(draw):
+            self._write(path, key, start, values)
         if draw.error is not None:
             self.finish(*key, state=schema.DIVERGED, error=draw.error)
         elif chain.steps_done == self._num_steps:
@@ -101,8 +102,8 @@ class TraceWriter:
         """Queue what is buffered of one chain, full chunks or not, and its number of steps."""
         key = (restriction, chain)
         buffers = self._chains[key]
-        for array, selection, block in buffers.flush():
-            self._thread.submit(partial(array.__setitem__, selection, block))
+        for path, start, values in buffers.flush():
+            self._write(path, key, start, values)
         self._set_status("steps_done", key, np.int64(buffers.steps_done))
 
     def finish(self, restriction: int, chain: int, *, state: str = schema.FINISHED, error: str = "") -> None:
@@ -148,11 +149,18 @@ class TraceWriter:
         message = "restriction {}, chain {}: {}".format(*numbers, event)
         self._thread.submit(partial(commit, self._arrays.store, message))
 
-    def _set_status(self, name: str, cells: tuple[int | np.ndarray, int | np.ndarray], value: Any) -> None:
-        array = self._arrays[f"{schema.STATUS}/{name}"]
-        # Slices rather than numbers: with numpy 1 zarr cannot write text into a single cell, and of lists it loses long text.
-        places = tuple(slice(n, n + 1) if isinstance(n, int) else n for n in cells)
-        self._thread.submit(partial(array.set_orthogonal_selection, places, value))
+    def _set_status(self, name: str, cells: tuple[int | np.ndarray, int | np.ndarray], value: np.int64 | str) -> None:
+        """Queue the same value for one chain, or for a block of restrictions and chains."""
+        self._thread.submit(partial(self._region(f"{schema.STATUS}/{name}").write_cells, cells, value))
+
+    def _region(self, path: str) -> RegionWriter:
+        if path not in self._regions:
+            self._regions[path] = RegionWriter(self._arrays[path])
+        return self._regions[path]
+
+    def _write(self, path: str, chain: ChainKey, start: int, values: np.ndarray) -> None:
+        """Queue the writing of a region of an array."""
+        self._thread.submit(partial(self._region(path).write, chain, start, values))
 
 
 def _blocks(chains: Sequence[ChainKey]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
