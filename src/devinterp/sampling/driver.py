@@ -175,6 +175,7 @@ class _Sampling:
         if options.workers or options.client is not None:
             # Every plan is made here, so that it does not depend on the workers.
             all_tasks = [task for tasks in self._tasks(remaining, bars, self._shared) for task in tasks]
+            self._shared.clear()  # activations for chains that run elsewhere
             return self._run_elsewhere(all_tasks, monitor, bars)
         runner = TaskRunner(self._spec, self._store, self._checkpoints, self._shared)
         for tasks in self._tasks(remaining, bars, self._shared):
