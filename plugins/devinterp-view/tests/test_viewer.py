@@ -12,6 +12,7 @@ import xarray as xr
 
 from devinterp.analyses.llc import token_llc
 from devinterp.testing import synthetic_tree
+from devinterp_view.server import opened
 from devinterp_view.server.app import make_app
 from devinterp_view.server.opened import Library, StoreGoneError
 from devinterp_view.server.viewer import Viewer
@@ -264,7 +265,6 @@ HOSTILE_PATHS = (
 
 @pytest.mark.parametrize("path", HOSTILE_PATHS)
 def test_no_path_leads_out_of_the_store(client, path, monkeypatch):
-    from devinterp_view.server import opened
 
     monkeypatch.setattr(opened, "open_store", lambda *_, **__: pytest.fail("something was opened"))
     answer = client.get(f"/{TOKEN}/run", params={"run": path})
@@ -440,6 +440,22 @@ def test_numbers_of_a_store_that_vanishes_meanwhile_are_not_given(tmp_path, tree
 def test_a_store_that_never_was(tmp_path):
     with pytest.raises(StoreGoneError, match="cannot be read"):
         Library(str(tmp_path / "nothing.zarr")).table()
+
+
+def test_a_store_that_was_found_gone_is_not_fresh_any_more(store, tmp_path, monkeypatch):
+    """A page that is loaded again right after the message must not show the run once more."""
+    monkeypatch.setattr(opened, "_FRESH", 3600.0)
+    path = tmp_path / "run.zarr"
+    shutil.copytree(store, path)
+    library = Library(str(path))
+    library.open(".")
+    shutil.rmtree(path)
+    assert library.table().runs == {".": {}}  # seen a moment ago
+    for ask in (library.check_there, library.table, lambda: library.open(".")):
+        with pytest.raises(StoreGoneError, match="cannot be read"):
+            ask()
+    shutil.copytree(store, path)
+    assert library.open(".").path == "."
 
 
 def test_two_viewers_do_not_share_a_token(store):

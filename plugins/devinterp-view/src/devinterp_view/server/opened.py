@@ -89,6 +89,7 @@ class Library:
         self._open: OrderedDict[str, tuple[Opened, float]] = OrderedDict()
         self._table: tuple[str, RunTable, float] | None = None
         self._lock = threading.Lock()
+        self._lost = 0.0  # when the store was last not there: what was seen of it before is not fresh
 
     def table(self) -> RunTable:
         """Return the runs of the store.
@@ -101,7 +102,7 @@ class Library:
             If it holds no run.
         """
         with self._lock:
-            if self._table is not None and time.monotonic() - self._table[2] < _FRESH:
+            if self._table is not None and self._is_fresh(self._table[2]):
                 return self._table[1]
             stamp = hashlib.sha256(self._metadata(self._location)).hexdigest()
             known = self._table[1] if self._table is not None and self._table[0] == stamp else None
@@ -160,7 +161,7 @@ class Library:
         """
         with self._lock:
             opened, checked = self._open.get(path, (None, 0.0))
-        if opened is not None and time.monotonic() - checked < _FRESH:
+        if opened is not None and self._is_fresh(checked):
             return opened
         stamp = self.stamp(path)
         if opened is None or opened.stamp != stamp:
@@ -218,13 +219,17 @@ class Library:
             store = resolve(place, read_only=True)
             content = next((each for each in (keys.get(store, key) for key in _ROOTS) if each is not None), None)
         except Exception as error:  # stores of each kind fail in their own way
-            raise StoreGoneError(self._gone()) from error
+            raise self._gone() from error
         if content is None:
-            raise StoreGoneError(self._gone())
+            raise self._gone()
         return content
 
-    def _gone(self) -> str:
-        return (
+    def _is_fresh(self, checked: float) -> bool:
+        return checked > self._lost and time.monotonic() - checked < _FRESH
+
+    def _gone(self) -> StoreGoneError:
+        self._lost = time.monotonic()
+        return StoreGoneError(
             f"The store {self.name} cannot be read any more: it was moved or deleted, or its place cannot be reached. When it "
             "is back, load this page again."
         )
