@@ -89,7 +89,8 @@ bench: install-dev
 	DEVINTERP_TYPECHECK=0 $(BIN)/python -m pytest -m benchmark -s -p no:xdist $(ARGS) tests/benchmarks
 
 # Other packages, each in an environment of its own beside $(VENV), with our torch. DevInterp 2 cannot be imported with later
-# releases of zarr; canonical-interp asks for Python 3.12, of which it uses one function (peers/canonical.py).
+# releases of zarr; canonical-interp asks for Python 3.12, of which it uses one function (peers/canonical.py), and numpy 2.5 needs
+# more of it.
 PEERS := .venv-peers
 $(PEERS)/.stamp: constraints.txt $(VENV)/.stamp-venv
 	mkdir -p $(PEERS)
@@ -97,7 +98,7 @@ $(PEERS)/.stamp: constraints.txt $(VENV)/.stamp-venv
 	$(PYTHON) -m venv $(PEERS)/devinterp
 	$(PEERS)/devinterp/bin/python -m pip install -qq -c $(PEERS)/torch.txt 'devinterp==2.0.1' 'zarr<3.2'
 	$(PYTHON) -m venv $(PEERS)/canonical
-	$(PEERS)/canonical/bin/python -m pip install -qq -c $(PEERS)/torch.txt --ignore-requires-python canonical-interp
+	$(PEERS)/canonical/bin/python -m pip install -qq -c $(PEERS)/torch.txt --ignore-requires-python canonical-interp 'numpy<2.5'
 	touch $@
 
 bench-peers: install-dev $(PEERS)/.stamp
