@@ -113,8 +113,8 @@ def calibrate(
     -------
     Calibration
         ``settings``, the arguments of `devinterp.sample` that are recommended, with minibatches of their own for chains where
-        shared ones would be much of the error; ``points``, every setting that was considered
-        and what became of it; ``tree``, the runs. Its text is a table of all that.
+        shared ones would be much of the error; ``points``, every setting that was considered and what became of it; ``tree``,
+        the runs. Its text is a table of all that.
 
     Raises
     ------

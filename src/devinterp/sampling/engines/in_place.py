@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import final
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.engines.engine import DATASET, Engine, observable_key
-from devinterp.sampling.engines.prefix_cache import PrefixCache
+from devinterp.sampling.engines.prefix_cache import PrefixCache, after_prefix
 from devinterp.sampling.engines.weights import InPlaceWeights
 from devinterp.sampling.losses.loss import all_finite, masked
 from devinterp.sampling.spec import RunSpec
@@ -42,7 +41,7 @@ class InPlaceEngine(Engine):
         loss, all_losses, finite = self.spec.loss, [], []
         for n, (part,) in enumerate(minibatches):
             batch, attention_mask, counted = self.spec.rows.batch(part)
-            with self._after_prefix(DATASET, self.spec.rows, part):
+            with after_prefix(self.prefix, DATASET, self.spec.rows, part):
                 mean, losses = loss.mean(self.spec.model, batch, attention_mask, counted)
             if mean.requires_grad:  # else the loss does not depend on a sampled parameter: its gradient is zero
                 (mean / len(minibatches)).backward()  # type: ignore[no-untyped-call]
@@ -76,11 +75,6 @@ class InPlaceEngine(Engine):
             Which rows, ``(batch,)``.
         """
         batch, attention_mask, counted = rows.batch(part)
-        with self._after_prefix(key, rows, part):
+        with after_prefix(self.prefix, key, rows, part):
             losses = self.spec.loss.losses(self.spec.model, batch, attention_mask)
         return masked(losses, counted), all_finite(losses, counted, self.spec.settings.largest_loss)
-
-    def _after_prefix(self, key: str, rows: Rows, part: np.ndarray) -> AbstractContextManager[None]:
-        if self.prefix is None:
-            return nullcontext()
-        return self.prefix.rows(key, rows.places(part), len(rows.ids))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.engines.engine import DATASET, observable_key
-from devinterp.sampling.engines.prefix_cache import PrefixCache, SharedPrefix
+from devinterp.sampling.engines.prefix_cache import PrefixCache, SharedPrefix, after_prefix
 from devinterp.sampling.engines.prefix_check import decide_reuse
 from devinterp.sampling.spec import RunSpec
 
@@ -52,7 +52,4 @@ class LossesAtW0:
         return self._evaluate(observable_key(name), observable.rows, observable.sequence_id)
 
     def _evaluate(self, key: str, rows: Rows, ids: np.ndarray) -> tuple[Tensor, bool]:
-        def kept(part: np.ndarray) -> AbstractContextManager[None]:
-            return nullcontext() if self._prefix is None else self._prefix.rows(key, rows.places(part), len(rows.ids))
-
-        return self.spec.evaluate(rows, ids, kept)
+        return self.spec.evaluate(rows, ids, partial(after_prefix, self._prefix, key, rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from devinterp.models.masks.mask import Mask
 from devinterp.sampling.data.placement import copied_to
+from devinterp.sampling.data.rows import Rows
 from devinterp.sampling.engines.prefix_layers import Prefix
 from devinterp.sampling.losses.unembedding import replaced_forward
 
@@ -118,6 +119,23 @@ class PrefixCache:
         if used + sum(num_rows * tensor[0].nbytes for tensor in tensors) > self.budget:
             return None
         return [tensor.new_empty((num_rows, *tensor.shape[1:])) for tensor in tensors], np.zeros(num_rows, bool)
+
+
+def after_prefix(cache: PrefixCache | None, key: str, rows: Rows, ids: np.ndarray) -> AbstractContextManager[None]:
+    """Return the context in which a batch passes through the model: `PrefixCache.rows`, or none without a cache.
+
+    Parameters
+    ----------
+    cache : PrefixCache or None
+        What is kept of the prefix.
+    key : str
+        Key of the data among cached activations.
+    rows : Rows
+        All of the data.
+    ids : numpy.ndarray
+        Which rows make the batch, ``(batch,)``.
+    """
+    return nullcontext() if cache is None else cache.rows(key, rows.places(ids), len(rows.ids))
 
 
 def _index(rows: np.ndarray, like: Tensor) -> Tensor:

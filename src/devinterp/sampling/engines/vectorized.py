@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any, final
+from typing import Any, TypeGuard, final
 
 import numpy as np
 import torch
@@ -169,7 +169,7 @@ class VectorizedEngine(Engine):
                 )
             return outputs
 
-        mapped = [*self.weights.values, *(index for index in indices if index is not None and _is_own(index))]
+        mapped = [*self.weights.values, *filter(_is_own, indices)]
         with self._attention_folded(batch, kept):
             outputs: Tensor | tuple[Tensor, Tensor]
             if own_rows:
@@ -238,7 +238,7 @@ class VectorizedEngine(Engine):
         return kept
 
 
-def _is_own(index: Tensor | None) -> bool:
+def _is_own(index: Tensor | None) -> TypeGuard[Tensor]:
     """Return whether each chain has indices of its own; else all have the same, or every element is sampled."""
     return index is not None and index.ndim == 2
 
