@@ -63,6 +63,8 @@ def test_they_hold_what_was_written(
             values = rng.integers(0, 9, (length, *shape[3:])).astype(dtype)
             if rng.random() < 0.3:
                 values[...] = fill
+            elif values.ndim > 1 and rng.random() < 0.3:
+                values[..., -1] = fill  # as of padded tokens
             writer.write(chain, start, values)
             theirs[(*chain, slice(start, start + length))] = values
         np.testing.assert_array_equal(zarr.open_array(Path(folder) / "ours" / "array", mode="r")[...], theirs[...])
@@ -140,3 +142,40 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert [file.name for file in (tmp_path / "a/b").iterdir()] == ["c"]
     assert (tmp_path / "a/b/c").read_bytes() == b"before"
     assert keys.is_leftover("c.0123.partial")
+
+
+def test_a_chunk_that_grows_is_written_without_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As checkpoints do it: what a chain has gathered is written, again with more rows, and at last the whole chunk."""
+    array = array_in(tmp_path, (1, 2, 10, 3), (1, 1, 8, 3), "<f4", np.nan)
+    read: list[int] = []
+    through_zarr = RegionWriter._through_zarr
+
+    def counted(self: RegionWriter, chain: tuple[int, int], start: int, values: np.ndarray) -> None:
+        read.append(start)
+        through_zarr(self, chain, start, values)
+
+    monkeypatch.setattr(RegionWriter, "_through_zarr", counted)
+    values, writer = np.arange(60, dtype=np.float32).reshape(2, 10, 3), RegionWriter(array)
+    for stop in (2, 5, 8):
+        for chain in (0, 1):
+            writer.write((0, chain), 0, values[chain, :stop])
+    writer.write((0, 0), 8, values[0, 8:])
+    assert read == []
+    np.testing.assert_array_equal(array[0, 0], values[0])
+    np.testing.assert_array_equal(array[0, 1, :8], values[1, :8])
+    # Another writer does not know what the file holds beyond its rows, nor is that known of rows before those written.
+    RegionWriter(array).write((0, 0), 0, values[1, :3])
+    assert read == [0]
+    np.testing.assert_array_equal(array[0, 0, :8], np.concatenate([values[1, :3], values[0, 3:8]]))
+    writer.write((0, 1), 0, values[0, :2])
+    assert read == [0, 0]
+    np.testing.assert_array_equal(array[0, 1, :8], np.concatenate([values[0, :2], values[1, 2:8]]))
+
+
+def test_rows_beyond_stay_where_the_last_columns_are_empty(tmp_path: Path) -> None:
+    array = array_in(tmp_path, (1, 1, 4, 4), (1, 1, 4, 2), "<f4", np.nan)
+    values = np.full((4, 4), np.nan, np.float32)
+    values[:, :2] = np.arange(8).reshape(4, 2)
+    RegionWriter(array).write((0, 0), 0, values)
+    RegionWriter(array).write((0, 0), 0, values[:2])
+    np.testing.assert_array_equal(array[0, 0], values)

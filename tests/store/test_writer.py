@@ -73,7 +73,7 @@ def test_any_pattern_gives_the_same_arrays(data):
     while any(pending.values()):
         key = data.draw(st.sampled_from([key for key in keys if pending[key]]))
         plan.append((pending[key].pop(0), bool(pending[key]) and data.draw(st.booleans())))
-    with TraceWriter(root, max_pending=data.draw(st.integers(1, 4))) as writer:
+    with TraceWriter(root, max_bytes=data.draw(st.integers(1, 2000))) as writer:
         for draw, flush in plan:
             writer.append(draw)
             if flush:
@@ -178,7 +178,7 @@ def test_a_full_store_keeps_what_was_written_before(share):
     sizes = {**LONG}
 
     def write(store, root):
-        with TraceWriter(root, max_pending=1) as writer:
+        with TraceWriter(root, max_bytes=1) as writer:
             for chain in range(2):
                 for draw in chain_of((0, chain), loss, watched, range(0, 400, 7), [399]):
                     writer.append(draw)
@@ -264,7 +264,7 @@ def test_what_does_not_pass_ends_the_run(monkeypatch):
 
 
 def test_a_slow_store_makes_sampling_wait():
-    """At most `max_pending` chunks wait, one is being written, and one more makes `append` wait."""
+    """Two chunks have room, one of them being written, and one more makes `append` wait."""
     gate, entered = threading.Event(), threading.Event()
 
     class Slow(FullStore):
@@ -280,8 +280,8 @@ def test_a_slow_store_makes_sampling_wait():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("devinterp.store.arrays.specs.loss_chunks", lambda rows, samples, size: (1, samples))
         root = make(store, num_steps=50, draw_steps=(49,))
-    writer = TraceWriter(root, max_pending=2)
     loss = numbers(50, 3, 4)
+    writer = TraceWriter(root, max_bytes=2 * loss[0].nbytes)
     store.slow = True
     appended = []
 
@@ -305,7 +305,7 @@ def test_a_slow_store_makes_sampling_wait():
     sampling.start()
     assert entered.wait(20)
     time.sleep(0.3)
-    assert len(appended) <= 4, "sampling must not run ahead of a store that does not keep up"
+    assert len(appended) <= 2, "sampling must not run ahead of a store that does not keep up"
     gate.set()
     sampling.join(30)
     writer.close()

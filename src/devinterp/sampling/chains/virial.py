@@ -76,10 +76,11 @@ def virial(step: StepInputs, target: Target, box: float | None) -> Virial:
 def _all_products(step: StepInputs, *, decays: bool, box: float | None) -> Iterator[list[Tensor]]:
     """Yield `_products` of one parameter after the other, or of all together where they are small."""
     lists = (step.values, step.gradients, step.initial_weights)
-    sizes = [value[0].numel() for value in step.values]
+    num = len(step.values[0])
+    sizes = [value.numel() // num for value in step.values]
     if sum(sizes) <= _MAX_JOINED and len({tensor.dtype for tensors in lists for tensor in tensors}) == 1:
         value, gradient, initial = (
-            torch.cat([tensor.reshape(len(tensor), -1) for tensor in tensors], 1) for tensors in lists
+            torch.cat([tensor.reshape(tensor.shape[0], -1) for tensor in tensors], 1) for tensors in lists
         )
         yield _products(value, gradient, initial, sizes, decays=decays, box=box)
         return

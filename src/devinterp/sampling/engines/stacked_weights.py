@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from devinterp.models.masks.mask import Mask
 from devinterp.sampling.engines.weights import SampledWeights, dense
 
+#: Noise of up to so many elements in all is drawn in memory that is kept: parts of new memory, one for each chain, take as
+#: long to make as to fill.
+_MAX_KEPT = 2**20
+
 
 @final
 class StackedWeights(SampledWeights):
@@ -40,6 +44,10 @@ class StackedWeights(SampledWeights):
         #: Where the sampled elements are in the flattened parameter, None where all are: ``(chain, element)``, or
         #: ``(element)`` under one restriction.
         self.indices = [self._index(masks) for masks in self._all_masks]
+        #: Memory in which noise is drawn, and its parts for each chain; None where it is new each time.
+        self._noise: Sequence[tuple[Tensor, tuple[Tensor, ...]] | None] = [None] * len(self.values)
+        if len(restrictions) == 1 and sum(value.numel() for value in self.values) <= _MAX_KEPT:
+            self._noise = [_parts(torch.empty_like(value)) for value in self.values]
         for value in self.values:
             value.requires_grad_(True)
 
@@ -84,12 +92,15 @@ class StackedWeights(SampledWeights):
         level : float
             Standard deviation.
         """
-        for masks, parameter, value in zip(self._all_masks, self.parameters, self.values, strict=True):
-            noise = torch.empty_like(value)
+        parts = zip(self._all_masks, self.parameters, self.values, self._noise, strict=True)
+        for masks, parameter, value, kept in parts:
             if len(masks) == 1 and masks[0].is_whole:
-                for of_chain, generator in zip(noise.unbind(), generators, strict=True):
+                drawn, of_chains = kept or _parts(torch.empty_like(value))
+                for of_chain, generator in zip(of_chains, generators, strict=True):
                     of_chain.normal_(generator=generator)
+                noise = drawn.clone() if kept else drawn
             else:
+                noise = torch.empty_like(value)
                 by_restriction = noise.view(*self._num, *value.shape[1:])
                 whole = torch.empty(parameter.shape, dtype=value.dtype, device=value.device)
                 for n, generator in enumerate(generators):
@@ -129,6 +140,11 @@ class StackedWeights(SampledWeights):
             return None
         rows = torch.stack([mask.to_bool().flatten().nonzero()[:, 0] for mask in masks]).to(self.device)
         return rows[0] if len(rows) == 1 else rows.repeat_interleave(self._num[1], 0)
+
+
+def _parts(noise: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return a tensor and its part for each chain."""
+    return noise, noise.unbind()
 
 
 def alike(one: Mapping[str, Mask], other: Mapping[str, Mask]) -> bool:

@@ -30,6 +30,8 @@ class RegionWriter:
         self._store = array.store
         plain = keys.is_directory(self._store) and is_plain(self._store, self._node)
         self._is_plain = plain and self._chunks[:2] == (1, 1)
+        #: Of chunks of which this wrote the first rows only, by chain and number along the third dim: where they end.
+        self._begun: dict[tuple[int, int, int], int] = {}
 
     def write(self, chain: tuple[int, int], start: int, values: np.ndarray) -> None:
         """Write values of one chain.
@@ -43,11 +45,11 @@ class RegionWriter:
         values : numpy.ndarray
             All of the region, ``(third dim, ...)``; without dims for arrays of two.
         """
-        places = list(product(*self._grid(start, values)))
-        if not self._is_plain or self._keeps_others(chain, start, values, places):
+        grid = self._grid(start, values)
+        if not self._is_plain or self._keeps_others(chain, start, values, grid):
             self._through_zarr(chain, start, values)
             return
-        for place in places:
+        for place in product(*grid):
             corner = [number * length for number, length in zip(place, self._chunks[2:], strict=True)]
             corner[:1] = [first - start for first in corner[:1]]
             region = (slice(first, first + size) for first, size in zip(corner, self._chunks[2:], strict=True))
@@ -79,18 +81,26 @@ class RegionWriter:
         along = range(start // chunks[0], -(-(start + len(values)) // chunks[0]))
         return [along, *(range(-(-size // n)) for size, n in zip(self._array.shape[3:], chunks[1:], strict=True))]
 
-    def _keeps_others(
-        self, chain: tuple[int, int], start: int, values: np.ndarray, places: list[tuple[int, ...]]
-    ) -> bool:
+    def _keeps_others(self, chain: tuple[int, int], start: int, values: np.ndarray, grid: list[range]) -> bool:
         """Return whether a chunk of the region holds, or may hold, other rows that must stay."""
         shape, chunks = self._array.shape[2:], self._chunks[2:]
         if values.shape[1:] != shape[1:]:
             return True
-        if not shape or not places:
+        if not grid or not len(grid[0]):
             return False
-        stop = start + len(values)
-        ends_inside = stop % chunks[0] and stop < shape[0]
-        return bool(start % chunks[0] or (ends_inside and self._file((*chain, *places[-1])).exists()))
+        stop, last = start + len(values), grid[0][-1]
+        begun = [self._begun.pop((*chain, number), None) for number in grid[0]][-1]
+        if start % chunks[0]:
+            return True
+        if stop % chunks[0] == 0 or stop == shape[0]:
+            return False
+        # What a chain gathers is written again and again until it fills a chunk: then the file holds no rows beyond these.
+        if begun is None or begun > stop:
+            places = product([last], *grid[1:])
+            if any(self._file((*chain, *place)).exists() for place in places):
+                return True
+        self._begun[*chain, last] = stop
+        return False
 
     def _file(self, place: tuple[int, ...]) -> Path:
         assert isinstance(self._store, LocalStore)

@@ -21,18 +21,27 @@ class WriterThread:
 
     Parameters
     ----------
-    max_pending : int
-        Number of jobs that may be queued; with more, `submit` blocks.
+    max_bytes : int
+        How much data jobs that are not done may hold; with more, `submit` blocks. A larger job waits
+        until no other holds any.
     """
 
-    def __init__(self, max_pending: int) -> None:
-        self._queue: queue.Queue[Callable[[], object] | None] = queue.Queue(maxsize=max_pending)
+    def __init__(self, max_bytes: int) -> None:
+        self._queue: queue.SimpleQueue[tuple[Callable[[], object], int] | None] = queue.SimpleQueue()
+        self._max_bytes, self._pending, self._room = max_bytes, 0, threading.Condition()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="devinterp-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Callable[[], object]) -> None:
+    def submit(self, job: Callable[[], object], nbytes: int = 0) -> None:
         """Queue a job.
+
+        Parameters
+        ----------
+        job : callable
+            What to do.
+        nbytes : int, default: 0
+            How much data it holds until it is done.
 
         Raises
         ------
@@ -40,7 +49,10 @@ class WriterThread:
             If an earlier one failed for good.
         """
         self.check()
-        self._queue.put(job)
+        with self._room:
+            self._room.wait_for(lambda: not self._pending or self._pending + nbytes <= self._max_bytes)
+            self._pending += nbytes
+        self._queue.put((job, nbytes))
 
     def close(self) -> None:
         """Wait until all queued jobs are done, and end the thread.
@@ -56,12 +68,17 @@ class WriterThread:
         self.check()
 
     def _run(self) -> None:
-        while (job := self._queue.get()) is not None:
+        while (queued := self._queue.get()) is not None:
+            job, nbytes = queued
             if self._error is None:
                 try:
                     _run_with_retries(job)
                 except Exception as error:  # raised in the sampling thread, by `check`
                     self._error = error
+            del queued, job  # and with it its data
+            with self._room:
+                self._pending -= nbytes
+                self._room.notify_all()
 
     def check(self) -> None:
         """Raise `StoreError` if a job failed for good."""

@@ -23,16 +23,16 @@ from devinterp.types import ChainKey, Checkpoint, Draw
 class TraceWriter:
     """Write the draws of any number of chains of one run.
 
-    Draws are buffered until they fill a chunk, which a background thread writes while sampling goes on. At most
-    `max_pending` chunks are queued; with more, `append` blocks. After a write that failed for good, the next `append`,
-    `flush` or `close` raises.
+    Draws are buffered until they fill a chunk, which a background thread writes while sampling goes on. With more than
+    `max_bytes` of chunks that are not written, `append` blocks. After a write that failed for good, the next `append`, `flush`
+    or `close` raises.
 
     Parameters
     ----------
     root : zarr.Group
         The run, from `devinterp.store.arrays.create.create_run`.
-    max_pending : int, default: 4
-        Number of chunks that may be queued; at least 1.
+    max_bytes : int, default: 256 MiB
+        Size of the chunks that wait or are being written; one is let through whatever its size.
 
     Examples
     --------
@@ -41,12 +41,12 @@ class TraceWriter:
     ...         writer.append(draw)
     """
 
-    def __init__(self, root: zarr.Group, *, max_pending: int = 4) -> None:
+    def __init__(self, root: zarr.Group, *, max_bytes: int = 256 * 2**20) -> None:
         self._arrays = ArrayCache(root)
         self._num_steps = self._arrays[f"{schema.TRACE}/{schema.STEP}"].shape[0]
         self._regions: dict[str, RegionWriter] = {}
         self._chains: dict[tuple[int, int], ChainBuffers] = {}
-        self._thread = WriterThread(max_pending)
+        self._thread = WriterThread(max_bytes)
 
     def begin(self, chains: Sequence[ChainKey], *, step: int = 0) -> None:
         """Mark chains as running; their next draws begin at a step, before which the store has everything."""
@@ -160,7 +160,7 @@ class TraceWriter:
 
     def _write(self, path: str, chain: ChainKey, start: int, values: np.ndarray) -> None:
         """Queue the writing of a region of an array."""
-        self._thread.submit(partial(self._region(path).write, chain, start, values))
+        self._thread.submit(partial(self._region(path).write, chain, start, values), values.nbytes)
 
 
 def _blocks(chains: Sequence[ChainKey]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
