@@ -156,6 +156,25 @@ def test_a_state_that_cannot_be_read_counts_as_not_begun(filled):
         assert status.steps_done[0, 0] == 6
 
 
+def test_files_are_read_as_zarr_reads_them(tmp_path):
+    """The states of a directory come from its files; the same keys in memory from zarr."""
+    run = RunStore.at(tmp_path / "run.zarr")
+    run.create(layout(num_chains=5), ATTRS)
+    with run.writer() as writer:
+        writer.begin([(0, chain) for chain in range(4)])
+        writer.finish(0, 1, state=schema.DIVERGED, error="step 3: not finite")
+    keys.put(run.store, "status/steps_done/c/0/2", b"damaged")
+    keys.put(run.store, "status/error/c/0/1", keys.get(run.store, "status/error/c/0/1")[:-1] + b"x")
+    keys.delete(run.store, "status/state/c/0/3")
+    copy = MemoryStore()
+    keys.put_many(copy, keys.contents(run.store))
+    for chains in (None, [(0, 1)], [(0, 3), (0, 4)]):
+        ours, theirs = run.read_status(chains), RunStore(copy, "copy").read_status(chains)
+        for name in ("state", "steps_done", "error"):
+            assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
+    assert run.read_status().state[0].tolist() == ["interrupted", "diverged", "interrupted", "pending", "pending"]
+
+
 def test_chains_go_on_or_begin_again(filled):
     filled.reopen([(0, 0)], from_start=False)
     assert filled.pending(6)[0, 0] == 6
