@@ -113,9 +113,10 @@ def read_when_used(array: StoredArray) -> Any:
 
 
 def _is_as_stored(variable: xr.Variable, node: Mapping[str, Any]) -> bool:
-    """Say whether the values of an array are numbers that xarray takes as they stand, without decoding or masking any."""
-    is_number = variable.dtype.kind in "iufb" and node.get("data_type") == variable.dtype.name
-    return is_number and variable.shape == tuple(node["shape"]) and not _DECODED.intersection(variable.encoding)
+    """Say whether the values of an array are numbers or text that xarray takes as they stand, without decoding or masking any."""
+    kind = variable.dtype.kind
+    is_same = node.get("data_type") == ("string" if kind in "TO" else variable.dtype.name) and kind in "iufbTO"
+    return is_same and variable.shape == tuple(node["shape"]) and not _DECODED.intersection(variable.encoding)
 
 
 def fill_value(node: Mapping[str, Any], dtype: np.dtype) -> Any:
