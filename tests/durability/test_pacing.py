@@ -60,6 +60,14 @@ def test_the_first_one_is_early(clock: Clock) -> None:
     assert pacer.is_due(last=False)
 
 
+def test_the_first_one_is_later_where_many_chunks_are_flushed_with_it(clock: Clock) -> None:
+    pacer = TimeBudget(4 * 1000, num_chunks=160)
+    clock.now += 0.09 / 0.03
+    assert not pacer.is_due(last=False)
+    clock.now += 0.01
+    assert pacer.is_due(last=False)
+
+
 def test_only_when_asked(clock: Clock) -> None:
     stop = threading.Event()
     pacer = TimeBudget(0, share=0.0, stop=stop)

@@ -131,14 +131,14 @@ def test_what_a_store_of_ones_own_does_with_keys_is_done(tmp_path: Path) -> None
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys.write_file(tmp_path / "a/b/c", b"before")
+    keys.write_file(f"{tmp_path}/a/b/c", b"before")
 
     def refuse(*_: object) -> None:
         raise OSError("no space")
 
     monkeypatch.setattr(keys.os, "replace", refuse)
     with pytest.raises(OSError, match="no space"):
-        keys.write_file(tmp_path / "a/b/c", b"after")
+        keys.write_file(f"{tmp_path}/a/b/c", b"after")
     assert [file.name for file in (tmp_path / "a/b").iterdir()] == ["c"]
     assert (tmp_path / "a/b/c").read_bytes() == b"before"
     assert keys.is_leftover("c.0123.partial")

@@ -7,7 +7,7 @@ tensors of several chains, or of a probe on two tokens, and would hold its graph
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 #: What `nn.Module` itself keeps of an instance and nobody changes in ``forward``: hooks.
 _HOOKS = set(vars(nn.Module())) - {"training", "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
 _MAX_DEPTH = 4
+_CONTAINERS = (list, dict, set, deque)
 
 
 @contextmanager
@@ -38,17 +39,16 @@ class _Attributes:
         self._containers: list[tuple[Any, Any]] = []
         seen: set[int] = set()
         for _, attributes in self._modules:
-            for value in attributes.values():
-                self._keep(value, seen, _MAX_DEPTH)
+            self._keep(attributes.values(), seen, _MAX_DEPTH)
 
-    def _keep(self, value: Any, seen: set[int], depth: int) -> None:
-        if not isinstance(value, list | dict | set | deque) or id(value) in seen or not depth:
-            return
-        seen.add(id(value))
-        copy = list(value.items()) if isinstance(value, dict) else list(value)
-        self._containers.append((value, copy))
-        for part in value.values() if isinstance(value, dict) else value:
-            self._keep(part, seen, depth - 1)
+    def _keep(self, values: Iterable[Any], seen: set[int], depth: int) -> None:
+        for value in values:
+            if not isinstance(value, _CONTAINERS) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            self._containers.append((value, list(_entries(value))))
+            if value and depth > 1:
+                self._keep(value.values() if isinstance(value, dict) else value, seen, depth - 1)
 
     def restore(self) -> None:
         """Put everything back as it was."""
@@ -58,13 +58,18 @@ class _Attributes:
                 del now[name]
             now.update(attributes)
         for container, entries in self._containers:
-            same = list(container.items()) if isinstance(container, dict) else list(container)
-            if len(same) == len(entries) and all(map(_is_same, same, entries)):
+            if len(container) == len(entries) and all(map(_is_same, _entries(container), entries)):
                 continue
             container.clear()
             container.extend(entries) if isinstance(container, list | deque) else container.update(entries)
 
 
+def _entries(container: Any) -> Iterable[Any]:
+    return container.items() if isinstance(container, dict) else container
+
+
 def _is_same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
     pair = isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) == 2
-    return a is b or (pair and a[0] is b[0] and a[1] is b[1])
+    return pair and a[0] is b[0] and a[1] is b[1]

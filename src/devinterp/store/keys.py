@@ -65,14 +65,14 @@ def is_directory(store: Store) -> TypeGuard[LocalStore]:
     return type(store) is LocalStore and not store.read_only
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all."""
-    partial = f"{path}.{os.urandom(8).hex()}.partial"  # paths as objects take as long as writing
+def write_file(path: str, content: bytes) -> None:
+    """Write a file, whole or not at all; directories that are not there are made."""
+    partial = f"{path}.{os.urandom(8).hex()}.partial"  # here and below: paths as objects take as long as writing
     try:
         try:
             file = open(partial, "wb", buffering=0)  # noqa: PTH123, SIM115
         except FileNotFoundError:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
             file = open(partial, "wb", buffering=0)  # noqa: PTH123, SIM115
         with file:
             rest = memoryview(content)
@@ -88,7 +88,7 @@ def write_file(path: Path, content: bytes) -> None:
 def put(store: Store, key: str, value: bytes) -> None:
     """Set a key, replacing its value in one write."""
     if is_directory(store):
-        write_file(store.root / key, value)
+        write_file(f"{store.root}/{key}", value)
         return
     sync(store.set(key, default_buffer_prototype().buffer.from_bytes(value)))
 
@@ -97,7 +97,7 @@ def put_many(store: Store, values: Mapping[str, bytes]) -> None:
     """Set several keys, at the same time."""
     if is_directory(store):
         for key, value in values.items():
-            write_file(store.root / key, value)
+            write_file(f"{store.root}/{key}", value)
         return
     to_buffer = default_buffer_prototype().buffer.from_bytes
     at_once(lambda key: store.set(key, to_buffer(values[key])), values)

@@ -12,8 +12,8 @@ from devinterp.errors import InvalidInputError
 
 #: Share of a run's time that checkpoints may take, unless the user says otherwise.
 SHARE = 0.03
-#: What is assumed before anything was measured: seconds for each checkpoint, and bytes per second.
-_GUESSED_SECONDS, _GUESSED_RATE = 0.01, 200e6
+#: What is assumed before anything was measured: seconds for each checkpoint, and for each chunk flushed; bytes per second.
+_GUESSED_SECONDS, _GUESSED_SECONDS_PER_CHUNK, _GUESSED_RATE = 0.01, 0.0005, 200e6
 
 
 class CheckpointSchedule(ABC):
@@ -50,6 +50,8 @@ class TimeBudget(CheckpointSchedule):
     ----------
     num_bytes : int
         Size of a checkpoint.
+    num_chunks : int, default: 0
+        How many chunks are flushed with it: one for each chain and array.
     share : float, default: 0.03
         Share of the time, in (0, 1]; with 0 a checkpoint is due only when `stop` is set.
     keep_last : bool, default: False
@@ -59,12 +61,19 @@ class TimeBudget(CheckpointSchedule):
     """
 
     def __init__(
-        self, num_bytes: int, *, share: float = SHARE, keep_last: bool = False, stop: threading.Event | None = None
+        self,
+        num_bytes: int,
+        *,
+        num_chunks: int = 0,
+        share: float = SHARE,
+        keep_last: bool = False,
+        stop: threading.Event | None = None,
     ) -> None:
         check_share(share)
         self._share, self._keep_last, self._stop = share, keep_last, stop
         self._busy, self._copying = False, 0.0
-        self._due = self._after(_GUESSED_SECONDS + num_bytes / _GUESSED_RATE)
+        flushing = num_chunks * _GUESSED_SECONDS_PER_CHUNK
+        self._due = self._after(_GUESSED_SECONDS + flushing + num_bytes / _GUESSED_RATE)
 
     def is_due(self, *, last: bool) -> bool:
         """Say whether a checkpoint is due now; never while the one before is still being written."""

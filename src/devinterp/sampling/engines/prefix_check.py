@@ -21,6 +21,9 @@ from devinterp.sampling.engines.prefix_layers import find_prefixes
 from devinterp.sampling.engines.weights import InPlaceWeights, borrowed
 from devinterp.sampling.spec import RunSpec
 
+#: The note where no layer is constant, which only depends on which parameters are sampled.
+_NOTHING = "nothing to reuse"
+
 
 def in_place_engine(spec: RunSpec, weights: InPlaceWeights, shared: SharedPrefix) -> InPlaceEngine:
     """Return an engine for one chain, with the layers before the first sampled parameter computed once for each row.
@@ -65,7 +68,8 @@ def decide_reuse(spec: RunSpec, masks: Mapping[str, Mask], shared: SharedPrefix)
     kin = [other for other in spec.restrictions.values() if list(other) == list(masks)]
     whole = union([masks, *kin])
     reuse = _try_reuse(spec, whole, shared)
-    if reuse.prefix is None and any(whole[name].num_elements > mask.num_elements for name, mask in masks.items()):
+    refused = reuse.prefix is None and reuse.note != _NOTHING
+    if refused and any(whole[name].num_elements > mask.num_elements for name, mask in masks.items()):
         reuse = _try_reuse(spec, dict(masks), shared)
     shared.remember(reuse)
     if reuse.prefix is None:
@@ -77,7 +81,7 @@ def _try_reuse(spec: RunSpec, masks: Mapping[str, Mask], shared: SharedPrefix) -
     """Find the constant layers and compare losses with and without them, at weights moved by noise."""
     rows = spec.rows
     batch, attention_mask, _ = rows.batch(rows.ids[:1])
-    note = "nothing to reuse"
+    note = _NOTHING
     with borrowed(spec.model, masks) as weights:
         prefixes = find_prefixes(spec.model, masks, lambda: spec.loss.losses(spec.model, batch, attention_mask))
         if prefixes and spec.unlike_eval:
@@ -100,8 +104,8 @@ def _why_not_reused(engine: InPlaceEngine, cache: PrefixCache) -> str | None:
     def reused() -> Computed:
         for key, rows, first, last in sources:
             # Other rows come after those compared: what a layer leaves somewhere else is of them by then.
-            engine.losses(key, rows, first)
-            engine.losses(key, rows, last)
+            for batch in [first] if first is last else [first, last]:
+                engine.losses(key, rows, batch)
         if not cache.gave_up:
             # So that what is wrongly taken for constant shows.
             engine.weights.add(engine.weights.noise([generator], 0.01))
@@ -130,7 +134,7 @@ def _why_not_reused(engine: InPlaceEngine, cache: PrefixCache) -> str | None:
 
 
 def _sources(spec: RunSpec) -> list[tuple[str, Rows, np.ndarray, np.ndarray]]:
-    """Return of each data set its key, its rows and two of its batches; first those that are needed again at every draw.
+    """Return of each data set its key, its rows, its first and its last batch; first those that are needed at every draw.
 
     Batches are those of the run: activations may depend on a row's neighbours in the last bits, and what is kept of them here
     is what a run keeps that does not come by this check.

@@ -20,7 +20,7 @@ from torch import Tensor
 from devinterp import arguments
 from devinterp.errors import InvalidInputError
 from devinterp.models.kept_attributes import attributes_kept
-from devinterp.sampling.engines.engine import Engine
+from devinterp.sampling.engines.engine import DATASET, Engine
 from devinterp.sampling.engines.equivalence import Computed, tolerance_of, why_refused
 from devinterp.sampling.engines.prefix_cache import SharedPrefix
 from devinterp.sampling.engines.prefix_check import in_place_engine
@@ -126,7 +126,7 @@ def _work_of_one(spec: RunSpec, candidates: Candidates, shared: SharedPrefix) ->
     with borrowed(spec.model, spec.restrictions[candidates.restrictions[0]]) as weights:
         single = in_place_engine(spec, weights, shared)
         rows = [spec.schedule.steps(candidates.chains[0])[0]]
-        if single.prefix is not None:
+        if single.prefix is not None and single.prefix.kept(DATASET, spec.rows.places(rows[0])) is None:
             _computed(single, rows, slice(None))  # so that constant layers have been computed
         return counted(lambda: _computed(single, rows, slice(None)))[1]
 

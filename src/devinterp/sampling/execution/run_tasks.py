@@ -24,6 +24,9 @@ from devinterp.store.run_store import RunStore
 from devinterp.store.writing.writer import TraceWriter
 from devinterp.types import Checkpoint
 
+#: About how many metrics are recorded of each draw.
+_NUM_DRAW_METRICS = 5
+
 
 @final
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ class TaskRunner:
             return
         reduction = reduction_of(settings)
         start = reduction.resume(task.start(slots))
-        schedule = self._schedule(engine, monitor)
+        schedule = self._schedule(engine, len(task.active), monitor)
         writer.begin(task.active, step=start.steps_done)
         for record in run_chains(
             engine, restrictions=task.restrictions, chains=task.batch.chains, start=start, checkpoints=schedule
@@ -150,10 +153,19 @@ class TaskRunner:
             writer.remove(slots)
         monitor.raise_if_stopped()
 
-    def _schedule(self, engine: Engine, monitor: RunMonitor) -> CheckpointSchedule:
+    def _schedule(self, engine: Engine, num_chains: int, monitor: RunMonitor) -> CheckpointSchedule:
         if self._store.in_memory:
             return Disabled()
         # Kernels keep a tensor like the weights, or none, or a few.
         size = 2 * sum(value.nbytes for value in engine.weights.values)
-        options = self._checkpoints
-        return TimeBudget(size, share=options.share, keep_last=options.keep_state, stop=monitor.stop.requested)
+        spec, options = self._spec, self._checkpoints
+        # Losses of steps, and what is recorded of each draw.
+        num_arrays = 1 + len(spec.settings.metric_names) + len(spec.observables) + len(spec.recorders)
+        num_arrays += _NUM_DRAW_METRICS * bool(spec.virial)
+        return TimeBudget(
+            size,
+            num_chunks=num_arrays * num_chains,
+            share=options.share,
+            keep_last=options.keep_state,
+            stop=monitor.stop.requested,
+        )

@@ -113,7 +113,7 @@ def read_when_used(array: StoredArray) -> Any:
 
 
 def _is_as_stored(variable: xr.Variable, node: Mapping[str, Any]) -> bool:
-    """Say whether the values of an array are numbers or text that xarray takes as they stand, without decoding or masking any."""
+    """Say whether xarray takes the values of an array as they stand, numbers or text, without decoding or masking any."""
     kind = variable.dtype.kind
     is_same = node.get("data_type") == ("string" if kind in "TO" else variable.dtype.name) and kind in "iufbTO"
     return is_same and variable.shape == tuple(node["shape"]) and not _DECODED.intersection(variable.encoding)
