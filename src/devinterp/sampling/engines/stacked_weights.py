@@ -47,7 +47,9 @@ class StackedWeights(SampledWeights):
         #: Memory in which noise is drawn, and its parts for each chain; None where it is new each time.
         self._noise: Sequence[tuple[Tensor, tuple[Tensor, ...]] | None] = [None] * len(self.values)
         if len(restrictions) == 1 and sum(value.numel() for value in self.values) <= _MAX_KEPT:
-            self._noise = [_parts(torch.empty_like(value)) for value in self.values]
+            wholes = (masks[0].is_whole for masks in self._all_masks)
+            pairs = zip(self.values, wholes, strict=True)
+            self._noise = [_parts(torch.empty_like(value)) if is_whole else None for value, is_whole in pairs]
         for value in self.values:
             value.requires_grad_(True)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from xarray.core import indexing
 from zarr.abc.store import Store
 from zarr.api.asynchronous import open_array
 from zarr.core.array import AsyncArray
@@ -17,7 +18,8 @@ from zarr.core.array import AsyncArray
 from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.store import keys
-from devinterp.store.arrays.chunk_codec import decode, is_plain
+from devinterp.store.arrays.chunk_codec import is_plain
+from devinterp.store.reading.stored_array import StoredArray, fill_value
 from devinterp.store.reading.validate import bad_strings, inspect_node
 from devinterp.types import ChainKey
 
@@ -80,25 +82,31 @@ def read_status(store: Store, group: str = "", *, chains: Collection[ChainKey] |
     for name, path in paths.items():
         if nodes[name]:  # the array's own metadata decide how it is read: consolidated ones may differ
             inspect_node(path, nodes[name])
-    in_files = all(_is_in_files(store, name, node) for name, node in nodes.items())
-    if in_files:
-        shapes = {name: tuple(node["shape"]) for name, node in nodes.items()}
-    else:
-        arrays = dict(zip(paths, keys.at_once(lambda path: _open(store, path), paths.values()), strict=True))
-        shapes = {name: array.shape for name, array in arrays.items()}
+    if all(_is_in_files(store, name, node) for name, node in nodes.items()):
+        places = _places({name: tuple(node["shape"]) for name, node in nodes.items()}, chains)
+        with suppress(StoreError):  # of a damaged chunk: below it is left out
+            return Status(**{name: _from_files(store, paths[name], nodes[name], name, places) for name in paths})
+    arrays = dict(zip(paths, keys.at_once(lambda path: _open(store, path), paths.values()), strict=True))
+    places = _places({name: array.shape for name, array in arrays.items()}, chains)
+    bad_chunks = {name: _bad_chunks(store, array, nodes[name], places) for name, array in arrays.items()}
+    values = keys.at_once(lambda name: _read(arrays[name], bad_chunks[name], places), arrays)
+    cells = {}
+    for (name, array), value in zip(arrays.items(), values, strict=True):
+        cells[name] = np.full(array.shape, _DEFAULTS[name], dtype=object)
+        if value is not None:
+            cells[name][np.ix_(*places)] = value.astype(object)
+        else:
+            _read_cells(zarr.Array(array), bad_chunks[name], places, out=cells[name])
+    return Status(**cells)
+
+
+def _places(shapes: Mapping[str, tuple[int, ...]], chains: Collection[ChainKey] | None) -> tuple[np.ndarray, ...]:
+    """Return along each dim where the cells to read are."""
     if len(set(shapes.values())) > 1 or len(shapes["state"]) != 2:
         raise StoreError(f"the arrays of `{schema.STATUS}` must be (restriction, chain); their shapes are {shapes}.")
     if chains is None:
-        places = tuple(map(np.arange, shapes["state"]))
-    else:
-        places = tuple(np.unique(numbers) for numbers in zip(*chains, strict=True))
-    cells = {name: np.full(shape, _DEFAULTS[name], dtype=object) for name, shape in shapes.items()}
-    if in_files:
-        for name, path in paths.items():
-            _read_files(store, path, nodes[name], places, out=cells[name])
-    else:
-        _read_arrays(store, arrays, nodes, places, out=cells)
-    return Status(**cells)
+        return tuple(map(np.arange, shapes["state"]))
+    return tuple(np.unique(numbers) for numbers in zip(*chains, strict=True))
 
 
 def _is_in_files(store: Store, name: str, node: Mapping[str, Any]) -> bool:
@@ -107,40 +115,15 @@ def _is_in_files(store: Store, name: str, node: Mapping[str, Any]) -> bool:
     return node.get("node_type") == "array" and node["data_type"] == wanted and is_plain(store, node)
 
 
-def _read_files(
-    store: Store, path: str, node: Mapping[str, Any], places: tuple[np.ndarray, ...], *, out: np.ndarray
-) -> None:
-    """Read cells of an array, leaving out those of damaged chunks; without zarr, which takes longer by its event loop."""
-    lengths = node["chunk_grid"]["configuration"]["chunk_shape"]
+def _from_files(
+    store: Store, path: str, node: Mapping[str, Any], name: str, places: tuple[np.ndarray, ...]
+) -> np.ndarray:
+    """Return an array of the status, read without zarr's event loop, which takes longer than the files."""
     dtype = np.dtype(object if node["data_type"] == "string" else node["data_type"])
-    of_chunk: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    for cell in _cells(places):
-        of_chunk.setdefault(tuple(k // n for k, n in zip(cell, lengths, strict=True)), []).append(cell)
-    chunk_keys = ["/".join([path, "c", *map(str, chunk)]) for chunk in of_chunk]
-    for cells, key, content in zip(of_chunk.values(), chunk_keys, keys.get_many(store, chunk_keys), strict=True):
-        with suppress(StoreError):
-            values = None if content is None else decode(content, node, dtype, key).reshape(lengths)
-            for cell in cells:
-                within = tuple(k % n for k, n in zip(cell, lengths, strict=True))
-                out[cell] = node["fill_value"] if values is None else values[within]
-
-
-def _read_arrays(
-    store: Store,
-    arrays: Mapping[str, AsyncArray[Any]],
-    nodes: Mapping[str, dict[str, Any]],
-    places: tuple[np.ndarray, ...],
-    *,
-    out: Mapping[str, np.ndarray],
-) -> None:
-    """Read cells of arrays through zarr, leaving out what cannot be read."""
-    bad_chunks = {name: _bad_chunks(store, array, nodes[name], places) for name, array in arrays.items()}
-    values = keys.at_once(lambda name: _read(arrays[name], bad_chunks[name], places), arrays)
-    for (name, array), value in zip(arrays.items(), values, strict=True):
-        if value is not None:
-            out[name][np.ix_(*places)] = value.astype(object)
-        else:
-            _read_cells(zarr.Array(array), bad_chunks[name], places, out=out[name])
+    array = StoredArray(store, path, node, dtype, fill_value(node, dtype))
+    cells = np.full(array.shape, _DEFAULTS[name], dtype=object)
+    cells[np.ix_(*places)] = array[indexing.OuterIndexer(places)]
+    return cells
 
 
 async def _open(store: Store, path: str) -> AsyncArray[Any]:

@@ -22,8 +22,7 @@ class WriterThread:
     Parameters
     ----------
     max_bytes : int
-        How much data jobs that are not done may hold; with more, `submit` blocks. A larger job waits
-        until no other holds any.
+        How much data jobs that are not done may hold; with more, `submit` blocks. A larger job waits until no other holds any.
     """
 
     def __init__(self, max_bytes: int) -> None:
