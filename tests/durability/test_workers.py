@@ -34,6 +34,15 @@ def test_two_workers(tmp_path: Path, chains: str) -> None:
     assert not (tmp_path / "run.zarr" / "lock").exists()
 
 
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_threads_of_workers_that_wait_sleep(monkeypatch: pytest.MonkeyPatch, given: str | None) -> None:
+    """Workers have more threads than there are cores: one that waits must not keep a core from the others."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    assert workers._environment(0)["OMP_WAIT_POLICY"] == (given or "PASSIVE")
+
+
 @pytest.mark.heavy
 def test_in_memory_and_with_what_a_notebook_defines() -> None:
     scale = 2.0
