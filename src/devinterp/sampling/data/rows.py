@@ -80,6 +80,9 @@ class Rows:
 
     def places(self, ids: np.ndarray) -> np.ndarray:
         """Return where rows of the dataset are in the stacked tensors, ``(row,)``."""
+        first = int(self.ids[0]) if len(self.ids) else 0
+        if len(self.ids) and int(self.ids[-1]) - first + 1 == len(self.ids):  # none is missing between them
+            return np.asarray(ids - first, dtype=np.int64)
         return np.searchsorted(self.ids, ids)
 
     def index(self, ids: np.ndarray) -> Tensor:
@@ -102,7 +105,7 @@ class Rows:
         index = self.index(ids)
 
         def of(tensor: Tensor) -> Tensor:
-            return tensor[copied_to(index, tensor.device)]
+            return tensor.index_select(0, copied_to(index, tensor.device))
 
         data = map_tensors(self.data, of, lambda objects: [objects[int(i)] for i in index])
         return Minibatch(data, *(None if mask is None else of(mask) for mask in (self.attention_mask, self.counted)))

@@ -44,7 +44,7 @@ MODES = ("auto", "sequential", "vectorized", "fastest")
 _MAX_VECTORIZED_PARAMETERS = 2_000_000
 #: Side by side the overhead of operations is shared, and nothing else is saved: where it is a smaller part of a step, it is not
 #: worth a trial.
-_MIN_OVERHEAD = 0.1
+_MIN_OVERHEAD = 0.05
 #: Chains that would need more memory than this side by side, in bytes, run in several batches.
 _HOST_BUDGET = 2 * 2**30
 _TIMED_REPEATS = 3
