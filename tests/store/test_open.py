@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore, MemoryStore
 
 import devinterp
 from devinterp.errors import InvalidInputError, StoreError
+from devinterp.store.arrays.chunk_codec import is_plain
+from devinterp.store.reading.stored_array import StoredArray
 from devinterp.testing import synthetic_tree
 from support.layouts import layout, make
 from support.small_models import run
@@ -246,3 +249,25 @@ def test_a_flipped_bit_is_found(path, tmp_path):
     store._store_dict[key] = type(store._store_dict[key]).from_bytes(bytes(data))
     with pytest.raises(ValueError, match="(?i)checksum"):
         devinterp.open(store)["trace/loss"].compute()
+
+
+def test_chunks_that_take_different_room_are_read_one_after_the_other(tmp_path):
+    """Of random numbers, which hardly shrink, of one number, and of none, in either order."""
+    values = np.random.default_rng(0).random((6, 300), dtype=np.float32)
+    values[[1, 4]], values[2] = 1.5, np.nan
+    for number, wanted in enumerate((values, values[::-1])):
+        array = zarr.create_array(
+            LocalStore(tmp_path / str(number)),
+            name="loss",
+            shape=wanted.shape,
+            dtype=wanted.dtype,
+            chunks=(1, 300),
+            compressors=[ZstdCodec(), Crc32cCodec()],
+            fill_value=np.nan,
+            config={"write_empty_chunks": False},
+        )
+        array[:] = wanted
+        store, node = LocalStore(tmp_path / str(number)), array.metadata.to_dict()
+        assert is_plain(store, node)
+        read = StoredArray(store, "loss", node, wanted.dtype, np.nan)._chunks_of((slice(None), slice(None)))
+        np.testing.assert_array_equal(read, wanted)

@@ -19,6 +19,8 @@ from devinterp.selection import whole_losses
 
 #: Dim of `sums`: the sum of unmasked losses and their number.
 MOMENT = "moment"
+#: From so many numbers on a sum is long.
+_MIN_LONG = 1024
 
 
 def sums(loss: xr.Variable, dim: str | None = None) -> xr.Variable:
@@ -48,11 +50,11 @@ def _sums(loss: np.ndarray, *, num_axes: int = 1) -> np.ndarray:
     """Return the sum over the last axes of what is not NaN, and the number of it."""
     flat = loss.reshape(*loss.shape[: loss.ndim - num_axes], -1)
     result = np.empty((*flat.shape[:-1], 2))
-    # Faster than `numpy.sum`, which converts to float64 first.
-    np.einsum("...p->...", flat, out=result[..., 0], dtype=np.float64, casting="safe")
+    _add_up(flat, result[..., 0])
     result[..., 1] = flat.shape[-1]
-    # Most text has full length: masks are looked for only where a sum is NaN.
-    gaps = np.isnan(result[..., 0])
+    # Most text has full length: masks are looked for only where a sum is NaN, and what is too large for eight to be added only
+    # where one is infinite.
+    gaps = ~np.isfinite(result[..., 0])
     if not gaps.any():
         return result
     if num_axes > 1:
@@ -61,6 +63,18 @@ def _sums(loss: np.ndarray, *, num_axes: int = 1) -> np.ndarray:
     result[gaps, 0] = np.sum(flat[gaps], axis=-1, dtype=np.float64, where=unmasked)
     result[gaps, 1] = unmasked.sum(-1)
     return result
+
+
+def _add_up(values: np.ndarray, out: np.ndarray) -> None:
+    """Write the sums over the last axis, in float64 but for the first step of long ones: of float32 eight at a time are added.
+
+    That rounds as storing them did, by less than 1e-7 of each eight and 1e-8 of a sum of a thousand, in a third of the time.
+    """
+    if values.dtype == np.float32 and values.shape[-1] >= _MIN_LONG and values.shape[-1] % 8 == 0:
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.add.reduce(values.reshape(*values.shape[:-1], 8, -1), axis=-2)
+    # Faster than `numpy.sum`, which converts to float64 first.
+    np.einsum("...p->...", values, out=out, dtype=np.float64, casting="safe")
 
 
 def trace_means(run: xr.DataTree) -> xr.Variable:

@@ -48,12 +48,17 @@ class PrefixCache:
         """Return whether rows of a data set are kept, or will be when they are met."""
         return not self.gave_up and self._kept.get(key, ()) is not None
 
+    def has(self, key: str, index: np.ndarray) -> bool:
+        """Return whether it is kept what the prefix gave for some rows, all of them."""
+        kept = self._kept.get(key)
+        return kept is not None and not self.gave_up and bool(kept[1][index].all())
+
     def kept(self, key: str, index: np.ndarray) -> list[Tensor] | None:
         """Return what the prefix gave for some rows, a tensor ``(batch, ...)`` of each kind; None unless all were met."""
         kept = self._kept.get(key)
-        if kept is None or self.gave_up or not kept[1][index].all():
+        if kept is None or not self.has(key, index):
             return None
-        return [all_rows[_index(index, all_rows)] for all_rows in kept[0]]
+        return [all_rows.index_select(0, _index(index, all_rows)) for all_rows in kept[0]]
 
     def forget(self, key: str, index: np.ndarray) -> None:
         """Forget what the prefix gave for some rows: it is computed anew when they are met."""
@@ -154,11 +159,14 @@ class Reuse:
         That in words, or why nothing is.
     masks : mapping of str to Mask
         For which sampled elements that was tried.
+    refused : bool
+        Whether a trial showed that constant layers may not be reused; where fewer elements are sampled they may.
     """
 
     prefix: Prefix | None
     note: str
     masks: Mapping[str, Mask]
+    refused: bool = False
 
     def covers(self, masks: Mapping[str, Mask]) -> bool:
         """Return whether all these elements were among those it was tried for."""

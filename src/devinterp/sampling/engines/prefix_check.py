@@ -21,9 +21,6 @@ from devinterp.sampling.engines.prefix_layers import find_prefixes
 from devinterp.sampling.engines.weights import InPlaceWeights, borrowed
 from devinterp.sampling.spec import RunSpec
 
-#: The note where no layer is constant, which only depends on which parameters are sampled.
-_NOTHING = "nothing to reuse"
-
 
 def in_place_engine(spec: RunSpec, weights: InPlaceWeights, shared: SharedPrefix) -> InPlaceEngine:
     """Return an engine for one chain, with the layers before the first sampled parameter computed once for each row.
@@ -68,8 +65,8 @@ def decide_reuse(spec: RunSpec, masks: Mapping[str, Mask], shared: SharedPrefix)
     kin = [other for other in spec.restrictions.values() if list(other) == list(masks)]
     whole = union([masks, *kin])
     reuse = _try_reuse(spec, whole, shared)
-    refused = reuse.prefix is None and reuse.note != _NOTHING
-    if refused and any(whole[name].num_elements > mask.num_elements for name, mask in masks.items()):
+    # That no layer is constant only depends on which parameters are sampled; a refusal may depend on their elements.
+    if reuse.refused and any(whole[name].num_elements > mask.num_elements for name, mask in masks.items()):
         reuse = _try_reuse(spec, dict(masks), shared)
     shared.remember(reuse)
     if reuse.prefix is None:
@@ -81,7 +78,7 @@ def _try_reuse(spec: RunSpec, masks: Mapping[str, Mask], shared: SharedPrefix) -
     """Find the constant layers and compare losses with and without them, at weights moved by noise."""
     rows = spec.rows
     batch, attention_mask, _ = rows.batch(rows.ids[:1])
-    note = _NOTHING
+    reasons = []
     with borrowed(spec.model, masks) as weights:
         prefixes = find_prefixes(spec.model, masks, lambda: spec.loss.losses(spec.model, batch, attention_mask))
         if prefixes and spec.unlike_eval:
@@ -91,8 +88,9 @@ def _try_reuse(spec: RunSpec, masks: Mapping[str, Mask], shared: SharedPrefix) -
             reason = _why_not_reused(engine, shared.of(prefix))
             if reason is None:
                 return Reuse(prefix, f"{len(prefix.layers)} layers reused", masks)
-            note = f"nothing reused: {reason}"
-    return Reuse(None, note, masks)
+            reasons.append(reason)
+    note = f"nothing reused: {reasons[-1]}" if reasons else "nothing to reuse"
+    return Reuse(None, note, masks, refused=bool(reasons))
 
 
 @torch.no_grad()

@@ -126,7 +126,7 @@ def _work_of_one(spec: RunSpec, candidates: Candidates, shared: SharedPrefix) ->
     with borrowed(spec.model, spec.restrictions[candidates.restrictions[0]]) as weights:
         single = in_place_engine(spec, weights, shared)
         rows = [spec.schedule.steps(candidates.chains[0])[0]]
-        if single.prefix is not None and single.prefix.kept(DATASET, spec.rows.places(rows[0])) is None:
+        if single.prefix is not None and not single.prefix.has(DATASET, spec.rows.places(rows[0])):
             _computed(single, rows, slice(None))  # so that constant layers have been computed
         return counted(lambda: _computed(single, rows, slice(None)))[1]
 

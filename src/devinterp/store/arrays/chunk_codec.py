@@ -55,7 +55,7 @@ def encode(values: np.ndarray, node: Mapping[str, Any]) -> bytes:
     return packed + int(google_crc32c.value(packed)).to_bytes(4, "little")
 
 
-def decode(content: bytes, node: Mapping[str, Any], dtype: np.dtype, key: str) -> np.ndarray:
+def decode(content: bytes | np.ndarray, node: Mapping[str, Any], dtype: np.dtype, key: str) -> np.ndarray:
     """Return the values of a chunk, flat.
 
     Raises
@@ -65,7 +65,7 @@ def decode(content: bytes, node: Mapping[str, Any], dtype: np.dtype, key: str) -
     """
     try:
         packed = content[:-4]
-        if int.from_bytes(content[-4:], "little") != google_crc32c.value(packed):
+        if int.from_bytes(bytes(content[-4:]), "little") != google_crc32c.value(packed):
             raise ValueError("its checksum does not fit")
         plain = bytes(_zstd().decode(packed))
         number = math.prod(node["chunk_grid"]["configuration"]["chunk_shape"])
