@@ -99,7 +99,7 @@ class _Room:
         size, read = os.fstat(file.fileno()).st_size, 0
         if size > len(self._memory):
             self._memory = np.empty(size, np.uint8)
-        while read < size and (more := file.readinto(self._memory[read:size])):
+        while read < size and (more := file.readinto(self._memory.data[read:size])):
             read += more
         return self._memory[:read]
 
