@@ -269,5 +269,18 @@ def test_chunks_that_take_different_room_are_read_one_after_the_other(tmp_path):
         array[:] = wanted
         store, node = LocalStore(tmp_path / str(number)), array.metadata.to_dict()
         assert is_plain(store, node)
-        read = StoredArray(store, "loss", node, wanted.dtype, np.nan)._chunks_of((slice(None), slice(None)))
+        read = StoredArray(store, "loss", node, wanted.dtype)._chunks_of((slice(None), slice(None)))
         np.testing.assert_array_equal(read, wanted)
+
+
+def test_small_directories_open_as_xarray_opens_them(tmp_path):
+    """With the same indexes, coordinates and dtypes, though what they hold is read as files and not through zarr."""
+    run(output_path=str(tmp_path / "run.zarr"), weight_restrictions={"a": None, "b": {"head.bias": None}}, num_chains=2)
+    through_zarr = xr.open_datatree(tmp_path / "run.zarr", engine="zarr", chunks=None)
+    opened = devinterp.open(tmp_path / "run.zarr")
+    xr.testing.assert_identical(xr.DataTree.from_dict(opened.to_dict()), through_zarr)
+    for wanted, node in zip(through_zarr.subtree, opened.subtree, strict=True):
+        assert set(node.xindexes) == set(wanted.xindexes)
+        for name, variable in wanted.variables.items():
+            assert node.variables[name].dtype == variable.dtype, name
+            assert node.variables[name].encoding.get("chunks") == variable.encoding.get("chunks"), name

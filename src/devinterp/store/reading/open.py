@@ -16,7 +16,7 @@ from devinterp.runs import EAGER_BYTES
 from devinterp.store import keys
 from devinterp.store.location import StoreLike, below, describe, resolve
 from devinterp.store.reading.open_study import open_runs
-from devinterp.store.reading.stored_array import read_through_files
+from devinterp.store.reading.stored_array import open_small
 from devinterp.store.reading.study_table import table_of
 from devinterp.store.reading.v2 import is_v2, open_v2
 from devinterp.store.reading.validate import inspect
@@ -73,12 +73,9 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
         with warnings.catch_warnings():
             # Without consolidated metadata opening is slower; a store whose creation was cut off is refused below.
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
-            options: Any = {"engine": "zarr", "group": group}
-            tree = xr.open_datatree(store, chunks=None if chunks == "stored" else sizes, **options)  # type: ignore[arg-type]
-            if chunks == "stored" and _size(tree) > eager_bytes:
-                tree = xr.open_datatree(store, chunks=sizes, **options)  # type: ignore[arg-type]
-            elif chunks in ("stored", None) and group is None:
-                read_through_files(tree, store)
+            tree = open_small(store, group) if chunks in ("stored", None) else None
+            if tree is None or (chunks == "stored" and _size(tree) > eager_bytes):
+                tree = xr.open_datatree(store, engine="zarr", group=group, chunks=sizes)  # type: ignore[arg-type]
     except StoreError as error:
         raise StoreError(f"cannot open {describe(location)} as a store: {error}") from error
     except Exception as error:  # broken metadata give errors of many kinds

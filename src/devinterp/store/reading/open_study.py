@@ -15,7 +15,7 @@ from zarr.abc.store import Store
 from devinterp import schema
 from devinterp.runs import EAGER_BYTES
 from devinterp.store import keys
-from devinterp.store.reading.stored_array import StoredArray, fill_value, read_chunks, read_when_used
+from devinterp.store.reading.stored_array import StoredArray, open_small, read_chunks, read_when_used
 from devinterp.store.reading.study_table import StudyTable
 from devinterp.store.reading.validate import inspect_run
 
@@ -34,8 +34,6 @@ class _Template:
         By path of the group in the run.
     nodes : mapping of str to mapping
         Metadata of its arrays, by their path in the run.
-    fill_values : mapping of str to object
-        Of arrays that are read again for each run.
     coordinates : tuple of str
         Paths of arrays whose values a run must share.
     values : tuple of bytes
@@ -44,7 +42,6 @@ class _Template:
 
     datasets: Mapping[str, xr.Dataset]
     nodes: Mapping[str, Mapping[str, Any]]
-    fill_values: Mapping[str, Any]
     coordinates: tuple[str, ...]
     values: tuple[tuple[bytes | None, ...], ...]
 
@@ -116,14 +113,14 @@ def _opened(store: Store, name: str, node: Mapping[str, Any], own: Store) -> _Te
     """Open a run through xarray."""
     inspect_run(store, name)
     # As a store of its own: the metadata of the whole study would be read for each run.
-    tree = xr.open_datatree(own, engine="zarr", chunks=None)  # type: ignore[arg-type]
+    tree = open_small(own)
     if sum(variable.nbytes for each in tree.subtree for variable in each.variables.values()) > EAGER_BYTES:
         tree = xr.open_datatree(own, engine="zarr", chunks={})  # type: ignore[arg-type]
         nodes: dict[str, Any] = {}
     else:
         nodes = dict((node.get("consolidated_metadata") or {}).get("metadata", {}))
     groups = {path: each.to_dataset(inherit=False) for path, each in schema.groups_of(tree)}
-    coordinates, fill_values = [], {}
+    coordinates = []
     for path, dataset in groups.items():
         for key, variable in dataset.variables.items():
             full = f"{path}/{key}".strip("/")
@@ -132,11 +129,7 @@ def _opened(store: Store, name: str, node: Mapping[str, Any], own: Store) -> _Te
             elif key in dataset.coords:
                 variable.load()  # once for all runs that share it
                 coordinates.append(full)
-            else:
-                fill_values[full] = fill_value(nodes[full], variable.dtype)
-    return _Template(
-        groups, nodes, fill_values, tuple(coordinates), _values(store, name, coordinates, nodes) if nodes else ()
-    )
+    return _Template(groups, nodes, tuple(coordinates), _values(store, name, coordinates, nodes) if nodes else ())
 
 
 def _values(
@@ -152,10 +145,7 @@ def _like(template: _Template, store: Store, name: str, attrs: Mapping[str, Any]
         data = {}
         for key, variable in dataset.data_vars.items():
             full = f"{path}/{key}".strip("/")
-            array = StoredArray(
-                store, f"{name}/{full}", template.nodes[full], variable.dtype, template.fill_values[full]
-            )
-            data[key] = read_when_used(array)
+            data[key] = read_when_used(StoredArray(store, f"{name}/{full}", template.nodes[full], variable.dtype))
         datasets[path] = dataset.copy(deep=False, data=data)
     datasets[""].attrs = {key: value for key, value in attrs.items() if key != _COORDINATES}
     return datasets

@@ -19,7 +19,7 @@ from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.store import keys
 from devinterp.store.arrays.chunk_codec import is_plain
-from devinterp.store.reading.stored_array import StoredArray, fill_value
+from devinterp.store.reading.stored_array import StoredArray
 from devinterp.store.reading.validate import bad_strings, inspect_node
 from devinterp.types import ChainKey
 
@@ -120,7 +120,7 @@ def _from_files(
 ) -> np.ndarray:
     """Return an array of the status, read without zarr's event loop, which takes longer than the files."""
     dtype = np.dtype(object if node["data_type"] == "string" else node["data_type"])
-    array = StoredArray(store, path, node, dtype, fill_value(node, dtype))
+    array = StoredArray(store, path, node, dtype)
     cells = np.full(array.shape, _DEFAULTS[name], dtype=object)
     cells[np.ix_(*places)] = array[indexing.OuterIndexer(places)]
     return cells

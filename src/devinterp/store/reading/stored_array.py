@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from io import FileIO
 from itertools import product
 from typing import Any, final
@@ -44,13 +45,17 @@ class StoredArray(BackendArray):
         Its metadata, validated (`devinterp.store.reading.validate.inspect_node`).
     dtype : numpy.dtype
         What its values are.
-    fill_value : object
-        The value of chunks that are not there.
     """
 
-    def __init__(self, store: Store, path: str, node: Mapping[str, Any], dtype: np.dtype, fill_value: Any) -> None:
-        self._store, self._path, self._node, self._fill_value = store, path, node, fill_value
+    def __init__(self, store: Store, path: str, node: Mapping[str, Any], dtype: np.dtype) -> None:
+        self._store, self._path, self._node = store, path, node
         self.shape, self.dtype = tuple(node["shape"]), dtype
+
+    @cached_property
+    def _fill_value(self) -> Any:
+        """The value of chunks that are not there."""
+        metadata = ArrayV3Metadata.from_dict(dict(self._node))
+        return metadata.fill_value if self.dtype.kind in "iufb" else str(metadata.fill_value)
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
         return indexing.explicit_indexing_adapter(key, self.shape, indexing.IndexingSupport.OUTER, self._read)
@@ -104,21 +109,41 @@ class _Room:
         return self._memory[:read]
 
 
-def read_through_files(tree: xr.DataTree, store: Store) -> None:
-    """Let the tree of a small run, just opened without Dask, read its arrays as files where they are such."""
-    if not isinstance(store, LocalStore):
-        return
+def open_small(store: Store, group: str | None = None) -> xr.DataTree:
+    """Open a store without Dask, its arrays read as files where they are such.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        The store.
+    group : str, optional
+        Path of a sub-tree, which is read through zarr.
+    """
+    if group is not None or not isinstance(store, LocalStore):
+        return xr.open_datatree(store, engine="zarr", group=group, chunks=None)  # type: ignore[arg-type]
+    # Indexes are made of the values of coordinates, which are files, too.
+    tree = xr.open_datatree(store, engine="zarr", chunks=None, create_default_indexes=False)  # type: ignore[arg-type]
+    _read_through_files(tree, store)
+    indexed: xr.DataTree = tree.map_over_datasets(_with_default_indexes)
+    return indexed
+
+
+def _read_through_files(tree: xr.DataTree, store: LocalStore) -> None:
     root = keys.get_json(store, keys.METADATA) or {}
     nodes = (root.get("consolidated_metadata") or {}).get("metadata", {})
     for path, group in schema.groups_of(tree):
-        for name in group.data_vars:
-            full, variable = f"{path}/{name}".strip("/"), group.variables[name]
+        for name, variable in group.to_dataset(inherit=False).variables.items():
+            full = f"{path}/{name}".strip("/")
             node = nodes.get(full)
             if node is not None and _is_as_stored(variable, node) and is_plain(store, node):
                 # In place: building a second tree takes as long as opening one.
-                variable.data = read_when_used(
-                    StoredArray(store, full, node, variable.dtype, fill_value(node, variable.dtype))
-                )
+                variable.data = read_when_used(StoredArray(store, full, node, variable.dtype))
+
+
+def _with_default_indexes(dataset: xr.Dataset) -> xr.Dataset:
+    """Return a dataset with the indexes that xarray makes when it opens one."""
+    plain = {name: coord.variable for name, coord in dataset.coords.items() if coord.dims == (name,)}
+    return dataset.assign_coords(xr.Coordinates(plain))
 
 
 def read_when_used(array: StoredArray) -> Any:
@@ -135,12 +160,6 @@ def _is_as_stored(variable: xr.Variable, node: Mapping[str, Any]) -> bool:
     kind = variable.dtype.kind
     is_same = node.get("data_type") == ("string" if kind in "TO" else variable.dtype.name) and kind in "iufbTO"
     return is_same and variable.shape == tuple(node["shape"]) and not _DECODED.intersection(variable.encoding)
-
-
-def fill_value(node: Mapping[str, Any], dtype: np.dtype) -> Any:
-    """Return the value of an array's chunks that are not stored."""
-    metadata = ArrayV3Metadata.from_dict(dict(node))
-    return metadata.fill_value if dtype.kind in "iufb" else str(metadata.fill_value)
 
 
 def chunk_keys(path: str, node: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,7 @@ from devinterp import schema
 from devinterp.errors import StoreError
 from devinterp.flat_layout import LOSS, METRIC, TOKENS, TRACE_LOSS, TRACE_TOKEN_IDS, TRACE_TOKENS, to_v2
 from devinterp.schema import BATCH, CHAIN, DRAW, POSITION, RESTRICTION, SEQUENCE, STEP, TOKEN
+from devinterp.store import keys
 
 __all__ = ["from_v2", "is_v2", "open_v2", "to_v2"]
 
@@ -31,6 +32,8 @@ def is_v2(store: Store) -> bool:
 
     One that lacks either the sampler's configuration or the losses is incomplete: `open_v2` says what is missing.
     """
+    if schema.is_run_attrs(keys.get_first_attrs(store)):  # zarr takes a millisecond for what is below
+        return False
     try:
         root = zarr.open_group(store, mode="r")
     except (GroupNotFoundError, FileNotFoundError, KeyError, ValueError):
