@@ -73,9 +73,11 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
         with warnings.catch_warnings():
             # Without consolidated metadata opening is slower; a store whose creation was cut off is refused below.
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
-            tree = open_small(store, group) if chunks in ("stored", None) else None
-            if tree is None or (chunks == "stored" and _size(tree) > eager_bytes):
+            small = open_small(store, group) if chunks in ("stored", None) else None
+            if small is None or (chunks == "stored" and _size(small) > eager_bytes):
                 tree = xr.open_datatree(store, engine="zarr", group=group, chunks=sizes)  # type: ignore[arg-type]
+            else:
+                tree = small
     except StoreError as error:
         raise StoreError(f"cannot open {describe(location)} as a store: {error}") from error
     except Exception as error:  # broken metadata give errors of many kinds
