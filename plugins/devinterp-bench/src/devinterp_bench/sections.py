@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from devinterp_bench import language_models
 from devinterp_bench.coverage import COVERAGE_COLUMNS, LRS, Covered, coverage, coverage_rows, noisy_problems
 from devinterp_bench.efficiency import Case, Trial, compare, trial_from_json
 from devinterp_bench.efficiency_tables import COMPARISON_COLUMNS, comparison_rows
-from devinterp_bench.known_targets import KNOWN_TARGETS, run_known
+from devinterp_bench.known_targets import KNOWN_TARGETS, by_law, run_known
 from devinterp_bench.language_models import LanguageProblem
 from devinterp_bench.measure import Effort, Measurement, measure
 from devinterp_bench.problems import Problem
@@ -111,7 +111,7 @@ def efficiency_report(names: Sequence[str], kernels: Sequence[str], stored: Path
         for case, step in track(_missing(name, jobs, trials), description=name, console=console):
             trials.append(run_known(name, target, case, step))
         _write(stored, trials)
-        judged = [_by_law(_trial(name, case, step, trials), target.expected(case, step)) for case, step in jobs]
+        judged = [by_law(_trial(name, case, step, trials), target.expected(case, step)) for case, step in jobs]
         tables.append(_efficiency_table(name, judged, target.llc, target.llc_error))
     named = [each for each in language_models.PROBLEMS if any(part in each.name for part in names)]
     tables += [_language_table(problem, kernels, trials, stored, console) for problem in named]
@@ -141,11 +141,6 @@ def _language_table(
 
 def _efficiency_table(title: str, trials: Sequence[Trial], truth: float, error: float) -> TextTable:
     return TextTable(title, COMPARISON_COLUMNS, comparison_rows(compare(trials, truth, error)))
-
-
-def _by_law(trial: Trial, expected: float) -> Trial:
-    """Return a trial with its exact expectation, where that is known, so that chance does not decide which step is best."""
-    return replace(trial, estimate=expected, error=0.0) if math.isfinite(expected) else trial
 
 
 def _chosen(cases: Sequence[Case], kernels: Sequence[str]) -> tuple[Case, ...]:
