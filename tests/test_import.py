@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -37,20 +38,19 @@ def test_importing_loads_nothing_heavy() -> None:
     assert run(code) == "[]"
 
 
+@pytest.mark.skipif(version("torch").startswith("2.6"), reason="vmap of torch 2.6 loads it by itself")
 def test_sampling_does_not_load_the_compiler() -> None:
     """It takes longer to import than a short run takes; work is counted for several chains, through a mode of torch."""
     code = """
 import sys, torch, devinterp
-torch.vmap(torch.sin)(torch.ones(2))  # which loads it itself in old versions of torch
-loaded = "torch._dynamo" in sys.modules
 model = torch.nn.Sequential(torch.nn.Embedding(5, 4), torch.nn.Linear(4, 5))
 tree = devinterp.sample(
     model, torch.randint(5, (8, 6)), num_chains=2, num_draws=2, batch_size=4, num_init_loss_batches=1,
     lr=1e-3, n_beta=2.0, localization=1.0, progress=False,
 )
-print("a step of" in tree.attrs["provenance"], "torch._dynamo" in sys.modules, loaded)
+print("a step of" in tree.attrs["provenance"], "torch._dynamo" in sys.modules)
 """
-    assert run(code) in ("True False False", "True True True")
+    assert run(code) == "True False"
 
 
 @pytest.fixture(scope="module")

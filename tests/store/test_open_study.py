@@ -111,9 +111,8 @@ def test_how_often_an_analysis_reads_an_array(
     reads = StoredArray._chunks_of
 
     def counted(self: StoredArray, key: tuple[Any, ...]) -> np.ndarray:
-        read[str(self._store), self._path, str(key)] += (
-            1  # the first run of each layout is opened as a store of its own
-        )
+        # With the store: the first run of each layout is opened as one of its own.
+        read[str(self._store), self._path, str(key)] += 1
         return reads(self, key)
 
     monkeypatch.setattr(StoredArray, "_chunks_of", counted)

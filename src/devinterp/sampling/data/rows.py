@@ -80,9 +80,8 @@ class Rows:
 
     def places(self, ids: np.ndarray) -> np.ndarray:
         """Return where rows of the dataset are in the stacked tensors, ``(row,)``."""
-        first = int(self.ids[0]) if len(self.ids) else 0
-        if len(self.ids) and int(self.ids[-1]) - first + 1 == len(self.ids):  # none is missing between them
-            return np.asarray(ids - first, dtype=np.int64)
+        if len(self.ids) and self.ids[-1] - self.ids[0] == len(self.ids) - 1:  # none is missing between them
+            return np.asarray(ids - self.ids[0], dtype=np.int64)
         return np.searchsorted(self.ids, ids)
 
     def index(self, ids: np.ndarray) -> Tensor:

@@ -78,7 +78,7 @@ def _try_reuse(spec: RunSpec, masks: Mapping[str, Mask], shared: SharedPrefix) -
     """Find the constant layers and compare losses with and without them, at weights moved by noise."""
     rows = spec.rows
     batch, attention_mask, _ = rows.batch(rows.ids[:1])
-    reasons = []
+    reason = None
     with borrowed(spec.model, masks) as weights:
         prefixes = find_prefixes(spec.model, masks, lambda: spec.loss.losses(spec.model, batch, attention_mask))
         if prefixes and spec.unlike_eval:
@@ -88,9 +88,8 @@ def _try_reuse(spec: RunSpec, masks: Mapping[str, Mask], shared: SharedPrefix) -
             reason = _why_not_reused(engine, shared.of(prefix))
             if reason is None:
                 return Reuse(prefix, f"{len(prefix.layers)} layers reused", masks)
-            reasons.append(reason)
-    note = f"nothing reused: {reasons[-1]}" if reasons else "nothing to reuse"
-    return Reuse(None, note, masks, refused=bool(reasons))
+    note = "nothing to reuse" if reason is None else f"nothing reused: {reason}"
+    return Reuse(None, note, masks, refused=reason is not None)
 
 
 @torch.no_grad()
