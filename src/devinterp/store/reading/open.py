@@ -16,7 +16,7 @@ from devinterp.runs import EAGER_BYTES
 from devinterp.store import keys
 from devinterp.store.location import StoreLike, below, describe, resolve
 from devinterp.store.reading.open_study import open_runs
-from devinterp.store.reading.stored_array import open_small
+from devinterp.store.reading.stored_array import open_small, size_of
 from devinterp.store.reading.study_table import table_of
 from devinterp.store.reading.v2 import is_v2, open_v2
 from devinterp.store.reading.validate import inspect
@@ -74,7 +74,7 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
             # Without consolidated metadata opening is slower; a store whose creation was cut off is refused below.
             warnings.filterwarnings("ignore", message="Failed to open Zarr store with consolidated metadata")
             small = open_small(store, group) if chunks in ("stored", None) else None
-            if small is None or (chunks == "stored" and _size(small) > eager_bytes):
+            if small is None or (chunks == "stored" and size_of(small) > eager_bytes):
                 tree = xr.open_datatree(store, engine="zarr", group=group, chunks=sizes)  # type: ignore[arg-type]
             else:
                 tree = small
@@ -89,11 +89,6 @@ def open(  # noqa: A001  # the name users expect: devinterp.open(path)
 
 def _place_of_runs(location: StoreLike, storage_options: Mapping[str, Any] | None) -> Callable[[str], Store]:
     return lambda name: resolve(below(location, name), read_only=True, storage_options=storage_options)
-
-
-def _size(tree: xr.DataTree) -> int:
-    """Return the size in bytes of all arrays of a tree."""
-    return sum(variable.nbytes for node in tree.subtree for variable in node.variables.values())
 
 
 def _check_version(tree: xr.DataTree, location: StoreLike) -> None:

@@ -15,7 +15,7 @@ from zarr.abc.store import Store
 from devinterp import schema
 from devinterp.runs import EAGER_BYTES
 from devinterp.store import keys
-from devinterp.store.reading.stored_array import StoredArray, open_small, read_chunks, read_when_used
+from devinterp.store.reading.stored_array import StoredArray, open_small, read_chunks, read_when_used, size_of
 from devinterp.store.reading.study_table import StudyTable
 from devinterp.store.reading.validate import inspect_run
 
@@ -114,7 +114,7 @@ def _opened(store: Store, name: str, node: Mapping[str, Any], own: Store) -> _Te
     inspect_run(store, name)
     # As a store of its own: the metadata of the whole study would be read for each run.
     tree = open_small(own)
-    if sum(variable.nbytes for each in tree.subtree for variable in each.variables.values()) > EAGER_BYTES:
+    if size_of(tree) > EAGER_BYTES:
         tree = xr.open_datatree(own, engine="zarr", chunks={})  # type: ignore[arg-type]
         nodes: dict[str, Any] = {}
     else:

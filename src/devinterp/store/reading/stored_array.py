@@ -128,6 +128,11 @@ def open_small(store: Store, group: str | None = None) -> xr.DataTree:
     return indexed
 
 
+def size_of(tree: xr.DataTree) -> int:
+    """Return the size in bytes of all arrays of a tree."""
+    return sum(variable.nbytes for node in tree.subtree for variable in node.variables.values())
+
+
 def _read_through_files(tree: xr.DataTree, store: LocalStore) -> None:
     root = keys.get_json(store, keys.METADATA) or {}
     nodes = (root.get("consolidated_metadata") or {}).get("metadata", {})
